@@ -1,0 +1,9 @@
+"""Attention layers: `(x, context, table) -> (y, Side)`. A new one is a spec, a module and one line in ATTENTION.
+
+A spec says in `records` what one token leaves in the cache, and in `mask` how far queries look back.
+"""
+
+from fxformer.layers.attention.gqa import GQA, GQAModule
+
+ATTENTION = {GQA: GQAModule}
+AttentionSpec = GQA

@@ -1,0 +1,55 @@
+"""Logit biases that a stack shares: one spec and one line in BIASES each."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fxformer.axes import logical
+from fxformer.layers.project import boxed
+from fxformer.ops.bias import BucketBias, DistanceBias, LogitBias, alibi_slopes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """T5's learned bias by bucketed distance: one table for all layers of a stack. Raffel et al. 2020."""
+
+    heads: int
+    count: int = 32
+    max_distance: int = 128
+    bidirectional: bool = False
+    deviation: float = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ALiBi:
+    """A fixed linear penalty on distance, one slope a head. Press et al. 2022."""
+
+    heads: int
+
+
+class BucketsModule(nn.Module):
+    """Owns the table [buckets, heads] of `Buckets`."""
+
+    spec: Buckets
+
+    @nn.compact
+    def __call__(self) -> LogitBias:
+        spec = self.spec
+        init = jax.nn.initializers.normal(spec.deviation)
+        table_XH = boxed(self, "table", init, (None, *logical("h")), (spec.count, spec.heads))
+        return BucketBias(table_XH, max_distance=spec.max_distance, bidirectional=spec.bidirectional)
+
+
+class ALiBiModule(nn.Module):
+    """Has no parameters."""
+
+    spec: ALiBi
+
+    @nn.compact
+    def __call__(self) -> LogitBias:
+        return DistanceBias(jnp.asarray(alibi_slopes(self.spec.heads), jnp.float32))
+
+
+BIASES = {Buckets: BucketsModule, ALiBi: ALiBiModule}

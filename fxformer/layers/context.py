@@ -1,0 +1,51 @@
+"""What every block of a stack shares, and what a sublayer hands back beside its output."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax import Array
+
+from fxformer.coords import Coords
+from fxformer.ops.bias import LogitBias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How to compute, never what: no choice here changes parameters, cache or results.
+
+    kernel: attention kernel, a name in KERNELS; None chooses by length.
+    unroll: blocks of a `Repeat` written out in each step of its loop.
+    remat: compute the activations of a block again in the backward pass instead of keeping them.
+    """
+
+    kernel: str | None = None
+    unroll: int = 1
+    remat: bool = False
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The coordinates of the tokens, the stack's shared logit bias, and how to compute."""
+
+    coords: Coords
+    bias: LogitBias | None
+    execution: Execution = field(metadata={"static": True})
+
+
+class Side(NamedTuple):
+    """Beside the output: the new cache table(s), unweighted losses and statistics by name."""
+
+    tables: Any = None
+    losses: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
+    stats: dict[str, Array] = {}  # noqa: RUF012
+
+
+def dropout(module: nn.Module, x: Array, rate: float) -> Array:
+    """Zero a share `rate` of `x` and scale up the rest, exactly when a dropout key was passed to `apply`."""
+    if rate == 0 or not module.has_rng("dropout"):
+        return x
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+    return jax.numpy.where(keep, x / (1 - rate), 0)

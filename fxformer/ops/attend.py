@@ -1,0 +1,229 @@
+"""Attention kernels: same arguments, same answer, different memory.
+
+softmax(scale q k^T + bias) v over the keys that the mask allows; a query that may see nothing gets zeros, forward
+and backward. Vaswani et al. 2017, section 3.2.1. A new kernel is one function and one line in KERNELS.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fxformer.coords import PADDING, Coords, check_rows, plain
+from fxformer.ops.bias import LogitBias
+from fxformer.ops.mask import Causal, Mask, visible
+
+BLOCK = 256  # keys looked at together by the blockwise kernel
+NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How logits come from queries and keys; scale None is 1 / sqrt(K), softcap None leaves them unbounded."""
+
+    mask: Mask = Causal()
+    scale: float | None = None
+    softcap: float | None = None
+
+
+def logits(
+    q_BTGQK: Array, k_BSGK: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
+) -> tuple[Array, Array]:
+    """Masked attention logits, float32 [B, G, Q, T, S], and which of them are visible, bool [B, 1, 1, T, S].
+
+    softcap: cap * tanh(logits / cap), before the bias. Gemma Team 2024, section 2.
+    """
+    logits_BGQTS = jnp.einsum("btgqk,bsgk->bgqts", q_BTGQK, k_BSGK, preferred_element_type=jnp.float32)
+    logits_BGQTS = logits_BGQTS * (q_BTGQK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
+    if scores.softcap is not None:
+        logits_BGQTS = scores.softcap * jnp.tanh(logits_BGQTS / scores.softcap)
+    if bias is not None:
+        bias_BHTS = bias(q.index, k.index)
+        groups = (logits_BGQTS.shape[1], logits_BGQTS.shape[2])
+        logits_BGQTS = logits_BGQTS + bias_BHTS.reshape(bias_BHTS.shape[0], *groups, *bias_BHTS.shape[2:])
+    seen_B11TS = visible(scores.mask, q, k)[:, None, None]
+    return jnp.where(seen_B11TS, logits_BGQTS, jnp.finfo(jnp.float32).min), seen_B11TS
+
+
+def naive(
+    q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
+) -> Array:
+    """The formula as written; holds the whole T x S table of probabilities."""
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, bias, scores, q, k)
+    weights_BGQTS = jnp.where(seen_B11TS, jax.nn.softmax(logits_BGQTS, axis=-1), 0)
+    return jnp.einsum("bgqts,bsgu->btgqu", weights_BGQTS.astype(v_BSGU.dtype), v_BSGU)
+
+
+def blockwise(
+    q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
+) -> Array:
+    """Exact attention by online softmax over blocks of keys: memory grows with T, not with T x S.
+
+    Only the log-sum-exp of each row is kept for the backward pass, which computes the probabilities again.
+    Milakov & Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4.
+    """
+    return _blockwise(scores, q_BTGQK, k_BSGK, v_BSGU, bias, q, k)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blockwise(
+    scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, q: Coords, k: Coords
+) -> Array:
+    return _blockwise_forward(scores, q_BTGQK, k_BSGK, v_BSGU, bias, q, k)[0]
+
+
+def _blockwise_forward(
+    scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, q: Coords, k: Coords
+) -> tuple[Array, tuple]:
+    def step(carry, block):
+        peak_BGQT, sum_BGQT, y_BGQTU = carry
+        k_block, v_block, k_coords = block
+        logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_block, bias, scores, q, k_coords)
+        new_peak_BGQT = jnp.maximum(peak_BGQT, jnp.max(logits_BGQTS, axis=-1))
+        weights_BGQTS = jnp.where(seen_B11TS, jnp.exp(logits_BGQTS - new_peak_BGQT[..., None]), 0)
+        shrink_BGQT = jnp.exp(peak_BGQT - new_peak_BGQT)
+        sum_BGQT = shrink_BGQT * sum_BGQT + jnp.sum(weights_BGQTS, axis=-1)
+        seen_v_BGQTU = jnp.einsum("bgqts,bsgu->bgqtu", weights_BGQTS, v_block, preferred_element_type=jnp.float32)
+        return (new_peak_BGQT, sum_BGQT, shrink_BGQT[..., None] * y_BGQTU + seen_v_BGQTU), None
+
+    batch, tokens, groups, queries, _ = q_BTGQK.shape
+    rows = (batch, groups, queries, tokens)
+    start = (
+        jnp.full(rows, jnp.finfo(jnp.float32).min),
+        jnp.zeros(rows, jnp.float32),
+        jnp.zeros((*rows, v_BSGU.shape[-1]), jnp.float32),
+    )
+    (peak_BGQT, sum_BGQT, y_BGQTU), _ = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, k))
+    sum_BGQT = jnp.where(sum_BGQT == 0, 1, sum_BGQT)
+    y_BTGQU = jnp.moveaxis(y_BGQTU / sum_BGQT[..., None], 3, 1).astype(v_BSGU.dtype)
+    return y_BTGQU, (q_BTGQK, k_BSGK, v_BSGU, bias, q, k, y_BTGQU, peak_BGQT + jnp.log(sum_BGQT))
+
+
+def _blockwise_backward(scores: Scores, saved: tuple, dy_BTGQU: Array) -> tuple:
+    q_BTGQK, k_BSGK, v_BSGU, bias, q, k, y_BTGQU, logsumexp_BGQT = saved
+    dy_BGQTU = jnp.moveaxis(dy_BTGQU.astype(jnp.float32), 1, 3)
+    inner_BGQT = jnp.sum(dy_BGQTU * jnp.moveaxis(y_BTGQU.astype(jnp.float32), 1, 3), axis=-1)
+
+    def step(carry, block):
+        k_block, v_block, k_coords = block
+
+        def block_logits(q_BTGQK, k_block, bias):
+            return logits(q_BTGQK, k_block, bias, scores, q, k_coords)
+
+        logits_BGQTS, pull, seen_B11TS = jax.vjp(block_logits, q_BTGQK, k_block, bias, has_aux=True)
+        weights_BGQTS = jnp.where(seen_B11TS, jnp.exp(logits_BGQTS - logsumexp_BGQT[..., None]), 0)
+        dv_block = jnp.einsum("bgqts,bgqtu->bsgu", weights_BGQTS, dy_BGQTU)
+        dweights_BGQTS = jnp.einsum("bgqtu,bsgu->bgqts", dy_BGQTU, v_block.astype(jnp.float32))
+        dq, dk_block, dbias = pull(weights_BGQTS * (dweights_BGQTS - inner_BGQT[..., None]))
+        return jax.tree.map(jnp.add, carry, (dq, dbias)), (dk_block, dv_block.astype(v_block.dtype))
+
+    start = jax.tree.map(jnp.zeros_like, (q_BTGQK, bias))
+    (dq, dbias), (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, k))
+    seen = k_BSGK.shape[1]
+    return dq, _unblock(dk_blocks, seen), _unblock(dv_blocks, seen), dbias, None, None
+
+
+_blockwise.defvjp(_blockwise_forward, _blockwise_backward)
+
+
+def _blocks(k_BSGK: Array, v_BSGU: Array, k: Coords) -> tuple[Array, Array, Coords]:
+    """Keys, values and coordinates cut along s into a leading axis of blocks; the last one is filled with padding."""
+    seen = k_BSGK.shape[1]
+    size = min(BLOCK, seen)
+    count = math.ceil(seen / size)
+
+    def cut(x: Array, fill: int = 0) -> Array:
+        width = [(0, 0), (0, count * size - seen)] + [(0, 0)] * (x.ndim - 2)
+        filled = jnp.pad(x, width, constant_values=fill)
+        return jnp.moveaxis(filled.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+    return cut(k_BSGK), cut(v_BSGU), replace(jax.tree.map(cut, k), index=cut(k.index, PADDING))
+
+
+def _unblock(blocks: Array, seen: int) -> Array:
+    joined = jnp.moveaxis(blocks, 0, 1)
+    return joined.reshape(joined.shape[0], -1, *joined.shape[3:])[:, :seen]
+
+
+class Kernel(Protocol):
+    """What every attention kernel is: q [B, T, G, Q, K], k [B, S, G, K], v [B, S, G, U] -> y [B, T, G, Q, U]."""
+
+    def __call__(
+        self,
+        q_BTGQK: Array,
+        k_BSGK: Array,
+        v_BSGU: Array,
+        bias: LogitBias | None,
+        scores: Scores,
+        q: Coords,
+        k: Coords,
+    ) -> Array: ...
+
+
+KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise}
+
+
+def attend(
+    q_BTHK: Array,
+    k_BSGK: Array,
+    v_BSGU: Array,
+    *,
+    mask: Mask = Causal(),
+    q: Coords | None = None,
+    k: Coords | None = None,
+    bias: LogitBias | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    kernel: str | None = None,
+) -> Array:
+    """Attention of T queries in H heads over S keys in G heads, each serving H / G consecutive query heads.
+
+    q, k: coordinates; None counts tokens from 0. scale: None is 1 / sqrt(K). softcap: bound on the logits.
+    kernel: a name in KERNELS; None is "naive" up to NAIVE_KEYS keys, "blockwise" beyond.
+    Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit.
+    """
+    batch, tokens, heads, key_width = q_BTHK.shape
+    seen, kv_heads = k_BSGK.shape[1:3]
+    check_heads(heads, kv_heads)
+    q = plain(tokens) if q is None else q
+    k = plain(seen) if k is None else k
+    check_rows(q, batch, tokens)
+    check_rows(k, batch, seen)
+    if kernel is None:
+        kernel = "naive" if seen <= NAIVE_KEYS else "blockwise"
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel!r} is unknown; use one of {', '.join(KERNELS)}")
+    q_BTGQK = q_BTHK.reshape(batch, tokens, kv_heads, heads // kv_heads, key_width)
+    scores = Scores(mask=mask, scale=scale, softcap=softcap)
+    y_BTGQU = KERNELS[kernel](q_BTGQK, k_BSGK, v_BSGU, bias, scores, q, k)
+    return y_BTGQU.reshape(batch, tokens, heads, v_BSGU.shape[-1])
+
+
+def logit_stats(
+    q_BTHK: Array, k_BSGK: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
+) -> dict[str, Array]:
+    """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars."""
+    q_BTGQK = q_BTHK.reshape(*q_BTHK.shape[:2], k_BSGK.shape[2], -1, q_BTHK.shape[-1])
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, bias, scores, q, k)
+    logp_BGQTS = jax.nn.log_softmax(logits_BGQTS, axis=-1)
+    entropy_BGQT = -jnp.sum(jnp.where(seen_B11TS, jnp.exp(logp_BGQTS) * logp_BGQTS, 0), axis=-1)
+    rows_BGQT = jnp.broadcast_to(jnp.any(seen_B11TS, axis=-1), entropy_BGQT.shape)
+    return {
+        "logit_max": jnp.max(logits_BGQTS),
+        "entropy": jnp.sum(entropy_BGQT * rows_BGQT) / jnp.maximum(jnp.sum(rows_BGQT), 1),
+    }
+
+
+def check_heads(heads: int, kv_heads: int) -> None:
+    """Raise ValueError unless query heads can be shared out evenly over key heads."""
+    if kv_heads < 1 or heads < 1 or heads % kv_heads:
+        raise ValueError(f"kv_heads={kv_heads} does not divide heads={heads}; use {_divisors(heads)}")
+
+
+def _divisors(n: int) -> str:
+    values = [str(d) for d in range(1, n + 1) if n % d == 0]
+    return f"{', '.join(values[:-1])} or {values[-1]}" if len(values) > 1 else values[0]

@@ -1,0 +1,153 @@
+"""Masks: frozen values, `(q: Coords, k: Coords) -> bool [B, T, S]`, True where a query may attend to a key.
+
+Masks compose with `&` and `|`. Each knows its `reach`: how many of the most recent tokens, its own included, a
+query can see (None: no limit), from which the capacity of a cache follows. `visible` is the only place where masks
+are evaluated: it adds padding and packing, so no mask can forget them.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jax import Array
+
+from fxformer.coords import Coords
+
+
+class Mask(ABC):
+    """A rule for which keys a query may attend to."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        """bool [B, T, S]: may query t attend to key s?"""
+
+    @property
+    def reach(self) -> int | None:
+        """Number of most recent tokens a query can see, its own included; None where there is no limit."""
+        return None
+
+    def __and__(self, other: "Mask") -> "Mask":
+        return Both(self, other)
+
+    def __or__(self, other: "Mask") -> "Mask":
+        return Either(self, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Mask):
+    """Every key (BERT, encoders)."""
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        return (k.index >= 0)[:, None, :] & (q.index >= 0)[:, :, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Causal(Mask):
+    """Keys up to the query's own: s <= t."""
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        return _age(q, k) >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window(Mask):
+    """The `size` most recent keys, the query's own included: t - size < s <= t (Mistral)."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"window size={self.size} sees nothing; use 1 or more")
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        age_BTS = _age(q, k)
+        return (age_BTS >= 0) & (age_BTS < self.size)
+
+    @property
+    def reach(self) -> int | None:
+        return self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix(Mask):
+    """Keys marked as prefix in their coordinates, whatever their order (GLM, prefix LM)."""
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        return k.prefix[:, None, :] & (q.index >= 0)[:, :, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Strided(Mask):
+    """Every `stride`-th earlier key, counted back from the query (Child et al. 2019)."""
+
+    stride: int
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride={self.stride} is not a distance; use 1 or more")
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        age_BTS = _age(q, k)
+        return (age_BTS >= 0) & (age_BTS % self.stride == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks(Mask):
+    """Earlier keys of the query's own block of `size` tokens."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"block size={self.size} holds nothing; use 1 or more")
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        same_BTS = (q.index // self.size)[:, :, None] == (k.index // self.size)[:, None, :]
+        return same_BTS & (_age(q, k) >= 0)
+
+    @property
+    def reach(self) -> int | None:
+        return self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Both(Mask):
+    """Keys that both masks allow."""
+
+    first: Mask
+    second: Mask
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        return self.first(q, k) & self.second(q, k)
+
+    @property
+    def reach(self) -> int | None:
+        return min((r for r in (self.first.reach, self.second.reach) if r is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Mask):
+    """Keys that one of the masks allows."""
+
+    first: Mask
+    second: Mask
+
+    def __call__(self, q: Coords, k: Coords) -> Array:
+        return self.first(q, k) | self.second(q, k)
+
+    @property
+    def reach(self) -> int | None:
+        first, second = self.first.reach, self.second.reach
+        return None if first is None or second is None else max(first, second)
+
+
+def visible(mask: Mask, q: Coords, k: Coords) -> Array:
+    """bool [B, T, S]: what `mask` allows, within one segment and never to padding."""
+    same_BTS = q.segment[:, :, None] == k.segment[:, None, :]
+    return mask(q, k) & same_BTS & (k.index >= 0)[:, None, :] & (q.index >= 0)[:, :, None]
+
+
+def _age(q: Coords, k: Coords) -> Array:
+    """int [B, T, S]: how many tokens before the query the key stands."""
+    return q.index[:, :, None] - k.index[:, None, :]

@@ -1,0 +1,155 @@
+"""Rotary position encoding: pairs of channels are rotated by an angle proportional to the position.
+
+Su et al. 2021. q_t . k_s depends on t - s only. Phases are computed in float32 whatever the dtype of the data.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Position interpolation: every frequency divided by `factor`. Chen et al. 2023."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NTK:
+    """NTK-aware scaling: the base times factor^(p / (p - 2))."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YaRN:
+    """Interpolate slow channels, keep fast ones, ramp between. Peng et al. 2023, section 3."""
+
+    factor: float
+    original_length: int
+    fast: float = 32.0
+    slow: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3:
+    """Llama 3.1's piecewise rule on wavelengths. Grattafiori et al. 2024; reference code."""
+
+    factor: float
+    original_length: int
+    low: float = 1.0
+    high: float = 4.0
+
+
+Scaling = Linear | NTK | YaRN | Llama3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotary:
+    """Which channels of a head are rotated, in which pairs and how fast.
+
+    width: rotated channels p of each stream, the first ones of the head; even.
+    base: theta; channel pair i turns by theta^(-2i/p) a token.
+    pairing: a name in PAIRINGS.
+    streams: position rows; 2 rotates two runs of `width` channels by two positions (ChatGLM-6B).
+    """
+
+    width: int
+    base: float = 10_000.0
+    pairing: str = "half"
+    streams: int = 1
+    scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.width % 2:
+            raise ValueError(f"rotary width={self.width} cannot be split in pairs; use an even number, 2 or more")
+        if self.pairing not in PAIRINGS:
+            raise ValueError(f"rotary pairing={self.pairing!r} is unknown; use one of {', '.join(PAIRINGS)}")
+
+
+def _base_frequencies(width: int, base: float) -> np.ndarray:
+    return base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+
+
+def _linear(rotary: Rotary, scaling: Linear) -> np.ndarray:
+    return _base_frequencies(rotary.width, rotary.base) / scaling.factor
+
+
+def _ntk(rotary: Rotary, scaling: NTK) -> np.ndarray:
+    return _base_frequencies(rotary.width, rotary.base * scaling.factor ** (rotary.width / (rotary.width - 2)))
+
+
+def _yarn(rotary: Rotary, scaling: YaRN) -> np.ndarray:
+    def channel(turns: float) -> float:
+        """The pair that makes `turns` rotations over the original length."""
+        return rotary.width * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(rotary.base))
+
+    low = max(math.floor(channel(scaling.fast)), 0)
+    high = min(math.ceil(channel(scaling.slow)), rotary.width - 1)
+    ramp = np.clip((np.arange(rotary.width // 2) - low) / max(high - low, 0.001), 0, 1)
+    plain = _base_frequencies(rotary.width, rotary.base)
+    return plain / scaling.factor * ramp + plain * (1 - ramp)
+
+
+def _llama3(rotary: Rotary, scaling: Llama3) -> np.ndarray:
+    plain = _base_frequencies(rotary.width, rotary.base)
+    turns = scaling.original_length * plain / (2 * math.pi)
+    keep = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return plain * keep + plain / scaling.factor * (1 - keep)
+
+
+SCALINGS: dict[type, Callable[..., np.ndarray]] = {Linear: _linear, NTK: _ntk, YaRN: _yarn, Llama3: _llama3}
+
+
+def frequencies(rotary: Rotary) -> np.ndarray:
+    """float64 [p / 2]: radians a token of each channel pair, scaling applied."""
+    if rotary.scaling is None:
+        return _base_frequencies(rotary.width, rotary.base)
+    return SCALINGS[type(rotary.scaling)](rotary, rotary.scaling)
+
+
+def angles(pos: Array, rotary: Rotary) -> Array:
+    """float32 [B, T, streams, p / 2]: the phase of each channel pair at `pos` ([B, T] or [B, T, streams])."""
+    pos_BTx = pos[..., None] if pos.ndim == 2 else pos
+    if pos_BTx.shape[-1] != rotary.streams:
+        raise ValueError(
+            f"positions have {pos_BTx.shape[-1]} streams, rotary has {rotary.streams}; give {rotary.streams}"
+        )
+    return pos_BTx[..., None].astype(jnp.float32) * jnp.asarray(frequencies(rotary), jnp.float32)
+
+
+def _half(x: Array, cos: Array, sin: Array) -> Array:
+    """Pairs (x_i, x_{i + p/2}): Hugging Face's LLaMA, GPT-NeoX."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _interleaved(x: Array, cos: Array, sin: Array) -> Array:
+    """Pairs (x_2i, x_2i+1): RoFormer, Meta's LLaMA, ChatGLM2, DeepSeek."""
+    even, odd = x[..., ::2], x[..., 1::2]
+    return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
+
+
+PAIRINGS: dict[str, Callable[[Array, Array, Array], Array]] = {"half": _half, "interleaved": _interleaved}
+
+
+def rotate(x_BTHK: Array, pos: Array, rotary: Rotary) -> Array:
+    """Rotate the first `streams * width` channels of each head by their position; the rest pass unchanged.
+
+    `pos` is [B, T] or [B, T, streams], its batch axis may be 1. Raises ValueError where a head is narrower.
+    """
+    rotated = rotary.width * rotary.streams
+    if rotated > x_BTHK.shape[-1]:
+        raise ValueError(f"rotary rotates {rotated} channels, heads have {x_BTHK.shape[-1]}; use at most as many")
+    phase_BTxP = angles(pos, rotary)
+    parts = jnp.split(x_BTHK, [rotary.width * (i + 1) for i in range(rotary.streams)], axis=-1)
+    for i in range(rotary.streams):
+        phase_BT1P = phase_BTxP[:, :, None, i, :]
+        turned = PAIRINGS[rotary.pairing](parts[i].astype(jnp.float32), jnp.cos(phase_BT1P), jnp.sin(phase_BT1P))
+        parts[i] = turned.astype(x_BTHK.dtype)
+    return jnp.concatenate(parts, axis=-1)
