@@ -1,9 +1,14 @@
 """fxformer: every transformer variant as pure functions in JAX, and the laboratory that compares them."""
 
-from fxformer import hf, ops, zoo
+from fxformer import decode, hf, ops, zoo
 from fxformer.accounting import count
 from fxformer.coords import Coords
+from fxformer.decode import generate
 from fxformer.model import Output, Transformer, apply, empty_cache, init
 
 __version__ = "0.1.0"
-__all__ = ["init", "apply", "empty_cache", "count", "zoo", "hf", "ops", "Coords", "Output", "Transformer"]
+__all__ = [
+    "init", "apply", "empty_cache", "generate", "count",
+    "zoo", "hf", "ops", "decode",
+    "Coords", "Output", "Transformer",
+]  # fmt: skip
