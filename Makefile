@@ -1,0 +1,58 @@
+# Each target sets up its own environment; a second call installs nothing.
+#   make ablation                 the default ablation: configs/norm_by_depth.toml
+#   make test [PYTHON=python3.12] lint, types, import directions and all tests, with the locked versions
+#   make test-latest [PYTHON=…]   the same with the newest releases of everything
+#   make parity                   remake the golden files from Hugging Face transformers (needs torch)
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+RUN = $(VENV)/bin/python
+
+.PHONY: setup ablation test test-latest lint parity clean check
+
+setup: $(VENV)/.ready
+
+# The environment is made anew when the lock or the interpreter changes.
+$(VENV)/.ready: requirements.lock pyproject.toml $(VENV)/.python-$(notdir $(PYTHON))
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.python-$(notdir $(PYTHON)):
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+ablation: setup
+	$(RUN) -m train ablate configs/norm_by_depth.toml
+
+test: setup check
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+check: lint
+	$(RUN) -m pytest -n $(WORKERS)
+
+test-latest:
+	rm -rf .venv-latest
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[train,hf,dev]"
+	.venv-latest/bin/python -m pip list --disable-pip-version-check | grep -iE "^(jax|flax|optax|numpy|orbax|grain) "
+	.venv-latest/bin/python -m pytest -n $(WORKERS)
+
+parity: .venv-parity/.ready
+	.venv-parity/bin/python tests/parity/make_golden.py
+	.venv-parity/bin/python tests/parity/make_golden.py --check
+
+.venv-parity/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) transformers -e ".[hf]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-latest .venv-parity .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
