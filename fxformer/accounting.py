@@ -11,3 +11,6 @@ from fxformer.model import Transformer, abstract_params
 def count(spec: Transformer) -> int:
     """Exact number of parameters, from shapes alone: no memory, no time."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.meta.unbox(abstract_params(spec))))
+
+
+def flops(spec, length): return 2.0*count(spec)

@@ -1,0 +1,255 @@
+"""Ablations: the cells of a grid, grouped by compiled program, each run once and kept as one line of results.jsonl."""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import fxformer as fx
+from fxformer import accounting
+from train.config import Config
+from train.data import Corpus, batches, entropies, load_corpus, validation_windows
+from train.grid import cell_key
+from train.outcome import classify
+from train.population import Plan, choose_plan, in_chunks
+from train.progress import Progress
+from train.provenance import provenance
+from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
+
+CHUNK = 50  # steps a dispatch, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep: its resolved settings, and the key under which its result is kept."""
+
+    config: Config
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cells that one compiled program serves."""
+
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+
+    @property
+    def config(self) -> Config:
+        """Settings that all cells of the group share, and some that they do not: use it for the shared ones."""
+        return self.cells[0].config
+
+    @property
+    def work(self) -> float:
+        """FLOPs of training the group, for estimates of time."""
+        return len(self.cells) * self.config.train.steps * self.config.tokens_a_step * flops_per_token(self.config)
+
+
+def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
+    """Every cell of the grid, resolved; two that say the same are one."""
+    cells = {}
+    for settings in config.cells:
+        resolved = config.with_settings(settings)
+        content = {k: v for k, v in resolved.flat().items() if k not in asdict(config.run)}
+        key = cell_key({**content, "corpus": corpus.sha256})
+        cells.setdefault(key, Cell(resolved, key))
+    return list(cells.values())
+
+
+def groups_of(cells: Sequence[Cell]) -> list[Group]:
+    """Cells by compiled program: those of equal recipe and number of steps."""
+    groups: dict[Any, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[recipe_of(cell.config), cell.config.train.steps].append(cell)
+    return [Group(recipe, tuple(members)) for (recipe, _), members in groups.items()]
+
+
+def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Run every cell that has no result yet and return all results of the grid, in its order.
+
+    Results are written a group at a time, so an interrupted sweep loses at most the group it was in. Raises
+    ValueError for a corpus that does not fit.
+    """
+    folder = Path(config.run.out) / config.name
+    corpus = load_corpus(config.data.path, config.data.task)
+    corpus.check(config.data.length)
+    cells = cells_of(config, corpus)
+    results = Results(folder / "results.jsonl")
+    missing = [cell for cell in cells if cell.key not in results]
+    groups = groups_of(missing)
+    with Progress(config.name, total=sum(group.work for group in groups)) as bar:
+        bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
+        if groups:
+            plan = plan_for(groups[0], corpus)
+            bar.say(plan.reason)
+        for group in groups:
+            results.add(run_group(group, corpus, plan, bar))
+    if groups:
+        print(f"compiled {len(groups)} training programs for {len(missing)} runs")
+    return [results[cell.key] for cell in cells]
+
+
+def plan_for(group: Group, corpus: Corpus) -> Plan:
+    """The fastest plan for populations here, from one step of the first few cells of `group`."""
+    few = Group(group.recipe, group.cells[: 2 * len(jax.devices())])
+    numbers = _stacked(few)
+    state = jax.vmap(partial(start, few.recipe))(numbers)
+    return choose_plan(partial(train_step, few.recipe), (numbers, state, _tokens(few, corpus, range(1))[:, 0]))
+
+
+def run_group(group: Group, corpus: Corpus, plan: Plan, bar: Progress) -> list[dict[str, Any]]:
+    """Train the cells of a group together: their records, in order."""
+    recipe, config, numbers = group.recipe, group.config, _stacked(group)
+    steps = config.train.steps
+    held_out = validation_windows(corpus.validation, length=config.data.length, count=config.data.validation)
+    held_out_K = np.broadcast_to(held_out, (len(group.cells), *held_out.shape))
+    begin = time.perf_counter()
+    look = plan(partial(measure, recipe))
+    advance = plan(in_chunks(partial(_advance, recipe)))
+
+    state = plan(partial(start, recipe))(numbers)
+    first: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
+    losses, grad_norms = [], []
+    size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
+    for chunk in range(0, steps, size):
+        state, (loss, grad_norm) = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
+        losses.append(jax.device_get(loss))
+        grad_norms.append(jax.device_get(grad_norm))
+        bar.advance(group.work * size / steps, note=_note(group, losses[-1]))
+    last: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
+    seconds = (time.perf_counter() - begin) / len(group.cells)
+    curves = np.concatenate(losses, axis=1), np.concatenate(grad_norms, axis=1)
+    return [
+        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, last, *curves)), seconds)  # noqa: B023
+        for k, cell in enumerate(group.cells)
+    ]
+
+
+def _advance(recipe: Recipe, numbers: Numbers, state: State, tokens: Any) -> tuple[State, tuple[Any, Any]]:
+    state, metrics = train_step(recipe, numbers, state, tokens)
+    return state, (metrics.loss, metrics.grad_norm)
+
+
+def _stacked(group: Group) -> Numbers:
+    return jax.tree.map(lambda *values: np.stack(values), *(numbers_of(cell.config) for cell in group.cells))
+
+
+def _tokens(group: Group, corpus: Corpus, steps: range) -> np.ndarray:
+    """[K, steps, batch, length + 1]: what each cell reads; cells of one seed read the same."""
+    data = group.config.data
+    seeds = [cell.config.train.seed for cell in group.cells]
+    by_seed = {
+        seed: batches(corpus.train, seed=seed, steps=steps, batch=data.batch, length=data.length)
+        for seed in dict.fromkeys(seeds)
+    }
+    return np.stack([by_seed[seed] for seed in seeds])
+
+
+def _note(group: Group, losses: np.ndarray) -> str:
+    """The best of the last losses, and which structure is at work."""
+    now = losses[:, -1]
+    best = np.min(now, initial=math.inf, where=np.isfinite(now))
+    structure = " ".join(
+        f"{name}={value}" for name, value in group.recipe.model if name in ("placement", "norm", "depth")
+    )
+    return f"{structure}  best loss {best:.3f}"
+
+
+def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str, Any]:
+    first, last, losses, grad_norms = told
+    config, known = cell.config, entropies(corpus)
+    tokens = config.train.steps * config.tokens_a_step
+    tail = losses[-max(1, len(losses) // 10) :]
+    outcome = classify(losses, initial_loss=float(first.val_loss), unigram_entropy=known.unigram_entropy)
+    settings = {k: v for k, v in config.flat().items() if k not in asdict(config.run)}
+    return _finite(
+        {
+            "key": cell.key,
+            "args": settings,
+            "outcome": outcome.name,
+            "outcome_step": outcome.step,
+            "initial_loss": first.val_loss,
+            "final_loss": np.mean(tail),
+            "val_loss": last.val_loss,
+            "val_bits_per_byte": last.val_loss / math.log(2),
+            "loss": losses,
+            "loss_every": 1,
+            "grad_norm_curve": grad_norms,
+            "grad_norm": first.layers["grad_norm"],
+            "last_ffn_grad_norm": first.last_ffn_grad_norm,
+            "stats_init": first.layers,
+            "stats_final": last.layers,
+            "params": fx.count(config.spec()),
+            "tokens": tokens,
+            "flops": tokens * flops_per_token(config),
+            "seconds": seconds,
+            "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": corpus.bytes, **asdict(known)},
+            "provenance": provenance(),
+        }
+    )
+
+
+def flops_per_token(config: Config) -> float:
+    """FLOPs of training on one token."""
+    return 3 * accounting.flops(config.spec(), config.data.length)
+
+
+def _finite(value: Any) -> Any:
+    """Arrays as lists of 6 significant digits, non-finite numbers as null: what JSON can say."""
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case np.ndarray() | jax.Array() | list() if np.ndim(value):
+            return [_finite(each) for each in np.asarray(value).tolist()]
+        case float() | np.floating() | np.ndarray() | jax.Array():
+            return float(f"{float(value):.6g}") if math.isfinite(value) else None
+    return value
+
+
+class Results(Mapping[str, dict[str, Any]]):
+    """results.jsonl as a mapping from cell keys to records; a torn last line is set aside, so its cell runs again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records: dict[str, dict[str, Any]] = {}
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("no end of line")
+                record = json.loads(line)
+            except ValueError:
+                if number + 1 < len(lines):
+                    raise ValueError(f"line {number + 1} of {path} is not a result; repair or remove it") from None
+                path.with_suffix(".torn").write_bytes(line)
+                with path.open("r+b") as file:
+                    file.truncate(sum(map(len, lines[:-1])))
+            else:
+                self._records[record["key"]] = record
+
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
+        """Append records, on the disk before this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+        self._records.update({record["key"]: record for record in records})
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._records[key]
+
+    def __iter__(self):
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
