@@ -149,12 +149,15 @@ def accumulate(loss_and_grad: Callable[[Tree], tuple[Array, Tree]], parts: Tree)
     if count == 1:
         return loss_and_grad(jax.tree.map(lambda leaf: leaf[0], parts))[1]
 
-    def add(total: tuple[Array, Tree], part: Tree) -> tuple[tuple[Array, Tree], None]:
+    def weighted(part: Tree) -> tuple[Array, Tree]:
         weight, tree = loss_and_grad(part)
-        return (total[0] + weight, jax.tree.map(lambda sum_, leaf: sum_ + weight * leaf, total[1], tree)), None
+        return weight, jax.tree.map(lambda leaf: weight * leaf, tree)
 
-    shapes = jax.eval_shape(loss_and_grad, jax.tree.map(lambda leaf: leaf[0], parts))
-    (weight, tree), _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), parts)
+    def add(total: tuple[Array, Tree], part: Tree) -> tuple[tuple[Array, Tree], None]:
+        return jax.tree.map(jnp.add, total, weighted(part)), None
+
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(weighted, jax.tree.map(lambda leaf: leaf[0], parts)))
+    (weight, tree), _ = jax.lax.scan(add, nothing, parts)
     return jax.tree.map(lambda leaf: leaf / weight, tree)
 
 
@@ -170,7 +173,7 @@ def _is_axes_or_masked(node: Any) -> bool:
     return isinstance(node, MuonDimensionNumbers | optax.MaskedNode)
 
 
-def _matrix_axes(names: tuple[str, ...]) -> MuonDimensionNumbers:
+def _matrix_axes(names: tuple[str | None, ...]) -> MuonDimensionNumbers:
     """Which axes of a projection are its inputs and which its outputs; layers and experts have matrices of their own.
 
     Heads and their width are one side together: (width | head, key), (head, key | width), (width | ffn).
