@@ -4,7 +4,6 @@ import hashlib
 import math
 import sysconfig
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +44,7 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entropies:
-    """What a model of so much context would lose, in nats a byte: none at all, one byte's frequency, one byte before."""
+    """What a model would lose, in nats a byte, that knows nothing, the frequency of bytes, or the one byte before."""
 
     log_vocab: float
     unigram_entropy: float
@@ -53,60 +52,66 @@ class Entropies:
 
 
 def load_corpus(path: str, task: str = "text") -> Corpus:
-    """The corpus at `path`: "stdlib" for the running Python's standard library, a folder or a file; or a synthetic task.
+    """The corpus at `path`, a folder, a file, or "stdlib" for the running Python's library; or a synthetic task.
 
-    Files of a folder are read in sorted order and one in ten, by a hash of its name, is held out; of a single file
-    the last tenth is. Raises ValueError where there is nothing to read; bytes that are not UTF-8 only warn.
+    Files of a folder are read in sorted order, hidden ones left out, and one in ten, by a hash of its name, is held
+    out; of a single file the last tenth is. Raises ValueError where there is nothing to read; bytes that are not
+    UTF-8 only warn.
     """
     if task != "text":
         train, validation = TASKS[task]()
-        return _corpus(task, [train.tobytes()], [validation.tobytes()])
-    if path == "stdlib":
+        return _corpus(task, train.tobytes(), validation.tobytes())
+    if path in ("", "stdlib"):
         return _standard_library()
     place = Path(path)
-    if place.is_dir():
-        return _of_files(str(place), place, sorted(file for file in place.rglob("*") if file.is_file()))
-    if not place.is_file():
-        raise ValueError(f"there is no corpus at {path}")
-    text = place.read_bytes()
-    _warn_unless_text(place, text)
-    cut = len(text) - len(text) // HELD_OUT
-    return _corpus(place.name, [text[:cut]], [text[cut:]])
+    if place.is_file():
+        return _of_files(place.name, place.parent, [place])
+    if not place.is_dir():
+        raise ValueError(f"there is no corpus at {path}; give a file, a folder or stdlib")
+    found = (file for file in place.rglob("*") if file.is_file())
+    return _of_files(path, place, [file for file in found if not _hidden(file.relative_to(place))])
 
 
 @lru_cache(maxsize=1)
 def _standard_library() -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(root.rglob("*.py"))
-    kept = [file for file in files if not set(file.relative_to(root).parts) & set(SKIPPED)]
+    kept = [file for file in root.rglob("*.py") if not set(file.relative_to(root).parts) & set(SKIPPED)]
     return _of_files("stdlib", root, kept)
 
 
+def _hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)
+
+
 def _of_files(name: str, root: Path, files: list[Path]) -> Corpus:
-    train, validation = [], []
-    for file in files:
-        text = file.read_bytes()
+    """A lone file is cut in two; of several, those whose hash says so are held out, and at least one."""
+    texts = {file.relative_to(root).as_posix(): file.read_bytes() for file in sorted(files)}
+    if not any(texts.values()):
+        raise ValueError(f"the corpus {name} is empty; give a file or a folder with text")
+    for file, text in texts.items():
         _warn_unless_text(file, text)
-        digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
-        (validation if digest[0] % HELD_OUT == 0 else train).append(text)
-    if len(files) > 1 and not validation:
-        validation = [train.pop()]
-    return _corpus(name, train, validation)
+    if len(texts) == 1:
+        (text,) = texts.values()
+        cut = len(text) - len(text) // HELD_OUT
+        return _corpus(name, text[:cut], text[cut:])
+    digests = {file: hashlib.sha256(file.encode()).digest() for file in texts}
+    held_out = {file for file, digest in digests.items() if digest[0] % HELD_OUT == 0}
+    if len(held_out) in (0, len(texts)):
+        held_out = {min(texts, key=digests.__getitem__)}
+    train = b"".join(text for file, text in texts.items() if file not in held_out)
+    return _corpus(name, train, b"".join(texts[file] for file in texts if file in held_out))
 
 
-def _corpus(name: str, train: list[bytes], validation: list[bytes]) -> Corpus:
-    first, second = b"".join(train), b"".join(validation)
-    if not first + second:
-        raise ValueError(f"the corpus {name} is empty")
+def _corpus(name: str, train: bytes, validation: bytes) -> Corpus:
     return Corpus(
         name=name,
-        train=np.frombuffer(first, np.uint8),
-        validation=np.frombuffer(second, np.uint8),
-        sha256=hashlib.sha256(first + second).hexdigest(),
+        train=np.frombuffer(train, np.uint8),
+        validation=np.frombuffer(validation, np.uint8),
+        sha256=hashlib.sha256(train + validation).hexdigest(),
     )
 
 
-def _warn_unless_text(file: Path, text: bytes) -> None:
+def _warn_unless_text(file: str, text: bytes) -> None:
     try:
         text.decode("utf8")
     except UnicodeDecodeError as error:
@@ -134,13 +139,12 @@ def batches(tokens: np.ndarray, *, seed: int, steps: range, batch: int, length: 
     Every place where a sequence can start comes once in an epoch, in an order that depends on the seed and the epoch.
     """
     order = _order(tokens.size - length, seed)
-    starts = np.array([order[i] for i in range(steps.start * batch, steps.stop * batch)])
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)
-    return windows[starts].reshape(len(steps), batch, length + 1)
+    starts = np.array([[order[step * batch + row] for row in range(batch)] for step in steps])
+    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[starts]
 
 
 @lru_cache(maxsize=64)
-def _order(count: int, seed: int) -> Callable[[int], int]:
+def _order(count: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
 
 
