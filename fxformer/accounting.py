@@ -1,6 +1,7 @@
 """Parameters, FLOPs and memory in closed form, from the Spec."""
 
 import math
+from functools import lru_cache
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,7 @@ import jax
 from fxformer.model import Transformer, abstract_params
 
 
+@lru_cache(maxsize=256)
 def count(spec: Transformer) -> int:
     """Exact number of parameters, from shapes alone: no memory, no time."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.meta.unbox(abstract_params(spec))))

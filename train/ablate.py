@@ -5,7 +5,8 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,19 @@ from train.config import Config
 from train.data import Corpus, batches, entropies, load_corpus, validation_windows
 from train.grid import cell_key
 from train.outcome import classify
-from train.population import Plan, choose_plan, in_chunks
-from train.progress import Progress
+from train.population import Plan, choose_plan, fill, in_chunks
+from train.progress import Progress, clock
 from train.provenance import provenance
+from train.signals import stop_signals
 from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
 
 CHUNK = 50  # steps a dispatch, at most
+AT_ONCE = 2  # groups: while one compiles, which keeps one core busy, the other trains
+STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
+    """A signal asked to stop; results of groups that were done are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ class Group:
 
 def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
     """Every cell of the grid, resolved; two that say the same are one."""
-    cells = {}
+    cells: dict[str, Cell] = {}
     for settings in config.cells:
         resolved = config.with_settings(settings)
         content = {k: v for k, v in resolved.flat().items() if k not in asdict(config.run)}
@@ -86,32 +94,53 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     results = Results(folder / "results.jsonl")
     missing = [cell for cell in cells if cell.key not in results]
     groups = groups_of(missing)
-    with Progress(config.name, total=sum(group.work for group in groups)) as bar:
+    with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
         bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
         if groups:
             plan = plan_for(groups[0], corpus)
             bar.say(plan.reason)
-        for group in groups:
-            results.add(run_group(group, corpus, plan, bar))
-    if groups:
-        print(f"compiled {len(groups)} training programs for {len(missing)} runs")
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                for records in pool.map(lambda group: run_group(group, corpus, plan, bar, stopped), groups):
+                    results.add(records)
+            bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
     return [results[cell.key] for cell in cells]
 
 
+def preview(config: Config) -> str:
+    """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
+    corpus = load_corpus(config.data.path, config.data.task)
+    corpus.check(config.data.length)
+    cells = cells_of(config, corpus)
+    results = Results(Path(config.run.out) / config.name / "results.jsonl")
+    groups = groups_of([cell for cell in cells if cell.key not in results])
+    swept = sorted({name for cell in config.cells for name in cell})
+    lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
+    lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
+    if groups:
+        plan = plan_for(groups[0], corpus)
+        flops = groups[0].work / (len(groups[0].cells) * groups[0].config.train.steps)
+        seconds = sum(group.work for group in groups) * plan.seconds / flops
+        memory = max(STATE_COPIES * 4 * fx.count(g.config.spec()) * len(g.cells) for g in groups)
+        lines += [plan.reason, f"at most {memory / 1e6:,.1f} MB for parameters, gradients and moments of one group"]
+        lines += [f"about {clock(seconds)} of training, and compilation besides"]
+    return "\n".join(lines)
+
+
 def plan_for(group: Group, corpus: Corpus) -> Plan:
-    """The fastest plan for populations here, from one step of the first few cells of `group`."""
-    few = Group(group.recipe, group.cells[: 2 * len(jax.devices())])
-    numbers = _stacked(few)
-    state = jax.vmap(partial(start, few.recipe))(numbers)
-    return choose_plan(partial(train_step, few.recipe), (numbers, state, _tokens(few, corpus, range(1))[:, 0]))
+    """The fastest plan for populations here, from one step of all cells of `group`."""
+    numbers = _stacked(group)
+    state = jax.jit(jax.vmap(partial(start, group.recipe)))(numbers)
+    return choose_plan(partial(train_step, group.recipe), (numbers, state, _tokens(group, corpus, range(1))[:, 0]))
 
 
-def run_group(group: Group, corpus: Corpus, plan: Plan, bar: Progress) -> list[dict[str, Any]]:
-    """Train the cells of a group together: their records, in order."""
+def run_group(
+    group: Group, corpus: Corpus, plan: Plan, bar: Progress, stopped: Callable[[], bool]
+) -> list[dict[str, Any]]:
+    """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
     recipe, config, numbers = group.recipe, group.config, _stacked(group)
     steps = config.train.steps
     held_out = validation_windows(corpus.validation, length=config.data.length, count=config.data.validation)
-    held_out_K = np.broadcast_to(held_out, (len(group.cells), *held_out.shape))
+    held_out_K = np.broadcast_to(held_out, (len(fill(group.cells)), *held_out.shape))
     begin = time.perf_counter()
     look = plan(partial(measure, recipe))
     advance = plan(in_chunks(partial(_advance, recipe)))
@@ -121,6 +150,8 @@ def run_group(group: Group, corpus: Corpus, plan: Plan, bar: Progress) -> list[d
     losses, grad_norms = [], []
     size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
     for chunk in range(0, steps, size):
+        if stopped():
+            raise Interrupted(group.config.name)
         state, (loss, grad_norm) = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
         losses.append(jax.device_get(loss))
         grad_norms.append(jax.device_get(grad_norm))
@@ -140,13 +171,13 @@ def _advance(recipe: Recipe, numbers: Numbers, state: State, tokens: Any) -> tup
 
 
 def _stacked(group: Group) -> Numbers:
-    return jax.tree.map(lambda *values: np.stack(values), *(numbers_of(cell.config) for cell in group.cells))
+    return jax.tree.map(lambda *values: np.stack(values), *(numbers_of(cell.config) for cell in fill(group.cells)))
 
 
 def _tokens(group: Group, corpus: Corpus, steps: range) -> np.ndarray:
     """[K, steps, batch, length + 1]: what each cell reads; cells of one seed read the same."""
     data = group.config.data
-    seeds = [cell.config.train.seed for cell in group.cells]
+    seeds = [cell.config.train.seed for cell in fill(group.cells)]
     by_seed = {
         seed: batches(corpus.train, seed=seed, steps=steps, batch=data.batch, length=data.length)
         for seed in dict.fromkeys(seeds)
@@ -248,7 +279,7 @@ class Results(Mapping[str, dict[str, Any]]):
     def __getitem__(self, key: str) -> dict[str, Any]:
         return self._records[key]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._records)
 
     def __len__(self) -> int:

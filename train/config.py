@@ -141,7 +141,8 @@ class Config:
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
         """This configuration with flat (`lr`) or dotted (`train.lr`) settings changed; unknown names are refused."""
-        model, sections = dict(self.model), {"data": {}, "train": {}, "run": {}}
+        model: dict[str, Any] = dict(self.model)
+        sections: dict[str, dict[str, Any]] = {"data": {}, "train": {}, "run": {}}
         for name, value in settings.items():
             section, key = _place(name)
             if section == "model":

@@ -1,24 +1,24 @@
 """One run: data in order, steps, a log, checkpoints; interrupted at any moment it goes on where it was, bit for bit."""
 
 import math
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.data import load_corpus, validation_windows
+from train.data import Corpus, batches, load_corpus, validation_windows
 from train.layout import layout_of
 from train.log import Log, claim
 from train.progress import Progress
+from train.signals import stop_signals
 from train.step import Metrics, State, evaluate, numbers_of, recipe_of, train_step
 
 
@@ -72,10 +72,11 @@ def run(config: Config) -> Result:
                 held_out = layout.batch(
                     validation_windows(corpus.validation, length=data.length, count=data.validation)
                 )
+                read = partial(sequences, config, corpus)
                 judge = jax.jit(partial(evaluate, recipe))
                 session = Session(
                     config=config,
-                    tokens=lambda step: layout.batch(batches_of(config, corpus, range(step - 1, step))[0]),
+                    tokens=lambda step: layout.batch(read(step)),
                     advance=partial(jax.jit(partial(train_step, recipe), donate_argnums=1), numbers),
                     evaluate=lambda state: judge(numbers, state.params, held_out),
                     checkpoints=checkpoints,
@@ -122,26 +123,14 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
     return result("finished", steps)
 
 
+def sequences(config: Config, corpus: Corpus, step: int) -> np.ndarray:
+    """uint8 [batch, length + 1]: what update number `step` reads, counted from 1."""
+    data, seed = config.data, config.train.seed
+    return batches(corpus.train, seed=seed, steps=range(step - 1, step), batch=data.batch, length=data.length)[0]
+
+
 def readable(metrics: Metrics) -> dict[str, Any]:
     """Metrics as plain numbers and lists."""
     told = jax.device_get(metrics)
     layers = {name: values.tolist() for name, values in told.layers.items()}
     return {"loss": float(told.loss), "grad_norm": float(told.grad_norm), "lr": float(told.lr), "layers": layers}
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGINT and SIGTERM only make the function it gives answer True; a second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,7 +10,7 @@ from fxformer.coords import Coords, plain
 
 
 class Batch(NamedTuple):
-    """inputs, targets: integers [B, T]. weights: float32 [B, T], 0 where nothing is predicted. coords: of the inputs."""
+    """inputs, targets: integers [B, T]. weights: float32 [B, T], 0 where nothing is predicted. coords: of inputs."""
 
     inputs: Array
     targets: Array

@@ -4,7 +4,7 @@ A plan turns a function of one replica into a function of all of them:
 
     loop   one replica after another, each a dispatch of the same small program
     vmap   one batched program: fills an accelerator that tiny models leave idle
-    shard  one replica at a time on each device: on a CPU, one a core
+    shard  one replica at a time on each device: on a CPU, one a core; the number of replicas must be `fill`ed
 
 A replica that diverges computes with non-finite numbers at the same speed, and touches no other.
 """
@@ -50,20 +50,17 @@ def shard(replica: Replica) -> Replica:
     def in_turn(*arguments: Tree) -> Tree:
         return jax.lax.map(lambda each: replica(*each), arguments)
 
-    program = jax.jit(jax.shard_map(in_turn, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False))
-
-    def population(*arguments: Tree) -> Tree:
-        count = jax.tree.leaves(arguments)[0].shape[0]
-        missing = -count % len(devices)
-        filled = jax.tree.map(lambda leaf: _repeat_last(leaf, missing), arguments)
-        results = program(*jax.device_put(filled, NamedSharding(mesh, cut)))
-        return jax.tree.map(lambda leaf: leaf[:count], results) if missing else results
-
-    return population
+    everywhere = NamedSharding(mesh, cut)
+    return jax.jit(
+        jax.shard_map(in_turn, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False),
+        in_shardings=everywhere,
+        out_shardings=everywhere,
+    )
 
 
-def _repeat_last(leaf: Any, times: int) -> Any:
-    return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], times, axis=0)]) if times else leaf
+def fill(replicas: Sequence[Any]) -> list[Any]:
+    """The replicas, the last one repeated until every device has equally many: `shard` takes no other number."""
+    return [*replicas, *[replicas[-1]] * (-len(replicas) % len(jax.devices()))]
 
 
 PLANS: dict[str, Callable[[Replica], Replica]] = {"loop": loop, "vmap": vmap, "shard": shard}
@@ -75,6 +72,7 @@ class Plan:
 
     name: str
     reason: str
+    seconds: float  # a step and replica
 
     def __call__(self, replica: Replica) -> Replica:
         return PLANS[self.name](replica)
@@ -90,6 +88,7 @@ def choose_plan(replica: Replica, arguments: Sequence[Tree], *, repeats: int = 3
     devices = jax.devices()
     return Plan(
         name=best,
+        seconds=milliseconds[best] / 1000,
         reason=f"{best} is fastest for {count} replicas on {len(devices)} {devices[0].platform} device(s): "
         f"{timings} ms a step and replica",
     )

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 
 import fxformer as fx
 from train.checkpoint import Checkpoints
@@ -36,14 +35,22 @@ def sample(
     if not prompt:
         raise ValueError("the prompt is empty; give at least one character")
     config, spec, params = load_run(folder)
-    key = jax.random.key(seed) if temperature > 0 else None
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if key is not None else {}
+    key = jax.random.key(seed)
     text, done = list(prompt), 0
     while done < tokens:
         seen = text[-(config.data.length // 2 + 1) :]
         count = min(config.data.length - len(seen) + 1, tokens - done)
-        chunk_key = None if key is None else jax.random.fold_in(key, done)
-        for token in fx.decode.stream(spec, params, np.array([seen]), count, key=chunk_key, **settings):
+        chunk = fx.decode.stream(
+            spec,
+            params,
+            jax.numpy.array([seen]),
+            count,
+            key=jax.random.fold_in(key, done),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        for token in chunk:
             text.append(int(token[0]))
             yield bytes(text[-1:])
         done += count

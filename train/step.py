@@ -44,8 +44,8 @@ FACTORY_NUMBERS = ("residual_scale", "branch_scale", "init_scale")
 def numbers_of(config: Config) -> Numbers:
     """The traced settings of a run."""
     flat = {**dict.fromkeys(FACTORY_NUMBERS, 1.0), **config.flat()}
-    kinds = {"seed": np.uint32, "steps": np.int32}
-    return Numbers(**{name: kinds.get(name, np.float32)(flat[name]) for name in Numbers._fields})
+    kinds: dict[str, Any] = {"seed": np.uint32, "steps": np.int32}
+    return Numbers(*(kinds.get(name, np.float32)(flat[name]) for name in Numbers._fields))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Recipe:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The structure of a run. Small stacks are unrolled: see benchmarks/execution.py for where it pays."""
+    """The structure of a run. Shallow stacks are unrolled; deep narrow ones are looped over and recomputed."""
     train = config.train
     depth = config.spec().stack.depth
     return Recipe(
@@ -86,11 +86,11 @@ def recipe_of(config: Config) -> Recipe:
         batch=config.data.batch,
         accumulate=train.accumulate,
         dtype=train.dtype,
-        execution=Execution(unroll=depth if depth <= UNROLLED_DEPTH else 1),
+        execution=Execution(unroll=depth) if depth <= UNROLLED_DEPTH else Execution(remat=True),
     )
 
 
-UNROLLED_DEPTH = 16
+UNROLLED_DEPTH = 8
 
 
 class State(NamedTuple):
