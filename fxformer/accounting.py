@@ -15,4 +15,5 @@ def count(spec: Transformer) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.meta.unbox(abstract_params(spec))))
 
 
-def flops(spec, length): return 2.0*count(spec)
+def flops(spec, length):
+    return 2.0 * count(spec)

@@ -79,7 +79,7 @@ def generate(
     Raises ValueError for an empty prompt, numbers out of range, or more tokens than the model has positions for.
     """
     prompt = jnp.asarray(prompt)
-    batch, length = check_tokens(prompt, spec.embed.vocab)
+    length = check_tokens(prompt, spec.embed.vocab)[1]
     _check_request(length, max_new_tokens, key, {"temperature": temperature, "top_k": top_k, "top_p": top_p})
     new_BN = _generate(spec, params, prompt, coords, key, temperature, top_k, top_p, max_new_tokens, dtype)
     return jnp.concatenate([prompt.astype(jnp.int32), new_BN], axis=1)
