@@ -32,13 +32,12 @@ def layout_of(config: Config) -> Iterator[Layout]:
     mesh = sharding.mesh(config.run.mesh)
     sharding.plan(config.spec(), mesh, rules)
     sharding.check_batch(config.data.batch, mesh, rules)
-    params = sharding.param_shardings(config.spec(), mesh, rules)
+    place = sharding.batch_sharding(mesh, rules)
 
     def start_sharded(recipe: Recipe, numbers: Numbers) -> State:
         shapes = jax.eval_shape(partial(start, recipe), numbers)
-        return jax.jit(partial(start, recipe), out_shardings=sharding.like_params(params, shapes))(numbers)
+        shardings = sharding.like_params(config.spec(), mesh, rules, shapes)
+        return jax.jit(partial(start, recipe), out_shardings=shardings)(numbers)
 
     with sharding.use(mesh, rules):
-        yield Layout(
-            start=start_sharded, batch=lambda tokens: jax.device_put(tokens, sharding.batch_sharding(mesh, rules))
-        )
+        yield Layout(start=start_sharded, batch=lambda tokens: jax.device_put(tokens, place))

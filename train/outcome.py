@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 from scipy.stats import median_abs_deviation
 
+WORKED = ("converged", "spiked")  # outcomes of runs that learned from context
 SPIKE = 5.0  # robust standard deviations
 TREND = 15  # steps that a running median is taken over
 SUSTAINED = 3  # steps that a spike lasts at least: one bad batch is none

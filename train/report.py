@@ -1,0 +1,181 @@
+"""The report of a sweep: verdicts first, then figures, then settings and where it all comes from.
+
+`report.html` is one file that opens offline; `report.md` says the same verdicts for a terminal or an issue.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.offline
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from train import figures
+from train.figures import Arms
+from train.stats import Result, Verdict, by, outcomes, verdicts
+
+NUISANCE = ("lr", "seed")  # chosen for each arm, and paired
+SIZES = ("depth", "width", "heads", "kv_heads", "inner", "length", "batch", "steps")  # swept, but not rivals
+COLUMNS = ("compared", "at", "verdict", "difference, nats", "95 % interval", "effect d", "n", "p (Holm)", "best rates",
+           "all runs")  # fmt: skip
+METHOD = (
+    "Validation loss at each side's best rate, runs paired by seed. Difference: first less second, negative where the "
+    "first is better. Intervals and p by Student's paired t, p corrected by Holm for all claims made. A loss counts at "
+    "most as much as the loss at initialisation. Claims are withheld where the comparison would not be fair."
+)
+FIGURES = (
+    ("losses", "Loss against learning rate", "Mean over seeds, one point a run.", figures.losses_by_depth),
+    ("stable", "Largest stable rate", "At which at least half of the seeds worked, and at all smaller ones.",
+     figures.stable_rates),
+    ("sensitivity", "LR sensitivity", "Mean loss over the rates less the best: lower is more forgiving.",
+     figures.sensitivities),
+    ("gradients", "Gradient at initialisation against depth", "Of the last feed-forward matrix, with the exponent that "
+     "fits. Theory: 0 for post-norm, -1/2 for pre-norm (Xiong et al. 2020).", figures.gradients_by_depth),
+    ("layers", "Gradient at initialisation by block", "At the largest depth.", figures.gradients_by_layer),
+    ("curves", "Loss curves", "Running mean over five steps at the largest depth; crosses mark divergence and spikes.",
+     figures.curves),
+    ("statistics", "What flows where", "By block at the largest depth, after training at the best rate.",
+     figures.statistics_by_layer),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was written: the answer in words, and the verdicts."""
+
+    title: str
+    answer: str
+    verdicts: list[Verdict]
+
+
+def write_report(results: Sequence[Result], folder: Path) -> Report:
+    """Write report.html and report.md of a sweep into `folder`. Raises ValueError where there is no result."""
+    if not results:
+        raise ValueError(f"{folder} has no result to report on")
+    swept = [name for name in results[0]["args"] if len(by(results, name)) > 1]
+    axes = [name for name in swept if name not in (*NUISANCE, *SIZES)]
+    context = [name for name in swept if name in SIZES]
+    said = verdicts(results, axes, context) if axes and "seed" in swept else []
+    report = Report(folder.name, _answer(results, said), said)
+    arms = Arms(results, axes)
+    drawn = {key: (title, caption, draw(arms)) for key, title, caption, draw in FIGURES}
+    page = _template().render(
+        title=report.title,
+        answer=report.answer,
+        method=METHOD,
+        plotly=plotly.offline.get_plotlyjs(),
+        verdict_columns=COLUMNS,
+        verdict_rows=[{"kind": _kind(v), "cells": row(v)} for v in said],
+        figures=[{"id": k, "title": t, "caption": c} for k, (t, c, figure) in drawn.items() if figure],
+        data=_script({k: figure.to_plotly_json() for k, (_, _, figure) in drawn.items() if figure}),
+        **_budgets(arms, context),
+        sections=[{"id": k, "title": t} for k, t in _sections(drawn)],
+        command=f"python -m train report {folder}",
+        facts=_facts(results, swept),
+    )
+    _write(folder / "report.html", page)
+    _write(folder / "report.md", markdown(report))
+    return report
+
+
+def markdown(report: Report) -> str:
+    """The verdicts as Markdown."""
+    lines = [f"# {report.title}", "", report.answer, "", METHOD, ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(row(v)) + " |" for v in report.verdicts]
+    return "\n".join(lines) + "\n"
+
+
+def say_verdicts(report: Report, console: Console | None = None) -> None:
+    """Print the verdict table."""
+    console = Console() if console is None else console
+    table = Table(title=report.title, box=SIMPLE)
+    for name in ("at", "verdict", "difference, nats", "p (Holm)"):
+        table.add_column(name, justify="right" if name in ("difference, nats", "p (Holm)") else "left")
+    for verdict in report.verdicts:
+        _, where, sentence, difference, _, _, _, p, _, _ = row(verdict)
+        style = {"claim": "bold", "open": "", "withheld": "dim"}[_kind(verdict)]
+        table.add_row(f"{where}: {verdict.first}, {verdict.second}", sentence, difference, p, style=style)
+    console.print(table)
+    console.print(report.answer, highlight=False, markup=False, soft_wrap=True)
+
+
+def row(verdict: Verdict) -> list[str]:
+    """The cells of a verdict, in the order of COLUMNS."""
+    c, sides = verdict.comparison, f"{verdict.first}: {verdict.outcomes[0]}; {verdict.second}: {verdict.outcomes[1]}"
+    rates = f"{verdict.rates[0]:g}, {verdict.rates[1]:g}"
+    numbers = ["", "", "", ""]
+    if c is not None:
+        numbers = [f"{c.difference:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}", f"{c.effect:+.1f}", str(c.n)]
+    p = "" if verdict.p is None else f"{verdict.p:.2g}"
+    return [f"{verdict.first} - {verdict.second}", verdict.where, verdict.sentence, *numbers, p, rates, sides]
+
+
+def _answer(results: Sequence[Result], said: Sequence[Verdict]) -> str:
+    """The one paragraph at the top: how many runs, how they ended, and which claims can be made."""
+    text = f"{len(results)} runs: {outcomes(results)}. "
+    claims = [v for v in said if _kind(v) == "claim"]
+    withheld = sum(_kind(v) == "withheld" for v in said)
+    if not said:
+        return text + "Nothing was compared: a verdict needs a swept setting and several seeds."
+    text += f"Of {len(said)} comparisons {len(claims)} are separated, {withheld} are withheld. "
+    by_sentence: dict[str, list[str]] = {}
+    for verdict in claims:
+        by_sentence.setdefault(verdict.sentence, []).append(verdict.where)
+    return text + "; ".join(f"{sentence} at {' and at '.join(where)}" for sentence, where in by_sentence.items())
+
+
+def _kind(verdict: Verdict) -> str:
+    if verdict.p is None:
+        return "withheld"
+    return "open" if verdict.sentence.startswith("not separable") else "claim"
+
+
+def _budgets(arms: Arms, context: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for settings, group in by(arms.results, *context).items():
+        where = ", ".join(f"{name} {value}" for name, value in zip(context, settings, strict=True))
+        for name, runs in arms.of(group).items():
+            first = runs[0]
+            seconds = sum(r["seconds"] for r in runs) / len(runs)
+            rows.append([f"{name}, {where}".rstrip(", "), f"{first['params']:,}", f"{first['tokens']:,}",
+                         f"{first['flops']:.3g}", f"{seconds:.2f}"])  # fmt: skip
+    return {"budget_columns": ("arm", "parameters", "tokens", "FLOPs", "seconds a run"), "budget_rows": rows}
+
+
+def _sections(drawn: dict[str, tuple]) -> list[tuple[str, str]]:
+    shown = [(key, title) for key, (title, _, figure) in drawn.items() if figure]
+    return [("verdicts", "Verdicts"), *shown, ("budgets", "Budgets"), ("settings", "Settings and provenance")]
+
+
+def _facts(results: Sequence[Result], swept: Sequence[str]) -> dict[str, str]:
+    first = results[0]
+    fixed = {name: str(value) for name, value in first["args"].items() if name not in swept}
+    grid = {name: ", ".join(str(value) for (value,) in by(results, name)) for name in swept}
+    corpus = {f"corpus {name}": str(value) for name, value in first["corpus"].items()}
+    origins = {name: sorted({str(r["provenance"][name]) for r in results}) for name in first["provenance"]}
+    return {**grid, **fixed, **corpus, **{name: "; ".join(values) for name, values in origins.items()}}
+
+
+def _script(data: dict[str, Any]) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(data, cls=plotly.utils.PlotlyJSONEncoder).replace("</", "<\\/")
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("train", "templates")
+    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=True).get_template(
+        "report.html.j2"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text, encoding="utf8")
+    os.replace(partial, path)

@@ -1,0 +1,245 @@
+"""Reductions of a sweep to numbers, and of numbers to verdicts that say no more than they know.
+
+A result is a record of results.jsonl. A loss is the validation loss in nats per token, capped at the loss at
+initialisation: a run that blew up did not learn, and how far it flew says nothing. Wortsman et al. 2023, section 2.
+"""
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from train.outcome import WORKED
+
+Result = Mapping[str, Any]
+LEVEL = 0.05  # a claim is made where its corrected p is below
+POWER = 0.8  # the chance to see a difference, in estimates of how many seeds it would take
+FEWEST_SEEDS = 3
+
+
+def loss_of(result: Result) -> float:
+    """Validation loss, at most the loss at initialisation; null in a record stands for a number that is none."""
+    val_loss, cap = result["val_loss"], result["initial_loss"]
+    return cap if val_loss is None or not math.isfinite(val_loss) else min(val_loss, cap)
+
+
+def by(results: Sequence[Result], *names: str) -> dict[tuple, list[Result]]:
+    """Results grouped by the values of some settings, in order of appearance."""
+    groups: dict[tuple, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[tuple(result["args"].get(name) for name in names)].append(result)
+    return dict(groups)
+
+
+def lr_sensitivity(results: Sequence[Result]) -> float:
+    """Mean over the rates of the loss, less the best mean loss of a rate: what a wrong rate costs, in nats.
+
+    Wortsman et al. 2023, section 2.2, on the grid of the sweep.
+    """
+    means = [np.mean([loss_of(r) for r in group]) for group in by(results, "lr").values()]
+    return float(np.mean(means) - np.min(means))
+
+
+def largest_stable_lr(results: Sequence[Result]) -> float | None:
+    """The largest rate at which at least half of the seeds worked, as they did at all smaller ones; None if none is."""
+    stable = None
+    for (lr,), group in sorted(by(results, "lr").items()):
+        if 2 * sum(r["outcome"] in WORKED for r in group) < len(group):
+            break
+        stable = lr
+    return stable
+
+
+def depth_reach(results: Sequence[Result]) -> int | None:
+    """The largest depth up to which at least half of the seeds work at the best rate of the shallowest."""
+    depths = sorted(by(results, "depth").items())
+    rate = best_lr(depths[0][1])
+    reach = None
+    for (depth,), group in depths:
+        runs = [r for r in group if r["args"]["lr"] == rate]
+        if 2 * sum(r["outcome"] in WORKED for r in runs) < len(runs):
+            break
+        reach = depth
+    return reach
+
+
+def best_lr(results: Sequence[Result]) -> float:
+    """The rate of the least mean loss over seeds."""
+    return min(by(results, "lr").items(), key=lambda item: np.mean([loss_of(r) for r in item[1]]))[0][0]
+
+
+class Slope(NamedTuple):
+    """A straight line in log-log, and the standard error of its slope."""
+
+    slope: float
+    error: float
+    intercept: float
+
+
+def loglog_slope(x: Sequence[float], y: Sequence[float]) -> Slope:
+    """The exponent of y ~ x^slope by least squares on logarithms. Raises ValueError for fewer than 3 points."""
+    if len(x) < 3:
+        raise ValueError(f"a slope with an error needs 3 points or more, there are {len(x)}")
+    fit = scipy_stats.linregress(np.log(x), np.log(y))
+    return Slope(float(fit.slope), float(fit.stderr), float(fit.intercept))
+
+
+class Comparison(NamedTuple):
+    """Paired differences a - b: mean, 95 % interval, effect size d_z, number of pairs, p, and seeds needed."""
+
+    difference: float
+    low: float
+    high: float
+    effect: float
+    n: int
+    p: float
+    needed: int | None
+
+
+def paired_comparison(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """Student's paired t. `needed`: pairs that would show this effect at LEVEL with POWER; None is more than 999."""
+    differences = np.asarray(a, float) - np.asarray(b, float)
+    n, mean, spread = len(differences), float(np.mean(differences)), float(np.std(differences, ddof=1))
+    if spread == 0:
+        sure = mean != 0
+        effect = math.copysign(math.inf, mean) if sure else 0.0
+        return Comparison(mean, mean, mean, effect, n, 0.0 if sure else 1.0, n if sure else None)
+    half = scipy_stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n)
+    p = float(scipy_stats.ttest_rel(a, b).pvalue)
+    effect = mean / spread
+    return Comparison(mean, mean - half, mean + half, effect, n, p, pairs_needed(effect))
+
+
+def pairs_needed(effect: float) -> int | None:
+    """Pairs at which a two-sided paired t test at LEVEL finds an effect d_z with POWER: noncentral t. Cohen 1988."""
+    for n in range(2, 1000):
+        critical = scipy_stats.t.ppf(1 - LEVEL / 2, n - 1)
+        if scipy_stats.nct.sf(critical, n - 1, abs(effect) * math.sqrt(n)) >= POWER:
+            return n
+    return None
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p corrected for making several claims at once, in the order given. Holm 1979."""
+    order = np.argsort(p_values)
+    corrected, largest = np.empty(len(p_values)), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected.tolist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One claim. axis: what is compared. first, second: its values. where: the settings that both share.
+
+    sentence: "pre better than post", "not separable at n = 3; …" or "withheld: …". comparison: at each side's best
+    rate, None where nothing can be compared. p: corrected over the family. outcomes: of all runs of each side.
+    """
+
+    axis: str
+    first: str
+    second: str
+    where: str
+    sentence: str
+    comparison: Comparison | None
+    p: float | None
+    rates: tuple[float, float]
+    outcomes: tuple[str, str]
+
+
+def verdicts(results: Sequence[Result], axes: Sequence[str], context: Sequence[str] = ()) -> list[Verdict]:
+    """For every axis and each two of its values, at equal other settings: which is better, at each one's best rate.
+
+    context: settings that are swept but not compared, like depth. Seeds pair the runs. Holm's correction is over all
+    claims that are not withheld.
+    """
+    pairs = [pair for axis in axes for pair in _pairs(results, axis, [*axes, *context])]
+    reasons = [_reason_to_withhold(a, b) for _, _, _, _, a, b in pairs]
+    comparisons = [None if _seeds(a, b) < 2 else _compare(a, b) for _, _, _, _, a, b in pairs]
+    open_ = [i for i, reason in enumerate(reasons) if reason is None]
+    corrected = dict(zip(open_, holm([_p(comparisons[i]) for i in open_]), strict=True)) if open_ else {}
+    return [
+        Verdict(
+            axis=axis,
+            first=first,
+            second=second,
+            where=where,
+            sentence=_sentence(first, second, comparisons[i], corrected.get(i), reasons[i]),
+            comparison=comparisons[i],
+            p=corrected.get(i),
+            rates=(best_lr(a), best_lr(b)),
+            outcomes=(outcomes(a), outcomes(b)),
+        )
+        for i, (axis, first, second, where, a, b) in enumerate(pairs)
+    ]
+
+
+def outcomes(results: Sequence[Result]) -> str:
+    """How many runs ended how: "9 converged, 6 stuck"."""
+    return ", ".join(f"{count} {name}" for name, count in Counter(r["outcome"] for r in results).most_common())
+
+
+def _pairs(results: Sequence[Result], axis: str, axes: Sequence[str]) -> Iterator[tuple]:
+    others = [name for name in axes if name != axis]
+    for settings, group in by(results, *others).items():
+        where = ", ".join(f"{name} {value}" for name, value in zip(others, settings, strict=True))
+        for (a, first), (b, second) in itertools.combinations(by(group, axis).items(), 2):
+            yield axis, str(a[0]), str(b[0]), where, first, second
+
+
+def _at_best(results: Sequence[Result]) -> dict[Hashable, float]:
+    rate = best_lr(results)
+    return {r["args"]["seed"]: loss_of(r) for r in results if r["args"]["lr"] == rate}
+
+
+def _seeds(a: Sequence[Result], b: Sequence[Result]) -> int:
+    return len(_at_best(a).keys() & _at_best(b).keys())
+
+
+def _compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
+    first, second = _at_best(a), _at_best(b)
+    seeds = sorted(first.keys() & second.keys())
+    return paired_comparison([first[s] for s in seeds], [second[s] for s in seeds])
+
+
+def _p(comparison: Comparison | None) -> float:
+    assert comparison is not None, "a claim that is not withheld has been compared"
+    return comparison.p
+
+
+def _reason_to_withhold(a: Sequence[Result], b: Sequence[Result]) -> str | None:
+    for side in (a, b):
+        rates = sorted({r["args"]["lr"] for r in side})
+        if len(rates) < 2:
+            return f"only the rate {rates[0]:g} was tried"
+        if not any(r["outcome"] in WORKED for r in side):
+            continue  # no rate is best where none works: how it failed is the finding
+        if best_lr(side) in (rates[0], rates[-1]):
+            return f"a best rate, {best_lr(side):g}, lies on the edge of the grid"
+    if _seeds(a, b) < FEWEST_SEEDS:
+        return f"{_seeds(a, b)} seeds ran, {FEWEST_SEEDS} are needed"
+    for budget in ("params", "tokens", "flops"):
+        first, second = a[0][budget], b[0][budget]
+        if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
+            return f"the budgets differ: {first:g} and {second:g} {budget}"
+    return None
+
+
+BUDGET_TOLERANCE = 0.05  # of parameters, tokens and FLOPs: a norm's bias is within it, a wider layer is not
+
+
+def _sentence(first: str, second: str, comparison: Comparison | None, p: float | None, reason: str | None) -> str:
+    if reason is not None:
+        return f"withheld: {reason}"
+    assert comparison is not None and p is not None
+    if p < LEVEL:
+        better, worse = (first, second) if comparison.difference < 0 else (second, first)
+        return f"{better} better than {worse}"
+    needed = "more than 999" if comparison.needed is None else f"about {comparison.needed}"
+    return f"not separable at n = {comparison.n}; {needed} seeds would be needed"
