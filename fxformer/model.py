@@ -67,7 +67,8 @@ class TransformerModule(nn.Module):
 
 def init(spec: Transformer, key: Array) -> Params:
     """Fresh float32 parameters, a nested dict of arrays; the key of each depends on its path only."""
-    return nn.meta.unbox(_init_boxed(spec, key))
+    initialise = _init if _traced(key) else _compiled_init
+    return initialise(spec, key)
 
 
 def apply(
@@ -98,11 +99,10 @@ def apply(
     check_positions(spec, coords)
     if cache is not None:
         check_capacity(cache, coords)
-    execution = Execution(kernel=kernel, unroll=unroll, remat=remat)
-    context = Context(coords=coords, bias=None, execution=execution)
-    rngs = {} if key is None else {"dropout": key}
-    model = TransformerModule(spec)
-    return cast(Output, model.apply({"params": params}, tokens, context, cache, jnp.dtype(dtype), rngs=rngs))
+    context = Context(coords=coords, bias=None, execution=Execution(kernel=kernel, unroll=unroll, remat=remat))
+    arguments = (params, tokens, context, cache, key)
+    forward = _forward if _traced(arguments) else _compiled_forward
+    return forward(spec, jnp.dtype(dtype), nn.get_logical_axis_rules(), *arguments)
 
 
 def empty_cache(spec: Transformer, batch: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
@@ -119,6 +119,36 @@ def empty_cache(spec: Transformer, batch: int, length: int, *, dtype: DTypeLike 
 def abstract_params(spec: Transformer) -> Params:
     """The parameter tree as shapes, with the logical axes of each leaf; takes no memory."""
     return jax.eval_shape(lambda key: _init_boxed(spec, key), jax.random.key(0))
+
+
+def _forward(
+    spec: Transformer,
+    dtype: jnp.dtype,
+    rules: Any,
+    params: Params,
+    tokens_BT: Array,
+    context: Context,
+    cache: Cache | None,
+    key: Array | None,
+) -> Output:
+    rngs = {} if key is None else {"dropout": key}
+    with nn.logical_axis_rules(rules):
+        return cast(
+            Output, TransformerModule(spec).apply({"params": params}, tokens_BT, context, cache, dtype, rngs=rngs)
+        )
+
+
+def _init(spec: Transformer, key: Array) -> Params:
+    return nn.meta.unbox(_init_boxed(spec, key))
+
+
+# Outside of `jit` these compile once for each spec and shape; inside, the caller's program is the one compiled.
+_compiled_forward = jax.jit(_forward, static_argnums=(0, 1, 2))
+_compiled_init = jax.jit(_init, static_argnums=0)
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _init_boxed(spec: Transformer, key: Array) -> Params:

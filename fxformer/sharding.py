@@ -94,8 +94,9 @@ def like_params(spec: Transformer, mesh: Mesh, rules: Rules, tree: Any) -> Any:
 
     def choose(path: Any, leaf: Any) -> NamedSharding:
         box = known.get(_names(path))
-        fits = box is not None and box.value.shape == leaf.shape
-        return NamedSharding(mesh, partition(box.names, mesh, rules) if fits else PartitionSpec())
+        if box is None or box.value.shape != leaf.shape:
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, partition(box.names, mesh, rules))
 
     return jax.tree_util.tree_map_with_path(choose, tree)
 

@@ -13,9 +13,10 @@ QUIET_SECONDS = 10.0  # between plain lines
 class Progress:
     """A context for work of `total` units, of which `done` were done before."""
 
-    def __init__(self, title: str, *, total: float, done: float = 0, console: Console | None = None) -> None:
+    def __init__(self, title: str, *, total: float, done: int = 0, console: Console | None = None) -> None:
         self.console = Console() if console is None else console
-        self._title, self._total, self._done, self._first = title, total, done, done
+        self._title, self._total, self._first = title, total, done
+        self._done: float = done
         self._begin = self._last_line = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip

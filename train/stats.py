@@ -7,7 +7,7 @@ initialisation: a run that blew up did not learn, and how far it flew says nothi
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -193,7 +193,7 @@ def _pairs(results: Sequence[Result], axis: str, axes: Sequence[str]) -> Iterato
             yield axis, str(a[0]), str(b[0]), where, first, second
 
 
-def _at_best(results: Sequence[Result]) -> dict[Hashable, float]:
+def _at_best(results: Sequence[Result]) -> dict[int, float]:
     rate = best_lr(results)
     return {r["args"]["seed"]: loss_of(r) for r in results if r["args"]["lr"] == rate}
 

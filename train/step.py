@@ -180,7 +180,8 @@ def norm_by_layer(tree: Params) -> Array:
     """Euclidean norm of the stack's leaves in each layer: [layers]."""
 
     def of_block(block: Params) -> Array:
-        return sum(jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(block))
+        squares = [jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(block)]
+        return jnp.sum(jnp.stack(squares), axis=0)
 
     groups = [group["blocks"] for name, group in sorted(tree["stack"].items()) if name.startswith("group_")]
     squares = [jnp.stack([of_block(block) for block in blocks.values()], axis=1).reshape(-1) for blocks in groups]
