@@ -1,0 +1,84 @@
+"""What a page of this package is, and what config.json files of all families have in common."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxformer.hf.names import Tensor
+from fxformer.model import Transformer
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One Hugging Face `model_type` in both directions.
+
+    architecture: the class that `transformers` makes of it.
+    defaults: the settings that `read` sees, with the values `transformers` takes where config.json is silent.
+    fixed: settings that are understood at this value only. inert: settings that change no logits, unread.
+    read: settings -> Spec. write: Spec -> settings; None where the structure is another one, and where it is not,
+    no more than a guess: reading it back decides.
+    tensors: the name table. prefix: of the names, absent in checkpoints of the bare model.
+    buffers: patterns of tensors that hold no parameter. copies: tensors that may repeat another one.
+    """
+
+    architecture: str
+    defaults: Settings
+    fixed: Settings = field(default_factory=dict)
+    inert: frozenset[str] = frozenset()
+    read: Callable[[Settings], Transformer]
+    write: Callable[[Transformer], Settings | None]
+    tensors: tuple[Tensor, ...]
+    prefix: str
+    buffers: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+# Settings of any model that change no logits: bookkeeping, tokens of the tokenizer, generation, dropout, labels.
+INERT = frozenset({
+    "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path",
+    "name_or_path", "_commit_hash", "use_cache", "return_dict", "output_hidden_states", "output_attentions",
+    "torchscript", "use_bfloat16", "gradient_checkpointing", "chunk_size_feed_forward", "tokenizer_class",
+    "prefix", "task_specific_params", "problem_type", "finetuning_task", "num_labels", "_num_labels",
+    "id2label", "label2id", "attn_implementation", "_attn_implementation", "bos_token_id", "eos_token_id",
+    "pad_token_id", "sep_token_id", "decoder_start_token_id", "max_length", "min_length", "max_new_tokens",
+    "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
+    "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
+    "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+})  # fmt: skip
+FIXED: Settings = {
+    "is_encoder_decoder": False,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "tie_encoder_decoder": False,
+    "pruned_heads": {},
+}
+
+# Their name of an activation -> ours; where two are the same function, the first is written.
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+}
+ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+
+
+def settings(family: Family, config: Settings) -> Settings:
+    """Every setting that the family reads; raises ValueError for one that would change the model and is not read."""
+    fixed = {**FIXED, **family.fixed}
+    for key, value in config.items():
+        if key in fixed and value != fixed[key]:
+            raise ValueError(f"config.json has {key}={value!r}; only {fixed[key]!r} is supported")
+        known = key in fixed or key in family.defaults or key in INERT or key in family.inert
+        if not known and value is not None:
+            raise ValueError(f"config.json has {key}={value!r}, which is unknown; remove it if it changes no logits")
+    return {key: config.get(key, default) for key, default in family.defaults.items()}

@@ -1,0 +1,155 @@
+"""GPT-2 (`GPT2LMHeadModel`): Conv1D weights are (in, out), query, key and value are fused in this order.
+
+Dropout of attention weights has no counterpart; it changes no logits outside of training.
+"""
+
+import math
+
+from fxformer.block import Block
+from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
+from fxformer.hf.layout import Axes, Fused
+from fxformer.hf.names import tensor
+from fxformer.layers.attention import GQA
+from fxformer.layers.embed import Embed, Free, Learned, Tied
+from fxformer.layers.ffn import MLP
+from fxformer.layers.norm import Norm
+from fxformer.layers.project import Normal
+from fxformer.layers.residual import Residual
+from fxformer.model import Transformer
+from fxformer.names import nearest
+from fxformer.stack import Repeat, Stack
+
+
+def read(settings: Settings) -> Transformer:
+    """The Spec of a GPT-2 config."""
+    width, depth, heads = settings["n_embd"], settings["n_layer"], settings["n_head"]
+    norm = Norm(kind="layer", eps=settings["layer_norm_epsilon"], bias=True)
+    deviation = settings["initializer_range"]
+    init, out_init = Normal(deviation), Normal(deviation / math.sqrt(2 * depth))
+    block = Block(
+        attention=GQA(
+            heads=heads,
+            kv_heads=heads,
+            key_width=width // heads,
+            bias=True,
+            out_bias=True,
+            init=init,
+            value_init=init,
+            out_init=out_init,
+        ),
+        ffn=MLP(
+            inner=settings["n_inner"] or 4 * width,
+            activation=nearest(ACTIVATIONS, settings["activation_function"], "activation_function"),
+            bias=True,
+            up_init=init,
+            down_init=out_init,
+        ),
+        residual=Residual(placement="pre", norm=norm, dropout=settings["resid_pdrop"]),
+    )
+    return Transformer(
+        embed=Embed(
+            vocab=settings["vocab_size"],
+            width=width,
+            position=Learned(limit=settings["n_positions"], init=Normal(deviation / 2)),
+            dropout=settings["embd_pdrop"],
+            init=init,
+        ),
+        stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
+        head=Tied() if settings["tie_word_embeddings"] else Free(init=init),
+    )
+
+
+def write(spec: Transformer) -> Settings | None:
+    """The config of a pre-norm decoder with learned positions and an MLP."""
+    embed, norm = spec.embed, spec.stack.norm
+    match embed.position, spec.stack.groups:
+        case (
+            Learned(limit=length),
+            (Repeat(n=depth, blocks=(Block(attention=GQA(heads=heads), ffn=MLP() as ffn, residual=residual),)),),
+        ):
+            return {
+                "vocab_size": embed.vocab,
+                "n_positions": length,
+                "n_embd": embed.width,
+                "n_layer": depth,
+                "n_head": heads,
+                "n_inner": ffn.inner,
+                "activation_function": ACTIVATION_NAMES[ffn.activation],
+                "resid_pdrop": residual.dropout,
+                "embd_pdrop": embed.dropout,
+                "attn_pdrop": 0.0,
+                "layer_norm_epsilon": norm.eps,
+                "initializer_range": embed.init.std(embed.width, embed.vocab),
+                "tie_word_embeddings": spec.head == Tied(),
+            }
+    return None
+
+
+TENSORS = (
+    tensor("transformer.wte.weight", "embed.table"),
+    tensor("transformer.wpe.weight", "embed.position.table"),
+    tensor("transformer.h.{}.ln_1.weight", "stack.{}.attention_residual.before.scale"),
+    tensor("transformer.h.{}.ln_1.bias", "stack.{}.attention_residual.before.bias"),
+    tensor(
+        "transformer.h.{}.attn.c_attn.weight",
+        "stack.{}.attention.query.weight",
+        "stack.{}.attention.key.weight",
+        "stack.{}.attention.value.weight",
+        layout=Fused("d *"),
+    ),
+    tensor(
+        "transformer.h.{}.attn.c_attn.bias",
+        "stack.{}.attention.query.bias",
+        "stack.{}.attention.key.bias",
+        "stack.{}.attention.value.bias",
+        layout=Fused("*"),
+    ),
+    tensor("transformer.h.{}.attn.c_proj.weight", "stack.{}.attention.out.weight", layout=Axes("h k d -> (h k) d")),
+    tensor("transformer.h.{}.attn.c_proj.bias", "stack.{}.attention.out.bias"),
+    tensor("transformer.h.{}.ln_2.weight", "stack.{}.ffn_residual.before.scale"),
+    tensor("transformer.h.{}.ln_2.bias", "stack.{}.ffn_residual.before.bias"),
+    tensor("transformer.h.{}.mlp.c_fc.weight", "stack.{}.ffn.up.weight"),
+    tensor("transformer.h.{}.mlp.c_fc.bias", "stack.{}.ffn.up.bias"),
+    tensor("transformer.h.{}.mlp.c_proj.weight", "stack.{}.ffn.down.weight"),
+    tensor("transformer.h.{}.mlp.c_proj.bias", "stack.{}.ffn.down.bias"),
+    tensor("transformer.ln_f.weight", "stack.final_norm.scale"),
+    tensor("transformer.ln_f.bias", "stack.final_norm.bias"),
+    tensor("lm_head.weight", "head.out.weight", layout=Axes("d v -> v d")),
+)
+
+GPT2 = Family(
+    architecture="GPT2LMHeadModel",
+    defaults={
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+    },
+    fixed={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    inert=frozenset(
+        {
+            "attn_pdrop",
+            "n_ctx",
+            "reorder_and_upcast_attn",
+            "summary_type",
+            "summary_use_proj",
+            "summary_activation",
+            "summary_proj_to_labels",
+            "summary_first_dropout",
+        }
+    ),
+    read=read,
+    write=write,
+    tensors=TENSORS,
+    prefix="transformer.",
+    buffers=("h.*.attn.bias", "h.*.attn.masked_bias"),
+    copies={"lm_head.weight": "transformer.wte.weight"},
+)

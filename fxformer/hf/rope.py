@@ -1,0 +1,92 @@
+"""Rotary settings of config.json: `rope_theta` and `rope_scaling` (transformers 4), `rope_parameters` (5)."""
+
+import math
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any
+
+from fxformer.hf.family import Settings
+from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN
+
+DEFAULTS = {"rope_theta": 10_000.0, "rope_scaling": None, "rope_parameters": None}
+
+# rope_type -> our scaling, and its fields with their names.
+KINDS: dict[str, tuple[type, dict[str, str]]] = {
+    "default": (NoneType, {}),
+    "linear": (Linear, {"factor": "factor"}),
+    "llama3": (
+        Llama3,
+        {
+            "factor": "factor",
+            "original_length": "original_max_position_embeddings",
+            "low": "low_freq_factor",
+            "high": "high_freq_factor",
+        },
+    ),
+    "yarn": (
+        YaRN,
+        {
+            "factor": "factor",
+            "original_length": "original_max_position_embeddings",
+            "fast": "beta_fast",
+            "slow": "beta_slow",
+        },
+    ),
+}
+MAGNITUDES = ("attention_factor", "mscale", "mscale_all_dim")  # of "yarn"
+
+
+def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
+    """The rotation of `width` channels, and the factor on queries and keys that comes with "yarn"."""
+    rope = {key: value for key, value in _rope(settings).items() if value is not None}
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    rope.pop("type", None)
+    if kind not in KINDS:
+        raise ValueError(f"config.json has rope_type={kind!r}; only {', '.join(KINDS)} are supported")
+    make, names = KINDS[kind]
+    base = rope.pop("rope_theta", settings["rope_theta"])
+    if "original_length" in names:
+        rope.setdefault(names["original_length"], settings["max_position_embeddings"])
+    unknown = set(rope) - set(names.values()) - set(MAGNITUDES if kind == "yarn" else ())
+    if unknown:
+        raise ValueError(f"config.json has {min(unknown)} with rope_type={kind!r}, where it is unknown")
+    if "factor" in names and "factor" not in rope:
+        raise ValueError(f"config.json has rope_type={kind!r} and no factor")
+    scaling = make(**{ours: rope[theirs] for ours, theirs in names.items() if theirs in rope})
+    return Rotary(width=width, base=base, scaling=scaling), _magnitude(rope) if kind == "yarn" else 1.0
+
+
+def write_rope(rotary: Rotary, magnitude: float) -> Settings:
+    """The settings of a rotation whose scaling is in KINDS; `magnitude` is written with "yarn" only."""
+    kind, names = next((kind, names) for kind, (make, names) in KINDS.items() if make is type(rotary.scaling))
+    scaling: dict[str, Any] = {theirs: getattr(rotary.scaling, ours) for ours, theirs in names.items()}
+    longest = {}
+    if "original_length" in names:
+        longest["max_position_embeddings"] = int(scaling["factor"] * scaling[names["original_length"]])
+    if kind == "yarn":
+        scaling["attention_factor"] = magnitude
+    typed = {"rope_type": kind, **scaling}
+    return {
+        **longest,
+        "rope_theta": rotary.base,
+        "rope_scaling": typed if scaling else None,
+        "rope_parameters": {"rope_theta": rotary.base, **typed},
+    }
+
+
+def _rope(settings: Settings) -> Mapping[str, Any]:
+    """The dict that counts, in the order of transformers 5."""
+    return settings["rope_scaling"] or settings["rope_parameters"] or {}
+
+
+def _magnitude(rope: Mapping[str, Any]) -> float:
+    """YaRN's factor on queries and keys, 0.1 ln(factor) + 1 unless it is given. Peng et al. 2023, eq. 22."""
+
+    def magnitude(scale: float) -> float:
+        return 0.1 * scale * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0
+
+    if "attention_factor" in rope:
+        return rope["attention_factor"]
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return magnitude(rope["mscale"]) / magnitude(rope["mscale_all_dim"])
+    return magnitude(1.0)
