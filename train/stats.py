@@ -4,6 +4,7 @@ A result is a record of results.jsonl. A loss is the validation loss in nats per
 initialisation: a run that blew up did not learn, and how far it flew says nothing. Wortsman et al. 2023, section 2.
 """
 
+import bisect
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -101,8 +102,8 @@ class Comparison(NamedTuple):
     needed: int | None
 
 
-def paired_comparison(a: Sequence[float], b: Sequence[float]) -> Comparison:
-    """Student's paired t. `needed`: pairs that would show this effect at LEVEL with POWER; None is more than 999."""
+def paired_comparison(a: Sequence[float], b: Sequence[float], *, level: float = LEVEL) -> Comparison:
+    """Student's paired t. `needed`: pairs that would show this effect at `level` with POWER; None is more than 999."""
     differences = np.asarray(a, float) - np.asarray(b, float)
     n, mean, spread = len(differences), float(np.mean(differences)), float(np.std(differences, ddof=1))
     if spread == 0:
@@ -112,16 +113,19 @@ def paired_comparison(a: Sequence[float], b: Sequence[float]) -> Comparison:
     half = scipy_stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n)
     p = float(scipy_stats.ttest_rel(a, b).pvalue)
     effect = mean / spread
-    return Comparison(mean, mean - half, mean + half, effect, n, p, pairs_needed(effect))
+    return Comparison(mean, mean - half, mean + half, effect, n, p, pairs_needed(effect, level=level))
 
 
-def pairs_needed(effect: float) -> int | None:
-    """Pairs at which a two-sided paired t test at LEVEL finds an effect d_z with POWER: noncentral t. Cohen 1988."""
-    for n in range(2, 1000):
-        critical = scipy_stats.t.ppf(1 - LEVEL / 2, n - 1)
-        if scipy_stats.nct.sf(critical, n - 1, abs(effect) * math.sqrt(n)) >= POWER:
-            return n
-    return None
+def pairs_needed(effect: float, *, level: float = LEVEL) -> int | None:
+    """Pairs at which a two-sided paired t test at `level` finds an effect d_z with POWER: noncentral t. Cohen 1988."""
+
+    def power(n: int) -> float:
+        critical = scipy_stats.t.ppf(1 - level / 2, n - 1)
+        return float(scipy_stats.nct.sf(critical, n - 1, abs(effect) * math.sqrt(n)))
+
+    sizes = range(2, 1000)
+    found = bisect.bisect_left(sizes, POWER, key=power)
+    return sizes[found] if found < len(sizes) else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -157,12 +161,13 @@ def verdicts(results: Sequence[Result], axes: Sequence[str], context: Sequence[s
     """For every axis and each two of its values, at equal other settings: which is better, at each one's best rate.
 
     context: settings that are swept but not compared, like depth. Seeds pair the runs. Holm's correction is over all
-    claims that are not withheld.
+    claims that are not withheld, and the seeds needed are those that would pass its strictest step.
     """
     pairs = [pair for axis in axes for pair in _pairs(results, axis, [*axes, *context])]
     reasons = [_reason_to_withhold(a, b) for _, _, _, _, a, b in pairs]
-    comparisons = [None if _seeds(a, b) < 2 else _compare(a, b) for _, _, _, _, a, b in pairs]
     open_ = [i for i, reason in enumerate(reasons) if reason is None]
+    level = LEVEL / max(1, len(open_))
+    comparisons = [None if _seeds(a, b) < 2 else _compare(a, b, level) for _, _, _, _, a, b in pairs]
     corrected = dict(zip(open_, holm([_p(comparisons[i]) for i in open_]), strict=True)) if open_ else {}
     return [
         Verdict(
@@ -202,10 +207,10 @@ def _seeds(a: Sequence[Result], b: Sequence[Result]) -> int:
     return len(_at_best(a).keys() & _at_best(b).keys())
 
 
-def _compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
+def _compare(a: Sequence[Result], b: Sequence[Result], level: float) -> Comparison:
     first, second = _at_best(a), _at_best(b)
     seeds = sorted(first.keys() & second.keys())
-    return paired_comparison([first[s] for s in seeds], [second[s] for s in seeds])
+    return paired_comparison([first[s] for s in seeds], [second[s] for s in seeds], level=level)
 
 
 def _p(comparison: Comparison | None) -> float:
@@ -214,6 +219,8 @@ def _p(comparison: Comparison | None) -> float:
 
 
 def _reason_to_withhold(a: Sequence[Result], b: Sequence[Result]) -> str | None:
+    if not any(r["outcome"] in WORKED for r in (*a, *b)):
+        return "no run of either worked"
     for side in (a, b):
         rates = sorted({r["args"]["lr"] for r in side})
         if len(rates) < 2:
