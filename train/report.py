@@ -61,9 +61,10 @@ def write_report(results: Sequence[Result], folder: Path) -> Report:
     swept = [name for name in results[0]["args"] if len(by(results, name)) > 1]
     axes = [name for name in swept if name not in (*NUISANCE, *SIZES)]
     context = [name for name in swept if name in SIZES]
-    said = verdicts(results, axes, context) if axes and "seed" in swept else []
+    said = verdicts(results, axes, context) if axes else []
     report = Report(folder.name, _answer(results, said), said)
-    arms = Arms(results, axes)
+    depths = [name for name in context if name == "depth"]  # the size that figures and budgets are laid out by
+    arms = Arms(results, [*axes, *(name for name in context if name not in depths)])
     drawn = {key: (title, caption, draw(arms)) for key, title, caption, draw in FIGURES}
     page = _template().render(
         title=report.title,
@@ -74,7 +75,7 @@ def write_report(results: Sequence[Result], folder: Path) -> Report:
         verdict_rows=[{"kind": _kind(v), "cells": row(v)} for v in said],
         figures=[{"id": k, "title": t, "caption": c} for k, (t, c, figure) in drawn.items() if figure],
         data=_script({k: figure.to_plotly_json() for k, (_, _, figure) in drawn.items() if figure}),
-        **_budgets(arms, context),
+        **_budgets(arms, depths),
         sections=[{"id": k, "title": t} for k, t in _sections(drawn)],
         command=f"python -m train report {folder}",
         facts=_facts(results, swept),
@@ -123,7 +124,7 @@ def _answer(results: Sequence[Result], said: Sequence[Verdict]) -> str:
     claims = [v for v in said if _kind(v) == "claim"]
     withheld = sum(_kind(v) == "withheld" for v in said)
     if not said:
-        return text + "Nothing was compared: a verdict needs a swept setting and several seeds."
+        return text + "Nothing was compared: a verdict needs a swept setting that is no size, rate or seed."
     text += f"Of {len(said)} comparisons {len(claims)} are separated, {withheld} are withheld. "
     by_sentence: dict[str, list[str]] = {}
     for verdict in claims:
