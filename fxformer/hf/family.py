@@ -72,6 +72,10 @@ ACTIVATIONS = {
 ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 
+# What may stand for a default of each type.
+TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+
+
 def settings(family: Family, config: Settings) -> Settings:
     """Every setting that the family reads; raises ValueError for one that would change the model and is not read."""
     fixed = {**FIXED, **family.fixed}
@@ -81,4 +85,9 @@ def settings(family: Family, config: Settings) -> Settings:
         known = key in fixed or key in family.defaults or key in INERT or key in family.inert
         if not known and value is not None:
             raise ValueError(f"config.json has {key}={value!r}, which is unknown; remove it if it changes no logits")
-    return {key: config.get(key, default) for key, default in family.defaults.items()}
+    read = {key: config.get(key, default) for key, default in family.defaults.items()}
+    for key, default in family.defaults.items():
+        kind, value = type(default), read[key]
+        if kind in TYPES and (type(value) not in TYPES[kind] or (kind is int and value < 1)):
+            raise ValueError(f"config.json has {key}={value!r}, which makes no model; a usual value is {default!r}")
+    return read

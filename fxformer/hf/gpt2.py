@@ -138,6 +138,9 @@ GPT2 = Family(
         {
             "attn_pdrop",
             "n_ctx",
+            "n_special",
+            "predict_special_tokens",
+            "output_past",
             "reorder_and_upcast_attn",
             "summary_type",
             "summary_use_proj",

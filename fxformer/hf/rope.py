@@ -11,7 +11,7 @@ from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN
 DEFAULTS = {"rope_theta": 10_000.0, "rope_scaling": None, "rope_parameters": None}
 
 # rope_type -> our scaling, and its fields with their names.
-KINDS: dict[str, tuple[type, dict[str, str]]] = {
+SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
     "default": (NoneType, {}),
     "linear": (Linear, {"factor": "factor"}),
     "llama3": (
@@ -41,9 +41,9 @@ def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
     rope = {key: value for key, value in _rope(settings).items() if value is not None}
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)
-    if kind not in KINDS:
-        raise ValueError(f"config.json has rope_type={kind!r}; only {', '.join(KINDS)} are supported")
-    make, names = KINDS[kind]
+    if kind not in SCALINGS:
+        raise ValueError(f"config.json has rope_type={kind!r}; only {', '.join(SCALINGS)} are supported")
+    make, names = SCALINGS[kind]
     base = rope.pop("rope_theta", settings["rope_theta"])
     if "original_length" in names:
         rope.setdefault(names["original_length"], settings["max_position_embeddings"])
@@ -57,8 +57,8 @@ def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
 
 
 def write_rope(rotary: Rotary, magnitude: float) -> Settings:
-    """The settings of a rotation whose scaling is in KINDS; `magnitude` is written with "yarn" only."""
-    kind, names = next((kind, names) for kind, (make, names) in KINDS.items() if make is type(rotary.scaling))
+    """The settings of a rotation whose scaling is in SCALINGS; `magnitude` is written with "yarn" only."""
+    kind, names = next((kind, names) for kind, (make, names) in SCALINGS.items() if make is type(rotary.scaling))
     scaling: dict[str, Any] = {theirs: getattr(rotary.scaling, ours) for ours, theirs in names.items()}
     longest = {}
     if "original_length" in names:

@@ -1,0 +1,403 @@
+"""Hugging Face checkpoints: what is written reads back bit for bit, what is not understood is refused.
+
+Parity with the real classes is tested in tests/parity.
+"""
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import fxformer as fx
+from fxformer.hf.families import FAMILIES
+from fxformer.hf.family import settings
+from fxformer.ops.rotary import NTK, Llama3, Rotary, YaRN
+from fxformer.stack import Repeat
+
+ZOO = [name for name in fx.zoo.names() if fx.zoo.family_of(name).title in ("GPT-2", "LLaMA", "LLaMA-2")]
+
+# config.json as published with the weights.
+PUBLISHED = {
+    "gpt2": {
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+        "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12,
+        "n_positions": 1024, "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 50257,
+    },
+    "llama2-7b": {
+        "_name_or_path": "meta-llama/Llama-2-7b-hf", "architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
+        "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+        "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "float16",
+        "transformers_version": "4.31.0.dev0", "use_cache": True, "vocab_size": 32000,
+    },
+    "llama3.1-8b": {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 128000, "eos_token_id": 128001, "hidden_act": "silu", "hidden_size": 4096,
+        "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 131072, "mlp_bias": False,
+        "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": {
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        }, "rope_theta": 500000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+        "transformers_version": "4.43.0.dev0", "use_cache": True, "vocab_size": 128256,
+    },
+}  # fmt: skip
+
+
+def noise(spec):
+    """Parameters in which no two numbers are alike, gains and biases included."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes)
+
+
+def assert_same(ours, theirs):
+    """Equal trees of equal dtypes, bit for bit."""
+    assert jax.tree.map(lambda leaf: leaf.dtype, ours) == jax.tree.map(lambda leaf: leaf.dtype, theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.fixture(params=["gpt2", "llama2-70b"])
+def saved(request, tmp_path):
+    """A saved tiny model: (folder, spec, params)."""
+    spec = fx.zoo.tiny(request.param)
+    params = noise(spec)
+    fx.hf.save(spec, params, tmp_path / "model")
+    return tmp_path / "model", spec, params
+
+
+def model(name, tmp_path):
+    """The folder of a saved tiny model."""
+    fx.hf.save(fx.zoo.tiny(name), noise(fx.zoo.tiny(name)), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def edit_tensors(folder, edit):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(edit(tensors), folder / "model.safetensors")
+
+
+# What is written reads back.
+
+
+@pytest.mark.parametrize("shard", [10**9, 40_000])
+@pytest.mark.parametrize("name", ZOO)
+def test_load_of_save_is_the_identity(name, shard, tmp_path):
+    spec = fx.zoo.tiny(name)
+    params = noise(spec)
+    fx.hf.save(spec, params, tmp_path / "model", shard=shard)
+    assert (tmp_path / "model" / "model.safetensors.index.json").exists() == (shard == 40_000)
+    read_spec, read_params = fx.hf.load(tmp_path / "model")
+    assert read_spec == spec
+    assert_same(read_params, params)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama2-7b"])
+def test_published_configs_are_the_models_of_the_zoo(name):
+    config = PUBLISHED[name]
+    family = FAMILIES[config["model_type"]]
+    assert family.read(settings(family, config)) == fx.zoo.get(name)
+
+
+def test_llama_3_1_has_its_published_size_and_scaling():
+    family = FAMILIES["llama"]
+    spec = family.read(settings(family, PUBLISHED["llama3.1-8b"]))
+    assert fx.count(spec) == 8_030_261_248
+    rotary = spec.stack.groups[0].blocks[0].attention.rotary
+    assert rotary == Rotary(width=128, base=500_000.0, scaling=Llama3(factor=8.0, original_length=8192))
+
+
+def test_yarn_with_its_magnitude_reads_back(tmp_path):
+    spec = attention(
+        fx.zoo.tiny("llama2-70b"),
+        rotary=Rotary(width=8, base=77.0, scaling=YaRN(factor=4.0, original_length=64, fast=8.0)),
+        scale=0.4567,
+    )
+    fx.hf.save(spec, noise(spec), tmp_path / "model")
+    read = fx.hf.load(tmp_path / "model")[0].stack.groups[0].blocks[0].attention
+    assert read.rotary == spec.stack.groups[0].blocks[0].attention.rotary
+    assert read.scale == pytest.approx(0.4567, rel=1e-12)
+
+
+def attention(spec, **changes):
+    """The spec with other attention fields in every block."""
+    (group,) = spec.stack.groups
+    (block,) = group.blocks
+    blocks = (replace(block, attention=replace(block.attention, **changes)),)
+    return replace(spec, stack=replace(spec.stack, groups=(Repeat(group.n, blocks),)))
+
+
+def test_initialisers_and_dropout_do_not_stand_in_the_way(tmp_path):
+    spec = fx.zoo.toy(ffn="glu", activation="silu", head="free", dropout=0.3, init_scale=2.0)
+    spec = replace(spec, embed=replace(spec.embed, scale=1.0))
+    params = noise(spec)
+    fx.hf.save(spec, params, tmp_path / "model")
+    read_spec, read_params = fx.hf.load(tmp_path / "model")
+    tokens = jnp.arange(11)[None] * 7
+    np.testing.assert_array_equal(
+        fx.apply(read_spec, read_params, tokens).logits, fx.apply(spec, params, tokens).logits
+    )
+
+
+# Number formats.
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_half_precision_is_read_exactly_and_written_rounded_to_nearest(stored, saved, tmp_path):
+    _, spec, params = saved
+    fx.hf.save(spec, params, tmp_path / "half", dtype=stored)
+    assert {str(t.dtype) for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {stored}
+    rounded = jax.tree.map(lambda leaf: leaf.astype(stored), params)
+    assert_same(fx.hf.load(tmp_path / "half")[1], jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded))
+    assert_same(fx.hf.load(tmp_path / "half", dtype=stored)[1], rounded)
+
+
+def test_parameters_of_any_float_are_saved_as_asked(saved, tmp_path):
+    _, spec, params = saved
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    fx.hf.save(spec, half, tmp_path / "from-half")
+    assert_same(fx.hf.load(tmp_path / "from-half", dtype=jnp.bfloat16)[1], half)
+
+
+def test_loading_holds_the_parameters_once(tmp_path):
+    spec = fx.zoo.llama.llama(depth=16, width=128, heads=4, kv_heads=2, inner=512, vocab=256)
+    fx.hf.save(spec, noise(spec), tmp_path / "model")
+    size = 4 * fx.count(spec)
+    tracemalloc.start()
+    fx.hf.load(tmp_path / "model")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * size
+
+
+# Names that other writers use.
+
+
+def test_gpt2_of_the_bare_model_with_its_buffers_reads_the_same(tmp_path):
+    folder = model("gpt2", tmp_path)
+    spec, params = fx.hf.load(folder)
+
+    def bare(tensors):
+        buffers = {f"h.{i}.attn.bias": np.ones((1, 1, 96, 96), bool) for i in range(3)}
+        masked = {f"h.{i}.attn.masked_bias": np.array(-1e4, np.float32) for i in range(3)}
+        return {**{name.removeprefix("transformer."): t for name, t in tensors.items()}, **buffers, **masked}
+
+    edit_tensors(folder, bare)
+    assert fx.hf.load(folder)[0] == spec
+    assert_same(fx.hf.load(folder)[1], params)
+
+
+def test_llama_reads_past_stored_rotary_frequencies(tmp_path):
+    folder = model("llama-7b", tmp_path)
+    before = fx.hf.load(folder)[1]
+    edit_tensors(folder, lambda tensors: {**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4)})
+    assert_same(fx.hf.load(folder)[1], before)
+
+
+def test_a_tied_head_may_be_stored_if_it_is_the_embedding(tmp_path):
+    folder = model("gpt2", tmp_path)
+    before = fx.hf.load(folder)[1]
+    edit_tensors(folder, lambda tensors: {**tensors, "lm_head.weight": tensors["transformer.wte.weight"]})
+    assert_same(fx.hf.load(folder)[1], before)
+    edit_tensors(folder, lambda tensors: {**tensors, "lm_head.weight": 2 * tensors["transformer.wte.weight"]})
+    with pytest.raises(ValueError, match=r"'lm_head.weight' differs from 'transformer.wte.weight'"):
+        fx.hf.load(folder)
+
+
+def test_one_file_of_another_name_is_read(saved):
+    folder, _, params = saved
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    assert_same(fx.hf.load(folder)[1], params)
+
+
+# What is not understood is refused in one sentence.
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        ("gpt2", {"model_type": "bort"}, "model_type='bort'; only gpt2, llama"),
+        ("gpt2", {"model_type": None}, "model_type=None; only gpt2, llama"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True; only False"),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights=False; only True"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True; only False"),
+        ("gpt2", {"activation_function": "mish"}, "activation_function='mish' is unknown"),
+        ("gpt2", {"quantization_config": {"bits": 4}}, r"quantization_config=\{'bits': 4\}, which is unknown"),
+        ("gpt2", {"n_layer": 0}, "n_layer=0, which makes no model; a usual value is 12"),
+        ("gpt2", {"n_embd": "wide"}, "n_embd='wide', which makes no model; a usual value is 768"),
+        ("llama-7b", {"mlp_bias": 1}, "mlp_bias=1, which makes no model; a usual value is False"),
+        ("llama-7b", {"hidden_act": "silly"}, "hidden_act='silly' is unknown; did you mean 'silu'"),
+        ("llama-7b", {"sliding_window": 9}, "sliding_window=9, which is unknown"),
+        ("llama-7b", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ("llama-7b", {"num_key_value_heads": 4}, "kv_heads=4 does not divide heads=6"),
+        ("llama-7b", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic'; only default, linear"),
+        ("llama-7b", {"rope_scaling": {"type": "linear"}}, "rope_type='linear' and no factor"),
+        ("llama-7b", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale with rope_type='lin"),
+        ("llama-7b", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "truncate with rope_type"),
+        ("llama-7b", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor with rope_type"),
+    ],
+)
+def test_a_setting_that_is_not_understood_is_named(name, changes, sentence, tmp_path):
+    folder = model(name, tmp_path)
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=sentence):
+        fx.hf.load(folder)
+
+
+def without(name):
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "sentence"),
+    [
+        ("gpt2", without("transformer.h.1.ln_1.bias"), "lacks tensor 'transformer.h.1.ln_1.bias'$"),
+        ("gpt2", lambda t: {"transformer.wte.weight": t["transformer.wte.weight"]}, r"lacks tensor .* and 38 more"),
+        ("gpt2", lambda t: {**t, "score.weight": np.ones(3, np.float32)}, "unknown tensor 'score.weight'"),
+        ("gpt2", lambda t: {**t, "wte.weight": np.ones(3, np.float32)}, "unknown tensor '(transformer.)?wte.weight'"),
+        ("llama-7b", without("lm_head.weight"), "lacks tensor 'lm_head.weight'"),
+        (
+            "llama-7b",
+            lambda t: {**t, "model.norm.weight": np.ones(7, np.float32)},
+            r"'model.norm.weight' has shape \(7,\); config.json asks for \(48,\)",
+        ),
+        ("llama-7b", lambda t: {**t, "model.norm.weight": np.ones(48, np.int8)}, "'model.norm.weight' is I8; only"),
+        (
+            "llama-7b",
+            lambda t: {**t, "model.layers.0.self_attn.q_proj.bias": np.ones(48, np.float32)},
+            "unknown tensor 'model.layers.0.self_attn.q_proj.bias'",
+        ),
+    ],
+)
+def test_a_tensor_that_is_not_understood_is_named(name, edit, sentence, tmp_path):
+    folder = model(name, tmp_path)
+    edit_tensors(folder, edit)
+    with pytest.raises(ValueError, match=sentence):
+        fx.hf.load(folder)
+
+
+def test_files_that_cannot_be_read_are_named(saved, tmp_path):
+    folder, spec, params = saved
+    with pytest.raises(ValueError, match=r"has no config.json"):
+        fx.hf.load(tmp_path)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read"):
+        fx.hf.load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has 0 .safetensors files"):
+        fx.hf.load(folder)
+    for name in ("a", "b"):
+        (folder / f"{name}.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"has 2 .safetensors files and no model.safetensors.index.json"):
+        fx.hf.load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+        fx.hf.load(folder)
+    fx.hf.save(spec, params, tmp_path / "pieces", shard=40_000)
+    next((tmp_path / "pieces").glob("model-00002*")).unlink()
+    with pytest.raises(ValueError, match=r"model-00002-of-\d+.safetensors cannot be read"):
+        fx.hf.load(tmp_path / "pieces")
+
+
+def test_a_dtype_that_is_no_float_is_refused(saved, tmp_path):
+    folder, spec, params = saved
+    with pytest.raises(ValueError, match="dtype=int8 is no floating type"):
+        fx.hf.load(folder, dtype=jnp.int8)
+    with pytest.raises(ValueError, match="dtype=int32 is no floating type"):
+        fx.hf.save(spec, params, tmp_path / "other", dtype="int32")
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (fx.zoo.toy(), "none of gpt2, llama has its structure"),
+        (fx.zoo.toy(ffn="glu"), "as llama spec.embed.scale would be 1.0, not 8.0"),
+        (attention(fx.zoo.tiny("llama-7b"), softcap=30.0), "attention.softcap would be None, not 30.0"),
+        (attention(fx.zoo.tiny("llama-7b"), scale=0.5), "attention.scale would be None, not 0.5"),
+        (attention(fx.zoo.tiny("llama-7b"), out_bias=True), "attention.out_bias would be False, not True"),
+        (
+            attention(fx.zoo.tiny("llama-7b"), rotary=Rotary(width=8, scaling=NTK(factor=2.0))),
+            "none of gpt2, llama has its structure",
+        ),
+        (attention(fx.zoo.tiny("gpt2"), key_width=6), "as gpt2 .*key_width would be 8, not 6"),
+    ],
+)
+def test_a_spec_that_transformers_cannot_compute_is_refused(spec, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        fx.hf.save(spec, noise(spec), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_of_another_model_are_refused(saved, tmp_path):
+    _, spec, params = saved
+    path = tmp_path / "other"
+    without_norm = {**params, "stack": {**params["stack"], "final_norm": {}}}
+    with pytest.raises(ValueError, match=r"the parameters lack 'stack.final_norm"):
+        fx.hf.save(spec, without_norm, path)
+    with pytest.raises(ValueError, match=r"the parameters have 'pooler', which the spec has not"):
+        fx.hf.save(spec, {**params, "pooler": jnp.ones(3)}, path)
+    with pytest.raises(ValueError, match=r"parameter 'embed.table' has shape \(255, \d+\); the spec asks for \(256"):
+        fx.hf.save(spec, {**params, "embed": {**params["embed"], "table": params["embed"]["table"][1:]}}, path)
+    assert not path.exists()
+
+
+# A folder appears whole or not at all.
+
+
+def test_nothing_is_overwritten(saved):
+    folder, spec, params = saved
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="exists already; give a new path"):
+        fx.hf.save(spec, params, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_save_that_fails_halfway_leaves_nothing(saved, tmp_path, monkeypatch):
+    _, spec, params = saved
+    written = []
+
+    def fails_at_the_second(content, file, metadata):
+        if written:
+            raise OSError("disk full")
+        written.append(file)
+        save_file(content, file, metadata)
+
+    monkeypatch.setattr("safetensors.numpy.save_file", fails_at_the_second)
+    (tmp_path / "place").mkdir()
+    with pytest.raises(OSError, match="disk full"):
+        fx.hf.save(spec, params, tmp_path / "place" / "model", shard=40_000)
+    assert written and list((tmp_path / "place").iterdir()) == []
+
+
+# safetensors is an extra.
+
+
+def test_the_library_works_without_safetensors(saved):
+    code = f"""
+import sys
+sys.modules["safetensors"] = None
+import fxformer as fx
+try:
+    fx.hf.load({str(saved[0])!r})
+except ImportError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "checkpoints need safetensors; install it with: pip install fxformer[hf]\n"
