@@ -74,7 +74,7 @@ def write(spec: Transformer) -> Settings | None:
                 "n_layer": depth,
                 "n_head": heads,
                 "n_inner": ffn.inner,
-                "activation_function": ACTIVATION_NAMES[ffn.activation],
+                "activation_function": nearest(ACTIVATION_NAMES, ffn.activation, "activation of transformers"),
                 "resid_pdrop": residual.dropout,
                 "embd_pdrop": embed.dropout,
                 "attn_pdrop": 0.0,

@@ -80,7 +80,7 @@ def write(spec: Transformer) -> Settings | None:
                 "num_attention_heads": attention.heads,
                 "num_key_value_heads": attention.kv_heads,
                 "head_dim": attention.key_width,
-                "hidden_act": ACTIVATION_NAMES[ffn.activation],
+                "hidden_act": nearest(ACTIVATION_NAMES, ffn.activation, "activation of transformers"),
                 "rms_norm_eps": norm.eps,
                 "attention_bias": attention.bias,
                 "mlp_bias": ffn.bias,
