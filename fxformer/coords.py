@@ -61,7 +61,7 @@ def padded(valid_BT: Array) -> Coords:
 
 
 def packed(segment_BT: Array) -> Coords:
-    """Several documents in a row, told apart by runs of equal `segment_BT` >= 0; negative is padding."""
+    """Several documents in a row: each run of equal `segment_BT` >= 0 is one of its own; negative is padding."""
     segment_BT = jnp.asarray(segment_BT, jnp.int32)
     index_BT = jnp.broadcast_to(jnp.arange(segment_BT.shape[1], dtype=jnp.int32), segment_BT.shape)
     starts_BT = jnp.pad(segment_BT[:, 1:] != segment_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
@@ -69,7 +69,7 @@ def packed(segment_BT: Array) -> Coords:
     padding_BT = segment_BT < 0
     return Coords(
         index=jnp.where(padding_BT, PADDING, index_BT),
-        segment=segment_BT,
+        segment=jnp.cumsum(starts_BT, axis=1, dtype=jnp.int32) - 1,
         prefix=jnp.zeros_like(segment_BT, bool),
         pos=jnp.where(padding_BT, 0, index_BT - first_BT),
     )
