@@ -121,8 +121,9 @@ def _blockwise_backward(scores: Scores, saved: tuple, dy_BTGQU: Array) -> tuple:
         dq, dk_block, dbias = pull(weights_BGQTS * (dweights_BGQTS - inner_BGQT[..., None]))
         return jax.tree.map(jnp.add, carry, (dq, dbias)), (dk_block, dv_block.astype(v_block.dtype))
 
-    start = jax.tree.map(jnp.zeros_like, (q_BTGQK, bias))
-    (dq, dbias), (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, k))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (q_BTGQK, bias))
+    sums, (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, k))
+    dq, dbias = jax.tree.map(lambda total, x: total.astype(x.dtype), sums, (q_BTGQK, bias))
     seen = k_BSGK.shape[1]
     return dq, _unblock(dk_blocks, seen), _unblock(dv_blocks, seen), dbias, None, None
 
