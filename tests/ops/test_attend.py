@@ -1,0 +1,266 @@
+"""Both kernels against a float64 loop over rows and heads, forward and backward."""
+
+import math
+from functools import partial
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fxformer.coords import Coords, packed, padded, plain
+from fxformer.ops.attend import KERNELS, Scores, attend, logit_stats
+from fxformer.ops.bias import BucketBias, DistanceBias, alibi_slopes
+from fxformer.ops.mask import Causal, Full, Prefix, Window
+from tests.ops import reference
+
+module = import_module("fxformer.ops.attend")  # its name in the package is the function's
+B, T, S, G, Q, K, U = 2, 5, 11, 2, 3, 4, 7
+RNG = np.random.default_rng(0)
+DATA = tuple(RNG.normal(size=shape) for shape in ((B, T, G * Q, K), (B, S, G, K), (B, S, G, U), (B, T, G * Q, U)))
+TABLE = RNG.normal(size=(8, G * Q))
+LATE = plain(T, start=jnp.array([6, 4]))  # queries that stand among the keys
+# Row 1 has padding among its keys; its first query is padding too, and its second stands before every key: both see
+# nothing.
+RAGGED_Q = Coords(
+    index=jnp.array([[6, 7, 8, 9, 10], [-1, 0, 5, 6, 7]]),
+    segment=jnp.zeros((B, T), int),
+    prefix=jnp.zeros((B, T), bool),
+)
+RAGGED_K = Coords(
+    index=jnp.array([[*range(S)], [-1, -1, 2, 3, 4, -1, 5, 6, 7, -1, -1]]),
+    segment=jnp.zeros((B, S), int),
+    prefix=jnp.broadcast_to(jnp.arange(S) == 8, (B, S)),
+)
+DOCUMENTS_Q = Coords(
+    index=RAGGED_Q.index, segment=jnp.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]]), prefix=jnp.zeros((B, T), bool)
+)
+DOCUMENTS_K = Coords(
+    index=RAGGED_K.index, segment=jnp.asarray(RNG.integers(0, 2, (B, S))), prefix=jnp.zeros((B, S), bool)
+)
+BUCKETS = BucketBias(jnp.asarray(TABLE, jnp.float32), max_distance=20, bidirectional=True)
+SLOPES = DistanceBias(jnp.asarray(alibi_slopes(G * Q), jnp.float32))
+CASES = {
+    "causal": {"mask": Causal(), "q": LATE, "k": plain(S)},
+    "window": {"mask": Window(3), "q": LATE, "k": plain(S)},
+    "full": {"mask": Full(), "q": plain(T), "k": plain(S)},
+    "ragged": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K},
+    "prefix": {"mask": Window(2) | Prefix(), "q": RAGGED_Q, "k": RAGGED_K},
+    "documents": {"mask": Causal(), "q": DOCUMENTS_Q, "k": DOCUMENTS_K},
+    "t5": {"mask": Full(), "q": LATE, "k": plain(S), "bias": BUCKETS, "scale": 1.0},
+    "ragged t5": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, "bias": BUCKETS},
+    "alibi": {"mask": Causal(), "q": LATE, "k": plain(S), "bias": SLOPES},
+    "softcap": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, "softcap": 0.7, "scale": 0.9},
+    "softcap t5": {"mask": Full(), "q": RAGGED_Q, "k": RAGGED_K, "softcap": 0.7, "bias": BUCKETS},
+}
+# Blocks of one key, of a size that does not divide S, and longer than S.
+BLOCKS = {"naive": [None], "blockwise": [1, 4, 256]}
+WAYS = [(kernel, size) for kernel in KERNELS for size in BLOCKS.get(kernel, [None])]
+
+
+def exact(case, q, k, v):
+    """(y, logits, weights) of a case in float64."""
+    rows = {"q_index": case["q"].index, "k_index": case["k"].index}
+    index = {name: np.broadcast_to(np.asarray(value), (B, value.shape[1])) for name, value in rows.items()}
+    seen = reference.visible(case["mask"], case["q"], case["k"], B)
+    return reference.attend(
+        q, k, v, seen=seen, bias=case.get("bias"), scale=case.get("scale"), softcap=case.get("softcap"), **index
+    )
+
+
+def single(*arrays):
+    return tuple(jnp.asarray(array, jnp.float32) for array in arrays)
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def kernel(request, monkeypatch):
+    name, size = request.param
+    if size is not None:
+        monkeypatch.setattr(module, "BLOCK", size)
+    return name
+
+
+def loss_and_gradient(kernel, case, arrays):
+    """((loss, y), gradients of the bias, queries, keys and values) of a sum of outputs weighted by the last array."""
+    q, k, v, dy = arrays
+
+    def loss(bias, q, k, v):
+        y = attend(q, k, v, **{**case, "bias": bias}, kernel=kernel)
+        return (y.astype(jnp.float32) * dy).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(case.get("bias"), q, k, v)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kernel_and_its_gradient_equal_the_loop_and_its_numeric_slope(name, kernel):
+    """Slopes along three random directions through queries, keys and values, and one through a table of buckets."""
+    case, (q, k, v, dy), rng, step = CASES[name], DATA, np.random.default_rng(1), 1e-5
+    (_, y), (dbias, *gradients) = loss_and_gradient(kernel, case, single(*DATA))
+    np.testing.assert_allclose(y, exact(case, q, k, v)[0], atol=2e-6)
+
+    def numeric(case, *toward):
+        moved = ([x + sign * step * d for x, d in zip((q, k, v), toward, strict=True)] for sign in (1, -1))
+        above, below = ((dy * exact(case, *arrays)[0]).sum() for arrays in moved)
+        return (above - below) / (2 * step)
+
+    for _ in range(3):
+        toward = [rng.normal(size=x.shape) for x in (q, k, v)]
+        slope = sum((np.asarray(g, np.float64) * d).sum() for g, d in zip(gradients, toward, strict=True))
+        assert slope == pytest.approx(numeric(case, *toward), rel=1e-4, abs=2e-5)
+    if case.get("bias") is BUCKETS:
+        toward = rng.normal(size=TABLE.shape)
+        above, below = (
+            (dy * exact({**case, "bias": BucketBias(TABLE + sign * step * toward, 20, True)}, q, k, v)[0]).sum()
+            for sign in (1, -1)
+        )
+        slope = (np.asarray(dbias.table_XH, np.float64) * toward).sum()
+        assert abs(slope) > 0.1
+        assert slope == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=2e-5)
+
+
+@partial(jax.jit, static_argnames=("kernel", "mask"))
+def any_loss_and_gradient(kernel, mask, q, k, arrays):
+    return loss_and_gradient(kernel, {"mask": mask, "q": q, "k": k, "softcap": 1.5, "bias": BUCKETS}, arrays)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 9999), mask=st.sampled_from([Full(), Window(3) | Prefix()]), size=st.floats(0.1, 30))
+def test_blockwise_equals_naive_whatever_is_padding_and_however_large_the_logits(seed, mask, size):
+    rng = np.random.default_rng(seed)
+    k_coords = padded(jnp.asarray(rng.integers(0, 3, (B, S)) > 0))
+    q_coords = plain(T, start=jnp.asarray(rng.integers(-T, S, B)))
+    arrays = single(*(rng.normal(size=x.shape) * scale for x, scale in zip(DATA, (size, 1, 1, 1), strict=True)))
+    before, module.BLOCK = module.BLOCK, 4
+    try:
+        results = [any_loss_and_gradient(kernel, mask, q_coords, k_coords, arrays) for kernel in ("blockwise", "naive")]
+    finally:
+        module.BLOCK = before
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, float(jnp.abs(b).max())))
+
+
+def test_queries_that_see_nothing_get_zeros_and_give_none(kernel):
+    case, blind = CASES["ragged"], (1, slice(0, 2))
+    q, k, v, dy = single(*DATA)
+    np.testing.assert_array_equal(attend(q, k, v, **case, kernel=kernel)[blind], 0)
+    only_blind = jnp.zeros_like(dy).at[blind].set(dy[blind])
+    for gradient in jax.tree.leaves(loss_and_gradient(kernel, case, (q, k, v, only_blind))[1]):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_keys_that_nothing_sees_get_exactly_no_gradient(kernel):
+    _, (_, _, dk, dv) = loss_and_gradient(kernel, CASES["ragged"], single(*DATA))
+    unseen = ~reference.visible(Causal(), RAGGED_Q, RAGGED_K, B).any(1)
+    assert unseen.any(1).tolist() == [False, True]
+    for gradient in (dk, dv):
+        np.testing.assert_array_equal(np.asarray(gradient)[unseen], 0)
+        assert np.abs(np.asarray(gradient)[~unseen]).min() > 0
+
+
+def test_logits_near_the_limits_of_float32_neither_overflow_nor_vanish(kernel):
+    """Scores of 1e30 and -1e30: the softmax picks one key, and its gradient is finite."""
+    q, k, v, dy = single(*DATA)
+    case = {"mask": Causal(), "q": LATE, "k": plain(S)}
+    (loss, _), gradients = loss_and_gradient(kernel, case, (1e15 * q, 1e15 * k, v, dy))
+    logits = exact(case, 1e15 * DATA[0], 1e15 * DATA[1], DATA[2])[1]
+    best = np.take_along_axis(
+        DATA[2][:, :, np.arange(G * Q) // Q], logits.argmax(-1).transpose(0, 2, 1)[..., None], axis=1
+    )
+    assert loss == pytest.approx((best * DATA[3]).sum(), rel=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_bfloat16_keeps_sums_in_float32(kernel):
+    case = CASES["ragged t5"]
+    half = tuple(jnp.asarray(x, jnp.bfloat16) for x in DATA[:3])
+    y = attend(*half, **case, kernel=kernel)
+    assert y.dtype == jnp.bfloat16
+    expected = exact(case, *(np.asarray(x, np.float64) for x in half))[0]
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=2**-7 * np.abs(expected).max())
+
+
+def test_bfloat16_gradients_of_many_blocks_are_summed_in_float32(monkeypatch):
+    """One query over 2048 keys in blocks of one: a running sum in bfloat16 loses what is 256 times smaller than it."""
+    monkeypatch.setattr(module, "BLOCK", 1)
+    rng, seen = np.random.default_rng(2), 2048
+    shapes = (1, 1, 1, K), (1, seen, 1, K), (1, seen, 1, U), (1, 1, 1, U)
+    q, k, v, dy = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes)
+    case = {"mask": Full(), "q": plain(1), "k": plain(seen)}
+    whole = loss_and_gradient("naive", case, tuple(x.astype(jnp.float32) for x in (q, k, v, dy)))[1][1]
+    blocks = loss_and_gradient("blockwise", case, (q, k, v, dy.astype(jnp.float32)))[1][1]
+    assert blocks.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(blocks, np.float32), whole, atol=2**-7 * float(jnp.abs(whole).max()))
+
+
+def test_each_key_head_serves_consecutive_query_heads(kernel):
+    """Grouped queries equal multi-head attention over repeated keys, as repeat_interleave lays them out."""
+    q, k, v, _ = single(*DATA)
+    case = {"mask": Causal(), "q": LATE, "k": plain(S), "kernel": kernel}
+    grouped = attend(q, k, v, **case)
+    repeated = attend(q, jnp.repeat(k, Q, axis=2), jnp.repeat(v, Q, axis=2), **case)
+    np.testing.assert_allclose(grouped, repeated, atol=1e-6)
+
+
+def test_printed_causal_softmax_and_its_determinant(kernel):
+    scores = [[0.3, 0, 0], [0.1, -0.2, 0], [0.5, 0.4, 0.2]]
+    q, k = jnp.asarray(scores)[None, :, None], jnp.eye(3)[None, :, None]
+    weights = np.asarray(attend(q, k, jnp.eye(3)[None, :, None], scale=1.0, kernel=kernel))[0, :, 0]
+    printed = [[1, 0, 0], [0.5744425168, 0.4255574832, 0], [0.377978141, 0.3420087652, 0.2800130939]]
+    np.testing.assert_allclose(weights, printed, atol=1e-7)
+    assert np.linalg.det(weights) == pytest.approx(0.1191616675, rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [16, 64, 256])
+def test_the_default_scale_makes_logits_of_unit_variance(width):
+    q, k = (jax.random.normal(jax.random.key(seed), (1, 200, 1, 1, width)) for seed in (0, 1))
+    logits, _ = module.logits(q, k[:, :, :, 0], None, Scores(mask=Full()), plain(200), plain(200))
+    assert jnp.var(logits) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_statistics_equal_the_loops(name):
+    case = CASES[name]
+    _, logits, weights = exact(case, *DATA[:3])
+    scores = Scores(mask=case["mask"], scale=case.get("scale"), softcap=case.get("softcap"))
+    stats = logit_stats(*single(*DATA[:2]), case.get("bias"), scores, case["q"], case["k"])
+    rows = weights.sum(-1) > 0
+    entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
+    assert stats["logit_max"] == pytest.approx(logits.max(), rel=1e-5)
+    assert stats["entropy"] == pytest.approx(entropy[rows].mean(), rel=1e-5)
+
+
+def temporary_bytes(kernel, length, backward):
+    """What XLA sets aside beside inputs and outputs, for one head of width 8."""
+    arrays = [jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)] * 3
+    forward = partial(attend, kernel=kernel)
+    task = jax.grad(lambda q, k, v: forward(q, k, v).sum(), argnums=(0, 1, 2)) if backward else forward
+    return jax.jit(task).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_memory_of_blockwise_grows_with_the_length_and_of_naive_with_its_square(backward):
+    growth = {
+        kernel: math.log2(temporary_bytes(kernel, 8192, backward) / temporary_bytes(kernel, 4096, backward))
+        for kernel in ("naive", "blockwise")
+    }
+    assert growth == {"naive": pytest.approx(2, abs=0.05), "blockwise": pytest.approx(1, abs=0.05)}
+    assert temporary_bytes("blockwise", 8192, backward) < temporary_bytes("naive", 8192, backward) / 8
+
+
+def test_long_keys_are_looked_at_in_blocks_unless_told_otherwise():
+    """The default kernel is the one whose memory fits: naive up to NAIVE_KEYS keys, blockwise beyond."""
+    for seen, kernel in ((module.NAIVE_KEYS, "naive"), (module.NAIVE_KEYS + 1, "blockwise")):
+        arrays = [jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32) for length in (3, seen, seen)]
+        programs = [str(jax.make_jaxpr(partial(attend, kernel=chosen))(*arrays)) for chosen in (None, kernel)]
+        assert programs[0] == programs[1]
+
+
+def test_packed_rows_equal_documents_alone(kernel):
+    q, k, v = (jnp.asarray(RNG.normal(size=(1, 9, 2, width)), jnp.float32) for width in (K, K, U))
+    coords = packed(jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1]]))
+    together = attend(q, k, v, q=coords, k=coords, kernel=kernel)
+    alone = [attend(*(x[:, part] for x in (q, k, v)), kernel=kernel) for part in (slice(0, 4), slice(4, 9))]
+    np.testing.assert_allclose(together, jnp.concatenate(alone, axis=1), atol=1e-6)
