@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -19,17 +19,21 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fxformer.model import Params, Transformer, abstract_params, init
+from fxformer.names import nearest
+from fxformer.text import columns
 
 Rules = Mapping[str, str]  # logical axis -> mesh axis
 
-_HEADS = {"head": "model", "kv_head": "model", "ffn": "model", "vocab": "model"}
+_CHANNELS = {"head": "model", "kv_head": "model", "ffn": "model", "vocab": "model"}
 
 PRESETS: dict[str, Rules] = {
     "dp": {"batch": "data"},  # every device has all parameters and a part of the batch
     "fsdp": {"batch": "data", "width": "data"},  # parameters cut along the stream, gathered where they are used
-    "tp": {"batch": "data", **_HEADS},  # heads, feed-forward channels and vocabulary cut
-    "fsdp_tp": {"batch": "data", **_HEADS, "width": "data"},
+    "tp": {"batch": "data", **_CHANNELS},  # heads, feed-forward channels and vocabulary cut
+    "fsdp_tp": {"batch": "data", **_CHANNELS, "width": "data"},
 }
+
+MESH_AXES = {"data": "parts of the batch", "model": "parts of each layer"}
 
 
 def mesh_shape(text: str) -> dict[str, int]:
@@ -37,8 +41,10 @@ def mesh_shape(text: str) -> dict[str, int]:
     shape: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         name, _, size = (word.strip() for word in part.partition("="))
-        if name not in ("data", "model") or not size.isdigit() or int(size) < 1 or name in shape:
-            raise ValueError(f"mesh={text!r} is not like data=2,model=4, with the axes data and model once each")
+        unlike = f"mesh={text!r} is not like data=2,model=4"
+        nearest(MESH_AXES, name, f"{unlike}: axis")
+        if not size.isdigit() or int(size) < 1 or name in shape:
+            raise ValueError(f"{unlike}: give {name} once, with a number of devices")
         shape[name] = int(size)
     return shape
 
@@ -66,11 +72,7 @@ def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
 
 def partition(axes: tuple[str | None, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
     """Which mesh axis cuts each logical axis of an array; a mesh axis cuts one of them, the first by the rules."""
-    cuts: dict[str, str] = {}
-    for logical, mesh_axis in _on(mesh, rules).items():
-        if logical in axes and mesh_axis not in cuts.values():
-            cuts[logical] = mesh_axis
-    return PartitionSpec(*(cuts.get(axis) if axis is not None else None for axis in axes))
+    return cast(PartitionSpec, nn.logical_to_mesh_axes(axes, tuple(_on(mesh, rules).items())))
 
 
 def param_shardings(spec: Transformer, mesh: Mesh, rules: Rules) -> Params:
@@ -88,15 +90,17 @@ def init_sharded(spec: Transformer, key: Array, mesh: Mesh, rules: Rules) -> Par
 
 
 def like_params(spec: Transformer, mesh: Mesh, rules: Rules, tree: Any) -> Any:
-    """Shardings for a tree that holds copies of the parameter tree (an optimizer's state): the rest is replicated."""
+    """Shardings for a tree that holds copies of the parameter tree, such as an optimizer's state.
+
+    A leaf is a copy where its path ends as the parameter's and its shape is the same; what is none is replicated.
+    """
     boxes = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=_is_box)
-    known = {_names(path): box for path, box in boxes}
+    known = {(_names(path), box.value.shape): box.names for path, box in boxes}
 
     def choose(path: Any, leaf: Any) -> NamedSharding:
-        box = known.get(_names(path))
-        if box is None or box.value.shape != leaf.shape:
-            return NamedSharding(mesh, PartitionSpec())
-        return NamedSharding(mesh, partition(box.names, mesh, rules))
+        names = _names(path)
+        axes = next((known[end] for i in range(len(names)) if (end := (names[i:], leaf.shape)) in known), ())
+        return NamedSharding(mesh, partition(axes, mesh, rules))
 
     return jax.tree_util.tree_map_with_path(choose, tree)
 
@@ -110,7 +114,10 @@ def check_batch(batch: int, mesh: Mesh, rules: Rules) -> None:
     """Raise ValueError where the batch cannot be cut evenly."""
     axis = _on(mesh, rules).get("batch")
     if axis is not None and batch % mesh.shape[axis]:
-        raise ValueError(f"batch={batch} is not divisible by the {mesh.shape[axis]} devices of mesh axis {axis}")
+        raise ValueError(
+            f"batch={batch} is not divisible by the {mesh.shape[axis]} devices of mesh axis {axis}; "
+            f"use a multiple of {mesh.shape[axis]}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,24 +143,26 @@ class Plan:
         return sum(row.bytes for row in self.rows)
 
     def __str__(self) -> str:
-        cells = [("parameter", "shape", "axes", "cut by", "bytes per device")]
-        for row in self.rows:
-            axes = " ".join(axis or "-" for axis in row.axes)
-            cuts = " ".join(cut or "-" for cut in row.cuts)
-            cells.append((row.path, " x ".join(map(str, row.shape)), axes, cuts, f"{row.bytes:,}"))
-        cells.append(("total", "", "", "", f"{self.bytes:,}"))
-        widths = [max(len(row[column]) for row in cells) for column in range(5)]
-        lines = [[cell.ljust(width) for cell, width in zip(row[:4], widths, strict=False)] for row in cells]
-        return "\n".join("  ".join([*line, row[4].rjust(widths[4])]) for line, row in zip(lines, cells, strict=True))
+        rows = [
+            (row.path, " x ".join(map(str, row.shape)), _words(row.axes), _words(row.cuts), f"{row.bytes:,}")
+            for row in self.rows
+        ]
+        title = ("parameter", "shape", "axes", "cut by", "bytes per device")
+        return columns([title, *rows, ("total", "", "", "", f"{self.bytes:,}")])
 
 
 def plan(spec: Transformer, mesh: Mesh, rules: Rules) -> Plan:
-    """How the parameters are cut. Raises ValueError where an axis that the rules cut is not divisible: no axis is
-    ever replicated silently."""
-    if not _on(mesh, rules):
-        raise ValueError(
-            f"the rules cut over {', '.join(dict.fromkeys(rules.values()))}, the mesh has {list(mesh.shape)}"
-        )
+    """How the parameters are cut: nothing that the rules cut is ever replicated silently.
+
+    Raises ValueError where an axis is not divisible, where the mesh lacks an axis that would cut a parameter, and
+    where it has one that the rules leave idle.
+    """
+    for axis, size in mesh.shape.items():
+        if size > 1 and axis not in rules.values():
+            raise ValueError(
+                f"the rules cut nothing over mesh axis {axis}, whose {size} devices would all do the same work; "
+                f"leave it out, or use rules that cut over it"
+            )
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=_is_box)
     return Plan(tuple(_row(".".join(_names(path)), box, mesh, rules) for path, box in leaves))
 
@@ -161,6 +170,12 @@ def plan(spec: Transformer, mesh: Mesh, rules: Rules) -> Plan:
 def _row(path: str, box: LogicallyPartitioned, mesh: Mesh, rules: Rules) -> Row:
     shape, cuts = box.value.shape, tuple(partition(box.names, mesh, rules))
     for size, axis, cut in zip(shape, box.names, cuts, strict=True):
+        wanted = rules.get(axis) if axis is not None else None
+        if wanted is not None and wanted not in mesh.shape:
+            raise ValueError(
+                f"{path}: the rules cut axis {axis} over mesh axis {wanted}, which the mesh lacks; "
+                f"add {wanted}=1 or more to it, or use rules that do not cut {axis}"
+            )
         if cut is not None and size % mesh.shape[cut]:
             raise ValueError(
                 f"{path}: axis {axis} of size {size} is not divisible by the {mesh.shape[cut]} devices of mesh axis "
@@ -168,6 +183,10 @@ def _row(path: str, box: LogicallyPartitioned, mesh: Mesh, rules: Rules) -> Row:
             )
     pieces = math.prod(mesh.shape[cut] for cut in cuts if cut is not None)
     return Row(path, shape, box.names, cuts, 4 * math.prod(shape) // pieces)
+
+
+def _words(axes: tuple[str | None, ...]) -> str:
+    return " ".join(axis or "-" for axis in axes)
 
 
 def _on(mesh: Mesh, rules: Rules) -> dict[str, str]:

@@ -1,0 +1,229 @@
+"""On 8 host devices: a sharded model is the model, and each parameter lies where the plan says."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import Array
+from jax.sharding import PartitionSpec
+
+import fxformer as fx
+from fxformer import sharding, zoo
+from fxformer.block import Block
+from fxformer.model import Params, Transformer
+from fxformer.sharding import PRESETS
+
+MESHES = {"dp": "data=8", "fsdp": "data=8", "tp": "data=4,model=2", "fsdp_tp": "data=4,model=2"}
+KEY = jax.random.key(3)
+TOKENS = jax.random.randint(jax.random.key(4), (8, 13), 0, 256)
+
+
+def with_even_heads(spec: Transformer) -> Transformer:
+    """The same model with twice the heads, so that two devices can share them."""
+
+    def doubled(block: Block) -> Block:
+        attention = block.attention
+        return replace(block, attention=replace(attention, heads=2 * attention.heads, kv_heads=2 * attention.kv_heads))
+
+    groups = tuple(replace(group, blocks=tuple(map(doubled, group.blocks))) for group in spec.stack.groups)
+    return replace(spec, stack=replace(spec.stack, groups=groups))
+
+
+T5 = zoo.toy(width=48, depth=2, heads=4, kv_heads=2, placement="post", norm="layer", position="t5", window=5)
+ALIBI = zoo.toy(width=40, depth=3, heads=2, placement="sandwich", position="alibi", ffn="glu", inner=56, head="free")
+SPECS = {with_even_heads(zoo.tiny(name)): name for name in reversed(zoo.names())} | {T5: "t5", ALIBI: "alibi"}
+
+each_spec = pytest.mark.parametrize("spec", SPECS, ids=SPECS.values())
+each_preset = pytest.mark.parametrize("preset", PRESETS)
+
+
+@pytest.fixture
+def quick_compilation():
+    """Partitioning is tried for every model and preset; code generation, which takes most of the time, is not."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_every_preset_has_a_mesh_here():
+    assert MESHES.keys() == PRESETS.keys()
+
+
+@cache
+def initialised(spec: Transformer) -> Params:
+    return jax.jit(partial(fx.init, spec))(KEY)
+
+
+def loss(spec: Transformer, params: Params, tokens: Array) -> Array:
+    return fx.ops.cross_entropy(fx.apply(spec, params, tokens[:, :-1]).logits, tokens[:, 1:]).mean()
+
+
+@cache
+def learnt(spec: Transformer) -> tuple[Array, Params]:
+    """Loss and gradients on one device."""
+    return jax.jit(jax.value_and_grad(partial(loss, spec)))(initialised(spec), TOKENS)
+
+
+@each_spec
+@each_preset
+@pytest.mark.usefixtures("quick_compilation")
+def test_loss_and_gradients_are_those_of_one_device(spec, preset):
+    """To 1e-5 of the largest gradient: sums over devices round in another order."""
+    mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
+    params = jax.device_put(initialised(spec), sharding.param_shardings(spec, mesh, rules))
+    tokens = jax.device_put(TOKENS, sharding.batch_sharding(mesh, rules))
+    with sharding.use(mesh, rules):
+        value, gradients = jax.jit(jax.value_and_grad(partial(loss, spec)))(params, tokens)
+    expected_value, expected = learnt(spec)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    for leaf, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, other, atol=1e-5 * largest, rtol=0)
+
+
+@each_spec
+@each_preset
+@pytest.mark.usefixtures("quick_compilation")
+def test_sharded_parameters_are_those_of_init_and_lie_as_planned(spec, preset):
+    mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
+    params, plan = sharding.init_sharded(spec, KEY, mesh, rules), sharding.plan(spec, mesh, rules)
+    leaves = jax.tree.leaves(params)
+    for row, leaf, other in zip(plan.rows, leaves, jax.tree.leaves(initialised(spec)), strict=True):
+        np.testing.assert_array_equal(leaf, other)
+        pieces = [1 if cut is None else mesh.shape[cut] for cut in row.cuts]
+        held = {shard.data.shape for shard in leaf.addressable_shards}
+        assert held == {tuple(size // n for size, n in zip(leaf.shape, pieces, strict=True))}
+    for device in mesh.devices.flat:
+        shards = [shard for leaf in leaves for shard in leaf.addressable_shards if shard.device == device]
+        assert plan.bytes == sum(shard.data.nbytes for shard in shards)
+
+
+def test_what_each_preset_cuts():
+    """One weight of each kind, by hand: axes (layer, width, head, key) and so on."""
+    expected = {
+        "dp": ((None, None), (None,) * 4, (None,) * 4, (None,) * 3),
+        "fsdp": ((None, "data"), (None, "data", None, None), (None, None, None, "data"), (None, "data", None)),
+        "tp": (("model", None), (None, None, "model", None), (None, "model", None, None), (None, None, "model")),
+        "fsdp_tp": (
+            ("model", "data"),
+            (None, "data", "model", None),
+            (None, "model", None, "data"),
+            (None, "data", "model"),
+        ),
+    }
+    for preset, cuts in expected.items():
+        rows = sharding.plan(T5, sharding.mesh(MESHES[preset]), PRESETS[preset]).rows
+        block = "stack.group_0.blocks.block_0"
+        paths = ("embed.table", *(f"{block}.{path}.weight" for path in ("attention.key", "attention.out", "ffn.up")))
+        assert tuple(row.cuts for path in paths for row in rows if row.path == path) == cuts
+
+
+def test_activations_are_cut_too():
+    spec, mesh = ALIBI, sharding.mesh("data=4,model=2")
+    params = sharding.init_sharded(spec, KEY, mesh, PRESETS["fsdp_tp"])
+    with sharding.use(mesh, PRESETS["fsdp_tp"]):
+        out = fx.apply(spec, params, jnp.zeros((8, 5), jnp.int32))
+    assert out.logits.addressable_shards[0].data.shape == (8 // 4, 5, 256 // 2)
+    assert out.hidden.addressable_shards[0].data.shape == (8 // 4, 5, 40)
+
+
+def test_without_rules_nothing_is_cut():
+    spec = ALIBI
+    logits = fx.apply(spec, fx.init(spec, KEY), jnp.zeros((8, 5), jnp.int32)).logits
+    assert len(logits.sharding.device_set) == 1
+
+
+def test_initialisation_never_holds_the_whole_model_on_one_device():
+    spec, mesh, rules = zoo.toy(width=256, depth=8, heads=4), sharding.mesh("data=8"), PRESETS["fsdp"]
+    shardings = sharding.param_shardings(spec, mesh, rules)
+    with sharding.use(mesh, rules):
+        program = jax.jit(partial(fx.init, spec), out_shardings=shardings).lower(KEY).compile()
+    memory = program.memory_analysis()
+    whole = 4 * fx.count(spec)
+    assert memory.output_size_in_bytes == pytest.approx(whole / 8, rel=0.01)
+    assert memory.peak_memory_in_bytes < whole / 2
+    jax.tree.map(np.testing.assert_array_equal, program(KEY), fx.init(spec, KEY))
+
+
+def test_optimizer_states_follow_their_parameters():
+    spec, mesh, rules = T5, sharding.mesh("data=4,model=2"), PRESETS["fsdp_tp"]
+    expected = sharding.param_shardings(spec, mesh, rules)
+    optimizer = optax.chain(optax.clip(1.0), optax.adam(1e-3))
+    state = jax.eval_shape(lambda: {"outer": optimizer.init(fx.init(spec, KEY))})
+    adam = sharding.like_params(spec, mesh, rules, state)["outer"][1][0]
+    assert adam.mu == expected
+    assert adam.nu == expected
+    assert adam.count.spec == PartitionSpec()
+
+
+def test_a_leaf_of_another_shape_is_no_copy_of_a_parameter():
+    spec, mesh, rules = T5, sharding.mesh("data=4,model=2"), PRESETS["fsdp_tp"]
+    factored = {"embed": {"table": jnp.zeros(256)}}
+    assert sharding.like_params(spec, mesh, rules, factored)["embed"]["table"].spec == PartitionSpec()
+
+
+def test_a_plan_prints_what_it_costs():
+    spec = zoo.tiny("gpt2")
+    plan = sharding.plan(spec, sharding.mesh("data=8"), PRESETS["fsdp"])
+    lines = [" ".join(line.split()) for line in str(plan).splitlines()]
+    assert lines[0] == "parameter shape axes cut by bytes per device"
+    assert "embed.table 256 x 40 vocab width - data 5,120" in lines
+    assert "embed.position.table 96 x 40 - width - data 1,920" in lines
+    assert lines[-1] == f"total {plan.bytes:,}"
+    assert len({len(line) for line in str(plan).splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("mesh", "preset", "sentence"),
+    [
+        (
+            "model=4",
+            "tp",
+            "stack.group_0.blocks.block_0.attention.key.bias: axis kv_head of size 5 is not divisible by the 4 devices "
+            "of mesh axis model; change the size, the mesh, or use rules that do not cut kv_head",
+        ),
+        ("data=3", "fsdp", "axis width of size 40 is not divisible by the 3 devices of mesh axis data"),
+        ("data=8", "tp", "over mesh axis model, which the mesh lacks; add model=1"),
+        ("data=2,model=4", "dp", "nothing over mesh axis model, whose 4 devices would all do the same work"),
+    ],
+)
+def test_a_plan_refuses_silent_replication(mesh, preset, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sharding.plan(zoo.tiny("gpt2"), sharding.mesh(mesh), PRESETS[preset])
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+    mesh = sharding.mesh("data=4,model=2")
+    sharding.check_batch(8, mesh, PRESETS["tp"])
+    sharding.check_batch(7, sharding.mesh("model=2"), PRESETS["tp"])
+    with pytest.raises(ValueError, match="batch=6 is not divisible by the 4 devices of mesh axis data; use a multiple"):
+        sharding.check_batch(6, mesh, PRESETS["tp"])
+
+
+def test_a_mesh_is_written_as_sizes_by_name():
+    mesh = sharding.mesh("data=2, model=4")
+    assert (mesh.axis_names, mesh.devices.shape) == (("data", "model"), (2, 4))
+    assert sharding.mesh_size("model=3") == 3
+    assert sharding.mesh_size("") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("data=4,model=4", "takes 16 devices, there are 8"),
+        ("date=4", "axis='date' is unknown; did you mean 'data'"),
+        ("pipe=4", "axis='pipe' is unknown; use one of data, model"),
+        ("data=2,data=4", "is not like data=2,model=4: give data once"),
+        ("data", "is not like data=2,model=4: give data once, with a number of devices"),
+        ("data=0", "with a number of devices"),
+        ("data=-2", "with a number of devices"),
+    ],
+)
+def test_a_mesh_that_is_none_is_one_sentence(text, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        sharding.mesh(text)
+    assert "\n" not in str(error.value)
