@@ -10,61 +10,69 @@ from fxformer.layers.residual import PLACEMENTS
 from fxformer.model import Transformer
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.norm import NORMS
+from fxformer.ops.rotary import Rotary, rotate
 from fxformer.zoo.family import Family
+
+LINE = 100  # characters
+SPOKEN = {Rotary: rotate}  # specs whose formula stands at a function
 
 
 def python(value: Any, indent: int = 0) -> str:
-    """The Python that makes a spec again, one field a line; fields at their default are left out."""
-    if isinstance(value, tuple):
-        items = [python(item, indent + 4) for item in value]
-        inner = ", ".join(items)
-        return f"({inner},)" if len(items) == 1 else f"({inner})"
-    if not is_dataclass(value):
+    """The Python that makes a spec again; fields at their default are left out."""
+    if not (is_dataclass(value) or isinstance(value, tuple)):
         return repr(value)
-    said = [(f.name, getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != f.default]
-    space = " " * (indent + 4)
-    body = ", ".join(f"{name}={python(item, indent + 4)}" for name, item in said)
-    name = type(value).__name__
-    if len(body) + indent <= 80 and "\n" not in body:
-        return f"{name}({body})"
-    lines = "".join(f"{space}{field}={python(item, indent + 4)},\n" for field, item in said)
-    return f"{name}(\n{lines}{' ' * indent})"
+    name, parts = _parts(value)
+    items = [label + python(item, indent + 4) for label, item in parts]
+    comma = "," if len(items) == 1 and not name else ""
+    line = f"{name}({', '.join(items)}{comma})"
+    if "\n" not in line and indent + len(line) <= LINE:
+        return line
+    body = "".join(f"{' ' * (indent + 4)}{item},\n" for item in items)
+    return f"{name}(\n{body}{' ' * indent})"
 
 
-def row(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
-    """A line of `list`: name, family, year, kind, norm, placement, position, attention, ffn, parameters."""
-    block = next(accounting.blocks(spec))
-    norm = block.residual.norm.kind
-    attention = _heads(block)
-    return (
-        name,
-        family.title,
-        str(family.year),
-        family.kind,
-        norm,
-        block.residual.placement,
-        _position(spec, block),
-        attention,
-        f"{type(block.ffn).__name__} {block.ffn.activation}",
-        f"{accounting.count(spec):,}",
-    )
+def _parts(value: Any) -> tuple[str, list[tuple[str, Any]]]:
+    """What stands before the bracket, and what in it: (label, value)."""
+    if isinstance(value, tuple):
+        return "", [("", item) for item in value]
+    said = [(f"{field.name}=", getattr(value, field.name), field.default) for field in fields(value)]
+    return type(value).__name__, [(label, item) for label, item, default in said if item != default]
 
 
 COLUMNS = ("name", "family", "year", "kind", "norm", "placement", "position", "attention", "ffn", "parameters")
 
 
+def row(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
+    """The line of `list` under COLUMNS, by the first block of the model."""
+    block = next(accounting.blocks(spec))
+    return (
+        name,
+        family.title,
+        str(family.year),
+        family.kind,
+        block.residual.norm.kind,
+        block.residual.placement,
+        ", ".join(type(position).__name__.lower() for position in _positions(spec, block)) or "none",
+        _heads(block),
+        f"{type(block.ffn).__name__} {block.ffn.activation}",
+        f"{accounting.count(spec):,}",
+    )
+
+
 def describe(name: str, family: Family, spec: Transformer, length: int) -> str:
-    """Everything about a model on one page."""
+    """Everything about a model on one page; FLOPs are those of a sequence of `length` tokens."""
+    full, causal = accounting.flops(spec, length), accounting.flops(spec, length, causal=True)
+    inference, training = accounting.inference_bytes(spec) / 1e9, accounting.training_bytes(spec) / 1e9
     facts = {
         "parameters": f"{accounting.count(spec):,}",
-        "forward FLOPs per token": f"{accounting.flops(spec, length):.4g} at {length} tokens",
-        "cache bytes per token": f"{accounting.cache_bytes(spec):,} in 16 bits",
-        "objective": "next token",
+        "FLOPs per token": f"{full:.4g} forward at {length} tokens, {causal:.4g} if future keys are skipped",
+        "cache per token": f"{accounting.cache_bytes(spec):,} bytes in 16 bits",
+        "memory": f"{inference:,.2f} GB in 16 bits, {training:,.2f} GB to train with Adam",
         "source": family.source,
     }
     lines = [f"{name}: {family.title}, {family.year}, {family.kind}", "", python(spec), ""]
-    lines += [f"  {part:<24}{formula}" for part, formula in _formulas(spec)]
-    lines += ["", *(f"  {title:<24}{value}" for title, value in facts.items())]
+    lines += [f"{part:<16}  {formula}" for part, formula in _formulas(spec)]
+    lines += ["", *(f"{title:<16}  {value}" for title, value in facts.items())]
     return "\n".join(lines)
 
 
@@ -73,7 +81,10 @@ def _formulas(spec: Transformer) -> Iterator[tuple[str, str]]:
     block = next(accounting.blocks(spec))
     yield "placement", _first_line(PLACEMENTS[block.residual.placement].join)
     yield "norm", _first_line(NORMS[block.residual.norm.kind])
-    yield "attention", _first_line(type(block.attention))
+    for position in _positions(spec, block):
+        yield "position", _first_line(SPOKEN.get(type(position), type(position)))
+    yield f"attention: {_heads(block)}", _first_line(type(block.attention))
+    yield "mask", _first_line(type(block.attention.mask))
     yield "feed-forward", _first_line(type(block.ffn))
     yield "activation", _first_line(ACTIVATIONS[block.ffn.activation])
     yield "head", _first_line(type(spec.head))
@@ -90,6 +101,7 @@ def _heads(block: Block) -> str:
     return "MQA" if attention.kv_heads == 1 else f"GQA-{attention.kv_heads}"
 
 
-def _position(spec: Transformer, block: Block) -> str:
+def _positions(spec: Transformer, block: Block) -> list[Any]:
+    """The three places where position acts: those that are filled."""
     slots = (spec.embed.position, block.attention.rotary, spec.stack.bias)
-    return ", ".join(type(slot).__name__.lower() for slot in slots if slot is not None) or "none"
+    return [slot for slot in slots if slot is not None]

@@ -21,8 +21,8 @@ Finding = tuple[float, float]
 
 
 def sample_of(spec: Transformer, batch: int = 2, length: int = LENGTH) -> tuple[Params, Array]:
-    """Parameters at several times their usual size, so that every path matters, and tokens [batch, length]."""
-    params = jax.tree.map(lambda leaf: 3 * leaf, init(spec, jax.random.key(1)))
+    """Parameters at twice their usual size, so that every path matters, and tokens [batch, length]."""
+    params = jax.tree.map(lambda leaf: 2 * leaf, init(spec, jax.random.key(1)))
     return params, jax.random.randint(jax.random.key(2), (batch, length), 0, spec.embed.vocab)
 
 
@@ -31,7 +31,7 @@ def cached_is_uncached(spec: Transformer) -> Finding:
     params, tokens = sample_of(spec)
     whole = apply(spec, params, tokens).logits
     worst = 0.0
-    for cut in (1, LENGTH // 2, LENGTH - 1):
+    for cut in (1, LENGTH // 2):
         cache = empty_cache(spec, tokens.shape[0], LENGTH)
         first = apply(spec, params, tokens[:, :cut], cache=cache)
         second = apply(spec, params, tokens[:, cut:], cache=first.cache)
@@ -110,9 +110,8 @@ def execution_changes_nothing(spec: Transformer) -> Finding:
         return jax.jit(jax.value_and_grad(loss))(params)
 
     plain = loss_and_grad(kernel="naive")
-    others = (loss_and_grad(kernel="blockwise"), loss_and_grad(unroll=3), loss_and_grad(remat=True))
-    gaps = [jax.tree.map(_gap, other, plain) for other in others]
-    return max(jax.tree.leaves(gaps)), 10 * ROUNDING
+    others = (loss_and_grad(kernel="blockwise"), loss_and_grad(unroll=3, remat=True))
+    return max(_gap(_flat(other), _flat(plain)) for other in others), ROUNDING
 
 
 Law = Callable[[Transformer], Finding]
@@ -132,6 +131,10 @@ def verify(spec: Transformer) -> Iterator[tuple[str, str, str]]:
     for name, law in LAWS.items():
         deviation, allowed = law(spec)
         yield name, "ok" if deviation <= allowed else "FAILED", f"{deviation:.1e}"
+
+
+def _flat(tree: object) -> Array:
+    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
 
 
 def _gap(a: Array, b: Array) -> float:

@@ -10,6 +10,10 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from train.step import State
 
 
+def _val_loss(metrics: Any) -> float:
+    return metrics["val_loss"]
+
+
 class CheckpointError(ValueError):
     """A checkpoint could not be written or does not fit; the message says which and what to do."""
 
@@ -18,10 +22,10 @@ class Checkpoints:
     """The checkpoints of one run, in `folder`; close it, or use it as a context, so that the last one is complete."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
-        policy = AnyPreservationPolicy(
-            [LatestN(n=keep), BestN(n=1, get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True)]
+        policy = AnyPreservationPolicy([LatestN(n=keep), BestN(n=1, get_metric_fn=_val_loss, reverse=True)])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, best_fn=_val_loss, best_mode="min", cleanup_tmp_directories=True
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         self.folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -45,7 +49,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of the complete checkpoint with the lowest validation loss, or None."""
-        return min(self._manager.all_steps(), key=self._val_loss, default=None)
+        return self._manager.best_step()
 
     def restore(self, like: State, step: int | None = None) -> State:
         """The state after `step` updates, the last one by default, with the shapes and shardings of `like`."""
@@ -58,9 +62,6 @@ class Checkpoints:
             raise CheckpointError(f"the checkpoint in {self.folder} is of another structure: {difference}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-
-    def _val_loss(self, step: int) -> float:
-        return self._manager.metrics(step)["val_loss"]
 
     def _guard(self, action: Any) -> None:
         try:
