@@ -27,7 +27,9 @@ class Checkpoints:
             preservation_policy=policy, best_fn=_val_loss, best_mode="min", cleanup_tmp_directories=True
         )
         self.folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
