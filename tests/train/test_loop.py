@@ -1,0 +1,124 @@
+"""Runs: what they leave, and that an interrupted one goes on bit for bit."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from train.checkpoint import CheckpointError, Checkpoints
+from train.config import Config
+from train.log import read
+from train.loop import run
+from train.sample import load_run
+
+MODEL = {"width": 16, "heads": 2, "depth": 2}
+SETTINGS = {"length": 12, "batch": 4, "steps": 30, "save_every": 6, "log_every": 1, "validation": 8, "task": "copy"}
+
+
+def config(tmp_path, **settings):
+    return Config(name="run", model=MODEL).with_settings({**SETTINGS, "out": str(tmp_path), **settings})
+
+
+def kept(folder):
+    """Losses by step, and the last checkpoint's leaves as bytes."""
+    losses = {line["step"]: line["loss"] for line in read(folder / "log.jsonl") if "loss" in line}
+    return losses, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load_run(folder)[2])]
+
+
+def test_a_run_learns_and_leaves_what_it_says(tmp_path):
+    result = run(config(tmp_path, lr=1e-2))
+    lines = read(tmp_path / "run" / "log.jsonl")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert (result.outcome, result.step, len(losses)) == ("finished", 30, 30)
+    assert losses[-1] < losses[0] - 1
+    assert len(lines[0]["layers"]["grad_norm"]) == 2
+    assert result.val_loss == [line["val_loss"] for line in lines if "val_loss" in line][-1]
+
+
+def command(folder, config_file):
+    words = [sys.executable, "-m", "train", "run", str(config_file), "--set", f"out={folder}"]
+    return words + [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[model]\n" + "".join(f"{name} = {value}\n" for name, value in MODEL.items()))
+    subprocess.run(command(tmp_path / "whole", file), check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(tmp_path / "killed", file), stdout=subprocess.DEVNULL)
+    log, deadline = tmp_path / "killed" / "run" / "log.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not (log.exists() and len(read(log)) > 14):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(read(log)) < 35, "it was killed too late to show anything"
+    subprocess.run(command(tmp_path / "killed", file), check=True, stdout=subprocess.DEVNULL)
+    assert kept(tmp_path / "killed" / "run") == kept(tmp_path / "whole" / "run")
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    run(config(tmp_path, steps=2))
+    with pytest.raises(ValueError, match=r"lr is 0.003 there and 0.5 here"):
+        run(config(tmp_path, steps=2, lr=0.5))
+
+
+def test_a_loss_that_is_no_number_is_recorded_with_its_step(tmp_path):
+    result = run(config(tmp_path, lr=1e30, warmup=0))
+    assert result.outcome == "non-finite"
+    event = read(tmp_path / "run" / "log.jsonl")[-1]
+    assert event == {"step": result.step, "event": "non-finite loss"}
+    assert 1 < result.step < 10
+
+
+def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
+    """To 1e-4 over 8 steps in float32: sums over devices round in another order."""
+    settings = {"steps": 8, "heads": 4, "batch": 4}
+    run(config(tmp_path / "one", **settings))
+    run(config(tmp_path / "mesh", **settings, mesh="data=2,model=4", rules="fsdp_tp"))
+    one, many = (kept(tmp_path / name / "run")[0] for name in ("one", "mesh"))
+    np.testing.assert_allclose(list(many.values()), list(one.values()), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mesh": "data=3", "batch": 4}, "batch=4 is not divisible by the 3 devices"),
+        ({"mesh": "data=16"}, "takes 16 devices, there are 8"),
+        ({"mesh": "model=4", "rules": "tp"}, "axis kv_head of size 2 is not divisible by the 4 devices"),
+        ({"mesh": "model=4,pipe=2"}, "is not like data=2,model=4"),
+        ({"mesh": "data=2", "rules": "ddp"}, "did you mean 'dp'"),
+        ({"length": 200_000}, "a sequence needs 200001"),
+        ({"task": "text", "path": "nowhere"}, "there is no corpus at nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(tmp_path, settings, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        run(config(tmp_path, **settings))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_structure_is_refused(tmp_path):
+    state = {"a": np.zeros((2, 3))}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, val_loss=1.0)
+        checkpoints.wait()
+        for other, sentence in (
+            ({"a": np.zeros((2, 4))}, r"a is \[2, 3\] there and \[2, 4\] in the model"),
+            ({"a": np.zeros((2, 3)), "b": np.zeros(1)}, "the model has b, it has not"),
+        ):
+            with pytest.raises(CheckpointError, match=sentence):
+                checkpoints.restore(other)
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, val_loss in enumerate((3.0, 1.0, 2.0, 4.0), 1):
+            checkpoints.save(step, {"a": np.full(3, step)}, val_loss=val_loss)
+        checkpoints.wait()
+        assert (checkpoints.latest(), checkpoints.best()) == (4, 2)
+        np.testing.assert_array_equal(checkpoints.restore({"a": np.zeros(3, int)}, 2)["a"], np.full(3, 2))
