@@ -1,0 +1,147 @@
+"""Closed forms against published integers, the arrays that the library really makes, and XLA's own count."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import Array
+
+import fxformer as fx
+from fxformer import accounting, zoo
+from fxformer.cache import Table
+from fxformer.layers.attention import ATTENTION
+from fxformer.layers.ffn import FFN
+from fxformer.model import Params
+
+PARAMETERS = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-33b": 32_528_943_616,
+    "llama-65b": 65_285_660_672,
+    "llama2-70b": 68_976_648_192,
+}
+CACHE_BYTES = {"llama2-7b": 524_288, "llama2-13b": 819_200, "llama2-70b": 327_680}  # of a token, in 16 bits
+VARIANTS = {
+    "multi-query": zoo.toy(width=24, depth=2, heads=3, kv_heads=1),
+    "window": zoo.toy(width=24, depth=2, heads=3, window=5),
+    "gated, free head": zoo.toy(width=24, depth=2, heads=3, ffn="glu", head="free", qk_norm="rms"),
+    "biases": zoo.toy(width=24, depth=2, heads=3, norm="layer", position="t5"),
+}
+SPECS = {zoo.tiny(name): name for name in reversed(zoo.names())} | {spec: name for name, spec in VARIANTS.items()}
+
+each_spec = pytest.mark.parametrize("spec", SPECS, ids=SPECS.values())
+
+
+def test_each_kind_of_layer_has_its_line():
+    assert accounting.ATTENTION_WEIGHTS.keys() == accounting.KEY_FLOPS.keys() == ATTENTION.keys()
+    assert accounting.FFN_WEIGHTS.keys() == FFN.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_numbers_of_parameters(name):
+    assert fx.count(zoo.get(name)) == PARAMETERS[name]
+
+
+@each_spec
+def test_parameters_are_those_of_init(spec):
+    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    assert fx.count(spec) == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", CACHE_BYTES)
+def test_published_sizes_of_caches(name):
+    assert accounting.cache_bytes(zoo.get(name)) == CACHE_BYTES[name]
+
+
+def test_a_cache_of_llama2_7b_at_4096_tokens_takes_2_gib():
+    assert accounting.cache_bytes(zoo.get("llama2-7b"), 4096) == 2 * 2**30
+
+
+@each_spec
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("length", [1, 4, 5, 6, 31])
+def test_cache_bytes_are_those_of_an_empty_cache(spec, length, dtype):
+    cache = jax.eval_shape(lambda: fx.empty_cache(spec, batch=3, length=length, dtype=dtype))
+    tables = jax.tree.leaves(cache.tables, is_leaf=lambda node: isinstance(node, Table))
+    records = [record for table in tables for record in table.records.values()]
+    assert 3 * accounting.cache_bytes(spec, length, dtype=dtype) == sum(r.size * r.dtype.itemsize for r in records)
+
+
+def test_memory_to_train_and_to_run():
+    """16 and 2 bytes a parameter: 107.81 GB and 13.48 GB for 7B, 1103.6 GB and 137.95 GB for 70B."""
+    for name, training, inference in (("llama2-7b", 107.81, 13.48), ("llama2-70b", 1103.6, 137.95)):
+        spec = zoo.get(name)
+        assert accounting.training_bytes(spec) / 1e9 == pytest.approx(training, rel=1e-4)
+        assert accounting.inference_bytes(spec) / 1e9 == pytest.approx(inference, rel=1e-3)
+    assert accounting.inference_bytes(spec, jnp.float32) == 2 * accounting.inference_bytes(spec)
+
+
+@each_spec
+def test_weights_that_multiply_are_those_of_the_parameter_tree(spec):
+    """Without keys, FLOPs are twice the matrices, and a tied table counts as one."""
+    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    matrices = sum(leaf.size for path, leaf in leaves.items() if path.endswith("['weight']"))
+    tied = 0 if "['head']['out']['weight']" in leaves else leaves["['embed']['table']"].size
+    keys = sum(4 * block.attention.heads * block.attention.key_width for block in accounting.blocks(spec))
+    assert accounting.flops(spec, 1) == 2 * (matrices + tied) + keys
+
+
+def test_flops_of_a_published_block():
+    """One sequence of 2048 tokens through a block of width 4096 with 32 heads and an MLP of 16384."""
+    width, length = 4096, 2048
+    blocks = [zoo.toy(width=width, depth=depth, heads=32, inner=16384, vocab=1) for depth in (1, 2)]
+    full, causal = (
+        [length * accounting.flops(spec, length, causal=causal) for spec in blocks] for causal in (False, True)
+    )
+    projections, products, mlp = 206_158_430_208 + 68_719_476_736, 2 * 34_359_738_368, 549_755_813_888
+    assert full[1] - full[0] == projections + products + mlp
+    assert causal[1] - causal[0] == projections + products * (length + 1) / (2 * length) + mlp
+
+
+@pytest.mark.parametrize("window", [1, 4, 5, 6, 13, 14, 20])
+@pytest.mark.parametrize("causal", [False, True])
+def test_keys_are_counted_as_the_mask_shows_them(window, causal):
+    length, heads, key_width = 13, 3, 8
+    spec = zoo.toy(width=24, depth=1, heads=heads, window=window)
+    queries = range(1, length + 1)
+    keys = sum(min(t, window) for t in queries) / length if causal else min(length, window)
+    without = accounting.flops(spec, 1) - 4 * heads * key_width
+    assert accounting.flops(spec, length, causal=causal) - without == pytest.approx(4 * heads * key_width * keys)
+
+
+def test_training_on_a_trillion_tokens_is_six_flops_a_parameter_and_token():
+    """6 N D = 4.043e22 for LLaMA-7B; ours is lower by the embedding, which multiplies nothing, and has keys besides."""
+    spec, tokens = zoo.get("llama-7b"), 1e12
+    table, keys = 32_000 * 4096, 32 * 4 * 4096 * 2048
+    assert 6 * fx.count(spec) * tokens == pytest.approx(4.043e22, rel=1e-4)
+    ours = 3 * accounting.flops(spec, 2048) * tokens
+    norms = 65 * 4096
+    assert ours == pytest.approx((6 * (fx.count(spec) - table - norms) + 3 * keys) * tokens, rel=1e-12)
+
+
+XLA = {
+    "multi-head, tied": zoo.toy(width=256, depth=3, heads=4, vocab=512),
+    "grouped, gated, free": zoo.toy(width=256, depth=3, heads=8, kv_heads=2, ffn="glu", head="free", vocab=512),
+    "layer norm, post": zoo.toy(width=192, depth=2, heads=3, norm="layer", placement="post", position="learned"),
+}
+
+
+@pytest.mark.parametrize("name", XLA)
+def test_flops_are_those_that_xla_counts(name):
+    """XLA counts elementwise work as well, which we leave out: its number is larger, by 0.9 to 1.3 % at these widths.
+
+    Blocks are written out, as XLA counts the body of a loop once; the naive kernel multiplies with every key.
+    """
+    spec, tokens = XLA[name], jnp.zeros((2, 64), jnp.int32)
+    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+
+    def forward(params: Params, tokens: Array) -> Array:
+        return fx.apply(spec, params, tokens, kernel="naive", unroll=spec.stack.depth).logits
+
+    counted = jax.jit(forward).lower(params, tokens).compile().cost_analysis()["flops"]
+    ours = accounting.flops(spec, tokens.shape[1]) * tokens.size
+    assert ours < counted < 1.015 * ours
