@@ -1,0 +1,154 @@
+"""No inert knobs: every field of every spec changes the parameter tree, the initial values or the program."""
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import fxformer as fx
+from fxformer.layers.bias import ALiBi, Buckets
+from fxformer.layers.embed import Free, Learned, Sinusoidal, Tied
+from fxformer.layers.ffn import GLU, MLP
+from fxformer.layers.norm import Norm
+from fxformer.layers.project import FanIn, Normal
+from fxformer.layers.residual import PLACEMENTS
+from fxformer.ops.activation import ACTIVATIONS
+from fxformer.ops.mask import Causal, Mask, Window
+from fxformer.ops.norm import NORMS
+from fxformer.ops.rotary import PAIRINGS, SCALINGS, Linear, Rotary
+from tests.laws.specs import STRUCTURES
+
+LENGTH = 9
+NAMES = {"kind": NORMS, "placement": PLACEMENTS, "activation": ACTIVATIONS, "pairing": PAIRINGS}
+ABSENT = {  # what a field that is None could be instead
+    "rotary": Rotary(width=4),
+    "scaling": Linear(factor=2.0),
+    "qk_norm": Norm(kind="rms"),
+    "softcap": 3.0,
+    "scale": 0.3,
+    "position": Sinusoidal(),
+    "norm": Norm(kind="layer"),
+    "bias": ALiBi(heads=5),  # the first structure without a bias is a tiny GPT-2, of 5 heads
+}
+OTHERS = {  # what one of several kinds could be instead; a part of one kind only is spoken for by its fields
+    FanIn: Normal(0.7),
+    Normal: FanIn(0.7),
+    MLP: GLU(inner=9, activation="silu"),
+    GLU: MLP(inner=9, activation="relu"),
+    Tied: Free(),
+    Free: Tied(),
+    Sinusoidal: Learned(limit=64),
+    Learned: Sinusoidal(),
+    Buckets: None,
+    ALiBi: None,
+    Rotary: None,
+    **dict.fromkeys(SCALINGS),
+}
+# A field may be idle beside another choice, if this says so.
+IDLE = (
+    lambda spec, path: path[:2] == ("stack", "norm") and spec.stack.placement == "post",  # the last join normed already
+    lambda spec, path: path[-1] == "eps" and at(spec, path[:-1]).kind == "none",  # the identity divides by nothing
+)
+
+
+def at(value: Any, path: tuple) -> Any:
+    for step in path:
+        value = value[step] if isinstance(step, int) else getattr(value, step)
+    return value
+
+
+def put(value: Any, path: tuple, new: Any) -> Any:
+    """The spec with another value at `path`, everything on the way there rebuilt and checked again."""
+    if not path:
+        return new
+    step, rest = path[0], path[1:]
+    inner = put(at(value, (step,)), rest, new)
+    if isinstance(step, int):
+        return (*value[:step], inner, *value[step + 1 :])
+    return replace(value, **{step: inner})
+
+
+def knobs(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The path of every field of every dataclass in a spec."""
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from knobs(item, (*path, i))
+    if is_dataclass(value):
+        for field in fields(value):
+            yield (*path, field.name)
+            yield from knobs(getattr(value, field.name), (*path, field.name))
+
+
+def alternatives(value: Any, name: str) -> list:
+    """Other values for a field; of numbers one that is accepted suffices, of names every one counts."""
+    match value:
+        case bool():
+            return [not value]
+        case int():
+            return [value + 1, value * 2, value // 2, 1]
+        case float():
+            return [value * 1.5 + 0.1, value / 2]
+        case str():
+            return [other for other in NAMES[name] if other != value]
+        case tuple():
+            return [value + value]
+        case Mask():
+            return [Window(2) if value == Causal() else Causal()]
+        case None:
+            return [ABSENT[name]]
+    assert type(value) in OTHERS or fields(value)
+    return [OTHERS[type(value)]] if type(value) in OTHERS else []
+
+
+def fingerprint(spec: fx.Transformer) -> str:
+    """The program from a key and tokens to parameters and logits, constants and all, without what is not used."""
+
+    def run(key, tokens):
+        params = fx.init(spec, key)
+        return params, fx.apply(spec, params, tokens, key=key).logits
+
+    return jax.jit(run).lower(jax.random.key(0), jnp.zeros((2, LENGTH), jnp.int32)).as_text()
+
+
+def cases() -> Iterator:
+    """(structure, path) of each field, once beside each choice that could make it idle."""
+    tried = set()
+    for name, spec in STRUCTURES.items():
+        for path in knobs(spec):
+            part, steps = at(spec, path[:-1]), tuple(step for step in path if isinstance(step, str))
+            around = (steps, type(part), spec.stack.placement, *(part.kind for _ in [0] if isinstance(part, Norm)))
+            if around not in tried:
+                tried.add(around)
+                yield pytest.param(name, path, id=f"{name}-{'.'.join(map(str, path))}")
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """The program of each structure, made when first asked for."""
+    return functools.cache(lambda name: fingerprint(STRUCTURES[name]))
+
+
+@pytest.mark.parametrize(("name", "path"), cases())
+def test_every_field_changes_something(name, path, programs):
+    spec, refused, changed = STRUCTURES[name], [], []
+    value, idle = at(spec, path), any(idle(spec, path) for idle in IDLE)
+    for other in alternatives(value, path[-1]):
+        try:
+            program = fingerprint(put(spec, path, other))
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        changed.append(program != programs(name))
+        if not isinstance(value, str):
+            break
+    if idle:
+        assert not any(changed), "it is not idle any more: take it off the list"
+    elif changed:
+        assert all(changed), f"{'.'.join(map(str, path))}={value!r} can change without changing the program"
+    else:  # a number that is tied to another cannot change alone: the refusal says so, with both
+        assert all(len(re.findall(r"\d+", sentence)) > 1 for sentence in refused)
