@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fxformer.coords import of_index, packed, padded
+from fxformer.accounting import blocks
+from fxformer.coords import of_index, packed, padded, plain
 from fxformer.model import Params, Transformer, apply, empty_cache, init
 from fxformer.ops.loss import cross_entropy
+from fxformer.ops.mask import visible
 
 LENGTH = 13  # tokens of the sequences that laws are tried on
 ROUNDING = 2e-5  # relative to the largest logit, in float32
@@ -61,6 +63,26 @@ def the_past_is_seen(spec: Transformer) -> Finding:
     other = tokens.at[:, -2].set((tokens[:, -2] + 1) % spec.embed.vocab)
     change = jnp.abs(apply(spec, params, other).logits - apply(spec, params, tokens).logits)[:, -1]
     return float(jnp.max(change) == 0), 0.0
+
+
+def influence_follows_the_mask(spec: Transformer) -> Finding:
+    """A token has a gradient to another's output exactly where masks, block after block, let it through.
+
+    The deviation is the number of pairs of which this is not so.
+    """
+    params, _ = sample_of(spec)
+    coords, tokens = plain(LENGTH), jnp.arange(LENGTH)[None]  # each token once: its row of the table is its own
+    reached_TS = np.eye(LENGTH, dtype=bool)
+    for block in blocks(spec):
+        reached_TS |= np.asarray(visible(block.attention.mask, coords, coords)[0]) @ reached_TS
+
+    def read(table_VD: Array) -> Array:
+        own = {**params, "embed": {**params["embed"], "table": table_VD}}
+        return jnp.sum(jnp.sin(apply(spec, own, tokens).hidden[0]), axis=-1)
+
+    influence_TVD = jax.jit(jax.jacrev(read))(params["embed"]["table"])
+    influence_TS = np.any(influence_TVD[:, :LENGTH] != 0, axis=-1)
+    return float(np.sum(influence_TS != reached_TS)), 0.0
 
 
 def padding_is_invisible(spec: Transformer) -> Finding:
@@ -119,6 +141,7 @@ LAWS: dict[str, Law] = {
     "cached = uncached": cached_is_uncached,
     "the future is unseen": the_future_is_unseen,
     "the past is seen": the_past_is_seen,
+    "influence follows the mask": influence_follows_the_mask,
     "padding is invisible": padding_is_invisible,
     "packed documents are apart": packed_documents_are_apart,
     "ragged rows are alone": ragged_rows_are_alone,

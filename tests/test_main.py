@@ -1,5 +1,6 @@
 """The command line: exact numbers, one sentence for a mistyped name, and a broken law that is seen."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from fxformer.describe import describe, python
 from fxformer.layers import bias, embed, ffn, norm, project, residual
 from fxformer.layers.attention import gqa
 from fxformer.ops import mask, rotary
+from fxformer.ops.mask import visible
 from fxformer.verify import LAWS
 
+attend = importlib.import_module("fxformer.ops.attend")  # the module, whose name in `ops` is its function's
 HOMES = (bias, block, embed, ffn, gqa, mask, model, norm, project, residual, rotary, stack)
 NAMES = {name: value for home in HOMES for name, value in vars(home).items()}
 TOYS = (
@@ -142,6 +145,14 @@ def test_verify_sees_a_model_that_looks_ahead(capsys, monkeypatch):
     assert main(["verify", "gpt2"]) == 1
     verdicts = [line.split()[-2] for line in capsys.readouterr().out.splitlines()[1:]]
     assert verdicts == ["FAILED", "ok"]
+
+
+def test_verify_sees_an_attention_that_forgets_its_mask(monkeypatch):
+    law, spec = LAWS["influence follows the mask"], zoo.toy(width=24, depth=2, heads=3, window=3)
+    assert law(spec) == (0, 0)
+    monkeypatch.setattr(attend, "visible", lambda kind, q, k: visible(mask.Causal(), q, k))
+    beyond_two_windows = sum(max(0, t - 2 * (3 - 1)) for t in range(13))
+    assert law(spec) == (beyond_two_windows, 0)
 
 
 @pytest.mark.parametrize("command", ["describe", "count", "verify"])
