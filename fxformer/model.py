@@ -93,6 +93,8 @@ def apply(
     Raises ValueError where shapes, tokens, positions or capacity do not fit, as far as they are known outside `jit`.
     """
     batch, length = check_tokens(tokens, spec.embed.vocab)
+    if cache is not None:
+        check_cache_rows(cache, batch)
     if coords is None:
         coords = plain(length, start=0 if cache is None else cache.length_B)
     check_rows(coords, batch, length)
@@ -185,10 +187,15 @@ def check_positions(spec: Transformer, coords: Coords) -> None:
         raise ValueError(f"sequence of {needed} tokens is longer than the {limit} learned positions")
 
 
+def check_cache_rows(cache: Cache, batch: int) -> None:
+    """Raise ValueError unless the cache has as many rows as the tokens."""
+    rows = cache.length_B.shape[0]
+    if rows != batch:
+        raise ValueError(f"the cache has {rows} rows, tokens have {batch}; make an empty cache of batch={batch}")
+
+
 def check_capacity(cache: Cache, coords: Coords) -> None:
     """Raise ValueError where the tokens do not fit what is left of the cache, if that is known."""
-    if cache.length_B.shape[0] != coords.rows and coords.rows != 1:
-        raise ValueError(f"coords have {coords.rows} rows, the cache has {cache.length_B.shape[0]}")
     last = largest(coords.index)
     capacity = cache.capacity
     if capacity is not None and last is not None and last >= capacity:

@@ -8,7 +8,7 @@ Value = TypeVar("Value")
 
 
 def nearest(table: Mapping[str, Value], name: str, what: str) -> Value:
-    """table[name]; an unknown name raises ValueError with the nearest valid one."""
+    """table[name]; an unknown name raises ValueError with the nearest valid one, or all where none is near."""
     if name in table:
         return table[name]
     close = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)

@@ -43,6 +43,13 @@ class Stack:
     norm: Norm
     bias: Buckets | ALiBi | None = None
 
+    def __post_init__(self) -> None:
+        for attention in (block.attention for group in self.groups for block in group.blocks):
+            if self.bias is not None and self.bias.heads != attention.heads:
+                raise ValueError(
+                    f"logit bias has heads={self.bias.heads}, attention has heads={attention.heads}; give it as many"
+                )
+
     @property
     def depth(self) -> int:
         """Number of blocks."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fxformer.axes import logical
 from fxformer.layers.project import boxed
-from fxformer.ops.bias import BucketBias, DistanceBias, LogitBias, alibi_slopes
+from fxformer.ops.bias import BucketBias, DistanceBias, LogitBias, alibi_slopes, buckets_by_distance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,9 @@ class Buckets:
     max_distance: int = 128
     bidirectional: bool = False
     deviation: float = 0.02
+
+    def __post_init__(self) -> None:
+        buckets_by_distance(self.count // 2 if self.bidirectional else self.count, self.max_distance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,10 @@ class Execution:
     unroll: int = 1
     remat: bool = False
 
+    def __post_init__(self) -> None:
+        if self.unroll < 1:
+            raise ValueError(f"unroll={self.unroll} writes out no block; use 1 or more")
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,12 @@ class Side(NamedTuple):
     tables: Any = None
     losses: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
     stats: dict[str, Array] = {}  # noqa: RUF012
+
+
+def check_rate(rate: float) -> None:
+    """Raise ValueError unless `rate` is a share of values that can be dropped."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout={rate} is not a share of values; use 0 or more, and less than 1")
 
 
 def dropout(module: nn.Module, x: Array, rate: float) -> Array:

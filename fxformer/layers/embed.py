@@ -1,6 +1,7 @@
 """Tokens in, logits out: the embedding with its absolute positions, and the head, tied to it or free."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ from jax import Array
 
 from fxformer.axes import logical
 from fxformer.coords import Coords
-from fxformer.layers.context import dropout
+from fxformer.layers.context import check_rate, dropout
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Normal, Project, boxed
 from fxformer.ops.position import sinusoids
@@ -20,7 +21,7 @@ class Sinusoidal:
     """Fixed sines and cosines added to the embedding. Vaswani et al. 2017, section 3.5."""
 
     base: float = 10_000.0
-    limit: None = None
+    limit: ClassVar[None] = None  # any position has its sines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,11 @@ class Embed:
     norm: Norm | None = None
     dropout: float = 0.0
     init: Init = Normal()
+
+    def __post_init__(self) -> None:
+        if self.vocab < 1 or self.width < 1:
+            raise ValueError(f"embedding of vocab={self.vocab}, width={self.width} is empty; use 1 or more of each")
+        check_rate(self.dropout)
 
 
 class EmbedModule(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from fxformer.layers.project import ones, parameter, zeros
+from fxformer.names import nearest
 from fxformer.ops.norm import NORMS, normalise
 
 
@@ -19,8 +20,7 @@ class Norm:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in NORMS:
-            raise ValueError(f"norm kind={self.kind!r} is unknown; use one of {', '.join(NORMS)}")
+        nearest(NORMS, self.kind, "norm kind")
 
 
 class NormModule(nn.Module):

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.axes import logical
-from fxformer.layers.context import Side, dropout
+from fxformer.layers.context import Side, check_rate, dropout
 from fxformer.layers.norm import Norm, NormModule
+from fxformer.names import nearest
 
 Sublayer = Callable[[Array], tuple[Array, Side]]
 Norms = Callable[[str], Callable[[Array], Array]]
@@ -76,8 +77,8 @@ class Residual:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.placement not in PLACEMENTS:
-            raise ValueError(f"placement={self.placement!r} is unknown; use one of {', '.join(PLACEMENTS)}")
+        nearest(PLACEMENTS, self.placement, "placement")
+        check_rate(self.dropout)
 
 
 class ResidualModule(nn.Module):

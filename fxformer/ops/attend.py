@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
+from fxformer.names import nearest
 from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
 
@@ -196,11 +197,9 @@ def attend(
     check_rows(k, batch, seen)
     if kernel is None:
         kernel = "naive" if seen <= NAIVE_KEYS else "blockwise"
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel={kernel!r} is unknown; use one of {', '.join(KERNELS)}")
     q_BTGQK = q_BTHK.reshape(batch, tokens, kv_heads, heads // kv_heads, key_width)
     scores = Scores(mask=mask, scale=scale, softcap=softcap)
-    y_BTGQU = KERNELS[kernel](q_BTGQK, k_BSGK, v_BSGU, bias, scores, q, k)
+    y_BTGQU = nearest(KERNELS, kernel, "kernel")(q_BTGQK, k_BSGK, v_BSGU, bias, scores, q, k)
     return y_BTGQU.reshape(batch, tokens, heads, v_BSGU.shape[-1])
 
 
@@ -221,10 +220,13 @@ def logit_stats(
 
 def check_heads(heads: int, kv_heads: int) -> None:
     """Raise ValueError unless query heads can be shared out evenly over key heads."""
-    if kv_heads < 1 or heads < 1 or heads % kv_heads:
-        raise ValueError(f"kv_heads={kv_heads} does not divide heads={heads}; use {_divisors(heads)}")
+    if heads < 1:
+        raise ValueError(f"heads={heads} ask nothing; use 1 or more")
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"kv_heads={kv_heads} does not divide heads={heads}; use {divisors(heads)}")
 
 
-def _divisors(n: int) -> str:
+def divisors(n: int) -> str:
+    """What divides `n`, in words: "1, 2, 3 or 6"."""
     values = [str(d) for d in range(1, n + 1) if n % d == 0]
     return f"{', '.join(values[:-1])} or {values[-1]}" if len(values) > 1 else values[0]

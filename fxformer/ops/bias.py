@@ -14,8 +14,11 @@ def buckets_by_distance(count: int, max_distance: int) -> np.ndarray:
 
     The first half of the buckets are exact, the rest logarithmic. Built on the host: boundary distances sit exactly
     on the edge of a floor, which an accelerator's logarithm would miss. Raffel et al. 2020, section 2.1; code.
+    Raises ValueError where one half is empty.
     """
     exact = count // 2
+    if exact < 1 or max_distance <= exact:
+        raise ValueError(f"{count} buckets for distances up to {max_distance}; use 2 or more for at least as many")
     distance = np.arange(max_distance + 1)
     ratio = np.log(np.maximum(distance, 1) / exact) / math.log(max_distance / exact)
     logarithmic = exact + (ratio * (count - exact)).astype(int)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fxformer.names import nearest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
@@ -68,8 +70,9 @@ class Rotary:
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
             raise ValueError(f"rotary width={self.width} cannot be split in pairs; use an even number, 2 or more")
-        if self.pairing not in PAIRINGS:
-            raise ValueError(f"rotary pairing={self.pairing!r} is unknown; use one of {', '.join(PAIRINGS)}")
+        if self.streams < 1:
+            raise ValueError(f"rotary streams={self.streams} rotate nothing; use 1 or more")
+        nearest(PAIRINGS, self.pairing, "rotary pairing")
 
 
 def _base_frequencies(width: int, base: float) -> np.ndarray:
@@ -81,6 +84,8 @@ def _linear(rotary: Rotary, scaling: Linear) -> np.ndarray:
 
 
 def _ntk(rotary: Rotary, scaling: NTK) -> np.ndarray:
+    if rotary.width == 2:
+        raise ValueError(f"NTK scaling of rotary width={rotary.width} has no slower pair to stretch; use 4 or more")
     return _base_frequencies(rotary.width, rotary.base * scaling.factor ** (rotary.width / (rotary.width - 2)))
 
 

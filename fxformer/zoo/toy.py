@@ -14,6 +14,7 @@ from fxformer.layers.project import FanIn
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.names import nearest
+from fxformer.ops.attend import divisors
 from fxformer.ops.mask import Causal, Window
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
@@ -63,8 +64,8 @@ def toy(
     the residual, and the gain at initialisation of value, output and feed-forward matrices, and of all matrices.
     DeepNorm is placement="post", residual_scale=(2 depth)^(1/4), branch_scale=(8 depth)^(-1/4).
     """
-    if width % heads:
-        raise ValueError(f"heads={heads} does not divide width={width}")
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads={heads} does not divide width={width}; use {divisors(width)}")
     key_width = width // heads
     slots = nearest(POSITIONS, position, "position")(length, heads, key_width)
     frame = Norm(kind=norm, scale=norm != "none", bias=norm in BIASED_NORMS)

@@ -40,6 +40,10 @@ class GQA:
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.kv_heads)
+        if self.key_width < 1:
+            raise ValueError(f"key_width={self.key_width} leaves no channel to compare; use 1 or more")
+        if self.softcap is not None and self.softcap <= 0:
+            raise ValueError(f"softcap={self.softcap} bounds nothing; use more than 0, or None for no bound")
         if self.rotary is not None and self.rotary.width * self.rotary.streams > self.key_width:
             raise ValueError(
                 f"rotary rotates {self.rotary.width * self.rotary.streams} channels, "

@@ -7,6 +7,7 @@ from jax import Array
 
 from fxformer.layers.context import Side
 from fxformer.layers.project import FanIn, Init, Project
+from fxformer.names import nearest
 from fxformer.ops.activation import ACTIVATIONS
 
 
@@ -41,8 +42,7 @@ class GLU:
 def _check(inner: int, activation: str) -> None:
     if inner < 1:
         raise ValueError(f"ffn inner={inner} leaves no channel; use 1 or more")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation={activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
+    nearest(ACTIVATIONS, activation, "activation")
 
 
 class MLPModule(nn.Module):
