@@ -15,7 +15,7 @@ from fxformer.layers.ffn import GLU
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
 from fxformer.ops.activation import ACTIVATIONS
-from fxformer.ops.mask import Blocks, Causal, Mask, Strided, Window
+from fxformer.ops.mask import Blocks, Mask, Strided, Window
 from fxformer.ops.norm import NORMS
 from fxformer.ops.rotary import NTK, Linear, Llama3, Scaling, YaRN
 from fxformer.stack import Repeat
@@ -38,7 +38,7 @@ VARIANTS = {
 SCALED: dict[type, Scaling] = {
     Linear: Linear(factor=3.0),
     NTK: NTK(factor=4.0),
-    YaRN: YaRN(factor=8.0, original_length=64, fast=8.0, slow=0.5),
+    YaRN: YaRN(factor=8.0, original_length=64, fast=2.0, slow=0.5),
     Llama3: Llama3(factor=8.0, original_length=64),
 }
 
@@ -106,7 +106,6 @@ def written() -> dict[str, fx.Transformer]:
 
 SPECS = specs()
 STRUCTURES = unique(SPECS | written())
-CAUSAL = Causal()
 
 
 def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:

@@ -90,7 +90,7 @@ def alternatives(value: Any, name: str) -> list:
         case bool():
             return [not value]
         case int():
-            return [value + 1, value * 2, value // 2, 1]
+            return [other for other in (value + 1, value * 2, value // 2, 1) if other != value]
         case float():
             return [value * 1.5 + 0.1, value / 2]
         case str():
@@ -133,22 +133,21 @@ def programs():
     return functools.cache(lambda name: fingerprint(STRUCTURES[name]))
 
 
-@pytest.mark.parametrize(("name", "path"), cases())
+@pytest.mark.parametrize(("name", "path"), list(cases()))
 def test_every_field_changes_something(name, path, programs):
     spec, refused, changed = STRUCTURES[name], [], []
-    value, idle = at(spec, path), any(idle(spec, path) for idle in IDLE)
+    value = at(spec, path)
     for other in alternatives(value, path[-1]):
         try:
-            program = fingerprint(put(spec, path, other))
+            changed.append(fingerprint(put(spec, path, other)) != programs(name))
         except ValueError as error:
             refused.append(str(error))
-            continue
-        changed.append(program != programs(name))
-        if not isinstance(value, str):
+        if any(changed) and not isinstance(value, str):
             break
-    if idle:
-        assert not any(changed), "it is not idle any more: take it off the list"
+    works = all(changed) if isinstance(value, str) else any(changed)
+    if any(idle(spec, path) for idle in IDLE):
+        assert not works, "it is not idle any more: take it off the list"
     elif changed:
-        assert all(changed), f"{'.'.join(map(str, path))}={value!r} can change without changing the program"
+        assert works, f"{value!r} can change without changing the program"
     else:  # a number that is tied to another cannot change alone: the refusal says so, with both
         assert all(len(re.findall(r"\d+", sentence)) > 1 for sentence in refused)
