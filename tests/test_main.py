@@ -4,8 +4,8 @@ import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
