@@ -71,10 +71,12 @@ def extend(table: Table, records: Records, coords: Coords) -> tuple[Table, Table
     """Add the records of T new tokens: (what is kept, what the new tokens look at).
 
     They differ where a window is shorter than the chunk: the first queries of the chunk still need records that its
-    last tokens overwrite, so the chunk looks at the old table and itself side by side.
+    last tokens overwrite, so the chunk looks at the old table and itself side by side. A row that went back, to a place
+    before tokens it remembers, forgets those.
     """
     batch, capacity = table.coords.index.shape
     new_index_BT = coords.index
+    table = _before(table, new_index_BT)
     newest_B1 = jnp.max(new_index_BT, axis=1, keepdims=True)
     kept_BT = (new_index_BT >= 0) & (new_index_BT > newest_B1 - capacity)
     slot_BT = jnp.broadcast_to(jnp.where(kept_BT, new_index_BT % capacity, capacity), (batch, coords.length))
@@ -89,6 +91,13 @@ def extend(table: Table, records: Records, coords: Coords) -> tuple[Table, Table
     if table.reach is None or coords.length == 1 or capacity >= table.reach + coords.length - 1:
         return kept, kept
     return kept, jax.tree.map(lambda old, x: jnp.concatenate([old, x.astype(old.dtype)], axis=1), table, new)
+
+
+def _before(table: Table, new_index_BT: Array) -> Table:
+    """The table as it was before the first of the new tokens: later records are empty slots."""
+    index_BT = jnp.where(new_index_BT >= 0, new_index_BT, jnp.iinfo(jnp.int32).max)
+    older_BS = table.coords.index < jnp.min(index_BT, axis=1, keepdims=True)
+    return replace(table, coords=replace(table.coords, index=jnp.where(older_BS, table.coords.index, PADDING)))
 
 
 def advance(cache: Cache, tables: Any, coords: Coords) -> Cache:
