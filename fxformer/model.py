@@ -93,6 +93,8 @@ def apply(
     Raises ValueError where shapes, tokens, positions or capacity do not fit, as far as they are known outside `jit`.
     """
     batch, length = check_tokens(tokens, spec.embed.vocab)
+    if batch * length == 0:
+        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}: none; give at least one")
     if cache is not None:
         check_cache_rows(cache, batch)
     if coords is None:
