@@ -5,6 +5,7 @@ A new entry of a table is tested by existing.
 
 from dataclasses import replace
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,6 +15,7 @@ from fxformer.layers.embed import Free
 from fxformer.layers.ffn import GLU
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
+from fxformer.model import abstract_params
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.mask import Blocks, Mask, Strided, Window
 from fxformer.ops.norm import NORMS
@@ -109,9 +111,14 @@ STRUCTURES = unique(SPECS | written())
 
 
 def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:
-    """Initial parameters with noise on every leaf, so that no gain is one, no bias zero and no path silent."""
-    params, rng = fx.init(spec, jax.random.key(seed)), np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params)
+    """Random parameters of about their initial size, so that no gain is one, no bias zero and no path silent."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        centre, deviation = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(path[-1].key, (0.0, 0.3))
+        return (centre + deviation * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))
 
 
 def tokens_of(spec: fx.Transformer, batch: int, length: int, seed: int = 2) -> np.ndarray:
