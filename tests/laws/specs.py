@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import fxformer as fx
@@ -116,7 +117,7 @@ def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:
 
     def draw(path, leaf):
         centre, deviation = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(path[-1].key, (0.0, 0.3))
-        return (centre + deviation * rng.normal(size=leaf.shape)).astype(np.float32)
+        return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))
 

@@ -25,13 +25,13 @@ def influence(spec, coords, kernel=None):
     params, tokens = disturbed(spec), tokens_of(spec, 1, LENGTH)
     probe_D = np.random.default_rng(3).normal(size=spec.embed.width).astype(np.float32)
 
-    def states(table, coords):
+    def states(table, params, coords):
         own = {**params, "embed": {**params["embed"], "table": table}}
         return fx.apply(spec, own, tokens, coords=coords, kernel=kernel).hidden[0] @ probe_D
 
     # Every token has a row of the embedding to itself, and hidden states stand before a tied head reads the table.
-    jacobian = jax.jit(lambda coords: jax.jacrev(states)(params["embed"]["table"], coords)[:, tokens[0]])
-    return [np.asarray(jacobian(c) != 0).any(-1) for c in coords]
+    jacobian = jax.jit(lambda *inputs: jax.jacrev(states)(*inputs)[:, tokens[0]])
+    return [np.asarray(jacobian(params["embed"]["table"], params, c) != 0).any(-1) for c in coords]
 
 
 def reachable(spec, coords):
