@@ -97,7 +97,7 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
         bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
         if groups:
-            plan = plan_for(groups[0], corpus)
+            plan = kept_plan(folder, groups[0], corpus)
             bar.say(plan.reason)
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 for records in pool.map(lambda group: run_group(group, corpus, plan, bar, stopped), groups):
@@ -131,6 +131,22 @@ def plan_for(group: Group, corpus: Corpus) -> Plan:
     numbers = _stacked(group)
     state = jax.jit(jax.vmap(partial(start, group.recipe)))(numbers)
     return choose_plan(partial(train_step, group.recipe), (numbers, state, _tokens(group, corpus, range(1))[:, 0]))
+
+
+def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
+    """The plan that the sweep in `folder` began with, or the fastest one now: plans round differently, so a sweep that
+    goes on keeps to its own."""
+    file = folder / "plan.json"
+    if file.exists():
+        plan = Plan(**json.loads(file.read_text(encoding="utf8")))
+        if plan.devices == len(jax.devices()):
+            return plan
+    plan = plan_for(group, corpus)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial_file = file.with_suffix(".partial")
+    partial_file.write_text(json.dumps(asdict(plan)), encoding="utf8")
+    partial_file.replace(file)
+    return plan
 
 
 def run_group(

@@ -73,6 +73,7 @@ class Plan:
     name: str
     reason: str
     seconds: float  # a step and replica
+    devices: int
 
     def __call__(self, replica: Replica) -> Replica:
         return PLANS[self.name](replica)
@@ -89,6 +90,7 @@ def choose_plan(replica: Replica, arguments: Sequence[Tree], *, repeats: int = 3
     return Plan(
         name=best,
         seconds=milliseconds[best] / 1000,
+        devices=len(jax.devices()),
         reason=f"{best} is fastest for {count} replicas on {len(devices)} {devices[0].platform} device(s): "
         f"{timings} ms a step and replica",
     )
