@@ -111,6 +111,18 @@ SPECS = specs()
 STRUCTURES = unique(SPECS | written())
 
 
+def attentions(named: dict[str, fx.Transformer]) -> list[str]:
+    """The first name of each different attention, logit bias, absolute position and depth pattern."""
+    first: dict[tuple, str] = {}
+    for name, spec in named.items():
+        pattern = tuple(
+            (group.n, group.tied, *(replace(block.attention, init=None) for block in group.blocks))
+            for group in spec.stack.groups
+        )
+        first.setdefault((pattern, spec.stack.bias, spec.embed.position), name)
+    return list(first.values())
+
+
 def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:
     """Random parameters of about their initial size, so that no gain is one, no bias zero and no path silent."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,74 @@
+"""What `fxformer.verify` checks holds for the zoo, and notices models that break it; ways to compute change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fxformer as fx
+from fxformer.ops.mask import Full, Window
+from fxformer.verify import LAWS
+from tests.laws.specs import SPECS, STRUCTURES, attentions, disturbed, tokens_of, toy, with_mask
+
+
+@pytest.mark.parametrize("name", attentions({name: SPECS[name] for name in SPECS if name in fx.zoo.names()}))
+@pytest.mark.parametrize("law", LAWS)
+def test_published_models_obey_every_law(law, name):
+    """Toys obey the same: see the tests of influence, of the reference and of the cache, which try more of each."""
+    deviation, allowed = LAWS[law](SPECS[name])
+    assert deviation <= allowed
+
+
+@pytest.mark.parametrize(
+    ("law", "mask"),
+    [("the future is unseen", Full()), ("cached = uncached", Full()), ("the past is seen", Window(1))],
+)
+def test_a_model_that_breaks_a_law_is_noticed(law, mask):
+    deviation, allowed = LAWS[law](with_mask(toy(), mask))
+    assert deviation > 10 * allowed
+
+
+def loss_and_gradient(spec, ways):
+    params, tokens = disturbed(spec), tokens_of(spec, 2, 10)
+
+    def loss(params):
+        logits = fx.apply(spec, params, tokens[:, :-1], **ways).logits
+        return fx.ops.cross_entropy(logits, jnp.asarray(tokens[:, 1:])).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def check_same(results):
+    """To rounding of each leaf; one that is zero but for rounding (a key's bias) to that of the whole gradient."""
+    ours, plain = map(jax.tree.leaves, results)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in plain)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-5 * max(float(jnp.abs(b).max()), 0.01 * largest))
+
+
+@pytest.mark.parametrize("name", attentions(STRUCTURES))
+def test_kernel_and_recomputation_change_neither_loss_nor_gradients(name):
+    """For each different attention and depth pattern."""
+    ways = {"kernel": "blockwise", "remat": True}, {"kernel": "naive"}
+    check_same([loss_and_gradient(STRUCTURES[name], way) for way in ways])
+
+
+@pytest.mark.parametrize("unroll", [2, 9])
+def test_any_unrolling_is_the_same_loop(unroll):
+    """Of three blocks: where the number does not divide the depth, and beyond it."""
+    check_same([loss_and_gradient(toy(depth=3), {"unroll": n}) for n in (unroll, 1)])
+
+
+POINTWISE = [name for name in STRUCTURES if name.startswith(("norm", "placement", "activation", "ffn"))]
+
+
+@pytest.mark.parametrize("name", sorted({*attentions(STRUCTURES), *POINTWISE}))
+def test_bfloat16_is_close_to_float32(name):
+    """To 8 % of the largest logit, 8 bits of mantissa through at most four blocks, and to 1.5 % on average."""
+    spec = STRUCTURES[name]
+    params, tokens = disturbed(spec), tokens_of(spec, 2, 11)
+    exact = fx.apply(spec, params, tokens).logits
+    rounded = fx.apply(spec, params, tokens, dtype=jnp.bfloat16).logits
+    assert rounded.dtype == jnp.float32
+    error = np.abs(rounded - exact) / jnp.abs(exact).max()
+    assert 0 < error.max() < 0.08 and error.mean() < 0.015
