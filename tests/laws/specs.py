@@ -112,14 +112,15 @@ STRUCTURES = unique(SPECS | written())
 
 
 def attentions(named: dict[str, fx.Transformer]) -> list[str]:
-    """The first name of each different attention, logit bias, absolute position and depth pattern."""
+    """The first name of each different way to attend: masks, groups of heads, logits, bias and depth pattern."""
     first: dict[tuple, str] = {}
     for name, spec in named.items():
-        pattern = tuple(
-            (group.n, group.tied, *(replace(block.attention, init=None) for block in group.blocks))
-            for group in spec.stack.groups
+        pattern = tuple((group.n > 1, group.tied, len(group.blocks)) for group in spec.stack.groups)
+        kinds = tuple(
+            (a.mask, a.heads == a.kv_heads, a.kv_heads == 1, a.softcap, a.scale, a.qk_norm is None)
+            for a in (block.attention for group in spec.stack.groups for block in group.blocks)
         )
-        first.setdefault((pattern, spec.stack.bias, spec.embed.position), name)
+        first.setdefault((pattern, kinds, type(spec.stack.bias)), name)
     return list(first.values())
 
 

@@ -48,7 +48,7 @@ def check_same(results):
 
 @pytest.mark.parametrize("name", attentions(STRUCTURES))
 def test_kernel_and_recomputation_change_neither_loss_nor_gradients(name):
-    """For each different attention and depth pattern."""
+    """For each different way to attend."""
     ways = {"kernel": "blockwise", "remat": True}, {"kernel": "naive"}
     check_same([loss_and_gradient(STRUCTURES[name], way) for way in ways])
 
