@@ -1,6 +1,6 @@
 """fxformer: every transformer variant as pure functions in JAX, and the laboratory that compares them."""
 
-from fxformer import decode, hf, ops, zoo
+from fxformer import decode, hf, lora, ops, zoo
 from fxformer.accounting import count
 from fxformer.coords import Coords
 from fxformer.decode import generate
@@ -9,6 +9,6 @@ from fxformer.model import Output, Transformer, apply, empty_cache, init
 __version__ = "0.1.0"
 __all__ = [
     "init", "apply", "empty_cache", "generate", "count",
-    "zoo", "hf", "ops", "decode",
+    "zoo", "hf", "ops", "decode", "lora",
     "Coords", "Output", "Transformer",
 ]  # fmt: skip

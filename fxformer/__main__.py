@@ -1,4 +1,4 @@
-"""python -m fxformer list | describe NAME | count NAME | verify [NAME]"""
+"""python -m fxformer list | describe NAME | count NAME | generate FOLDER | verify [decode] [NAME | --combinations]"""
 
 import argparse
 import json
@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from fxformer import accounting, zoo
+import jax
+
+from fxformer import accounting, writer, zoo
 from fxformer.describe import COLUMNS, describe, row
 from fxformer.model import position_limit
 from fxformer.text import columns
-from fxformer.verify import verify
+from fxformer.verify import uncacheable, verify, verify_decoding
 
 LENGTH = 2048  # tokens that FLOPs are stated at, where a model has no limit of its own
 
@@ -32,9 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count = command("count", "the exact number of parameters", _count)
     count.add_argument("name", help="a published name, see list")
     count.add_argument("--json", action="store_true", help="print an object with name and parameters")
-    command("verify", "check the laws of a model at toy widths; exit code 1 where one is broken", _verify).add_argument(
-        "name", nargs="?", help="a published name; every one where it is left out"
+    laws = command("verify", "check the laws of a model at toy widths; exit code 1 where one is broken", _verify)
+    what = laws.add_mutually_exclusive_group()
+    what.add_argument(
+        "words",
+        nargs="*",
+        default=[],
+        metavar="[decode] [NAME]",
+        help="decode: the laws of decoding; a published name; every one where it is left out",
     )
+    what.add_argument(
+        "--combinations", action="store_true", help="every two choices of the toy factory and of the objectives instead"
+    )
+    writer.add_options(command("generate", "go on from a prompt with a checkpoint, shown as it comes", writer.write))
     chosen = parser.parse_args(arguments)
     try:
         return chosen.act(chosen)
@@ -61,11 +73,33 @@ def _count(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    names = zoo.names() if arguments.name is None else (arguments.name,)
-    results = lru_cache(lambda spec: tuple(verify(spec)))  # models of one family are often one at toy widths
-    rows = [(name, *result) for name in names for result in results(zoo.tiny(name))]
-    print(columns([("model", "law", "verdict", "largest deviation"), *rows]))
-    return int(any(verdict != "ok" for _, _, verdict, _ in rows))
+    if arguments.combinations:
+        return _verify_combinations()
+    decodes = arguments.words[:1] == ["decode"]
+    names = arguments.words[1:] if decodes else arguments.words
+    if len(names) > 1:
+        raise ValueError(f"verify takes one name, or none for all; it was given {len(names)}: {' '.join(names)}")
+    check = lru_cache(lambda spec: tuple((verify_decoding if decodes else verify)(spec)))  # families share tiny models
+    rows: list[Sequence[str]] = [("model", "law", "verdict", "largest deviation")]
+    for name in names or zoo.names():
+        spec = zoo.tiny(name)
+        refusal = uncacheable(spec) if decodes else None
+        if refusal is not None:
+            print(f"{name}: {refusal}")
+        rows += [(name, *result) for result in check(spec)]
+        jax.clear_caches()  # a process has room for the programs of some models, not of all
+    if len(rows) > 1:
+        print(columns(rows))
+    return int(any(verdict != "ok" for _, _, verdict, _ in rows[1:]))
+
+
+def _verify_combinations() -> int:
+    """Objectives are the laboratory's: the one place where the library's command line asks for it."""
+    try:
+        from train.combinations import verify_combinations
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--combinations needs {error.name}; install fxformer[train]") from error
+    return int(not verify_combinations())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ AXES = {
     "i": "indexer_head",
     "j": "indexer_key",
     "w": "factor",
+    "y": "label",
     "l": "layer",
 }
 

@@ -1,44 +1,54 @@
-"""One block: attention and feed-forward, each joined to the residual stream."""
+"""One block: attention, where there is an encoder cross-attention, and feed-forward, each joined to the stream."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 from jax import Array
 
-from fxformer.cache import Table
-from fxformer.layers.attention import ATTENTION, AttentionSpec
+from fxformer.layers.attention import ATTENTION, GQA, AttentionSpec, CrossModule
 from fxformer.layers.context import Context, Side
 from fxformer.layers.ffn import FFN, FFNSpec
-from fxformer.layers.residual import Residual, ResidualModule, root_mean_square
+from fxformer.layers.residual import Residual, ResidualModule, main, root_mean_square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """What stands in one block: an attention, a feed-forward layer, and how both join the stream."""
+    """What stands in one block: an attention, one to an encoder or None, a feed-forward layer, and how they join."""
 
     attention: AttentionSpec
     ffn: FFNSpec
     residual: Residual
+    cross: GQA | None = None
 
 
 class BlockModule(nn.Module):
-    """Attention then feed-forward; returns the stream and the block's cache table, losses and statistics."""
+    """Returns the stream and the block's cache tables, losses and statistics."""
 
     spec: Block
 
     @nn.compact
-    def __call__(self, x_BTD: Array, context: Context, table: Table | None) -> tuple[Array, Side]:
+    def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
         spec = self.spec
+        tables = {} if tables is None else tables
         attention = ATTENTION[type(spec.attention)](spec.attention, name="attention")
         ffn = FFN[type(spec.ffn)](spec.ffn, name="ffn")
-        join_attention = ResidualModule(spec.residual, name="attention_residual")
-        join_ffn = ResidualModule(spec.residual, name="ffn_residual")
+        sublayers = {"attention": lambda h_BTD: attention(h_BTD, context, tables.get("attention"))}
+        if spec.cross is not None:
+            cross = CrossModule(spec.cross, name="cross")
+            sublayers["cross"] = lambda h_BTD: cross(h_BTD, context, tables.get("cross"))
+        sublayers["ffn"] = lambda h_BTD: ffn(h_BTD, context)
 
-        x_BTD, attended = join_attention(x_BTD, lambda h_BTD: attention(h_BTD, context, table))
-        x_BTD, fed = join_ffn(x_BTD, ffn)
-        stats = {
-            **{f"attention_{name}": value for name, value in attended.stats.items()},
-            **{f"ffn_{name}": value for name, value in fed.stats.items()},
-            "residual_rms": root_mean_square(x_BTD),
-        }
-        return x_BTD, Side(attended.tables, {**attended.losses, **fed.losses}, stats)
+        sides = {}
+        for name, sublayer in sublayers.items():
+            join = ResidualModule(spec.residual, "ffn" if name == "ffn" else "attention", name=f"{name}_residual")
+            stream, sides[name] = join(stream, sublayer)
+        return stream, _merge(sides, root_mean_square(main(stream)))
+
+
+def _merge(sides: dict[str, Side], rms: Array) -> Side:
+    """One side of all sublayers; tables only of those that keep one."""
+    losses = {name: loss for side in sides.values() for name, loss in side.losses.items()}
+    stats = {f"{part}_{name}": value for part, side in sides.items() for name, value in side.stats.items()}
+    tables = {part: side.tables for part, side in sides.items() if side.tables is not None}
+    return Side(tables or None, losses, {**stats, "residual_rms": rms})

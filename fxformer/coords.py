@@ -1,6 +1,6 @@
 """Where tokens stand. Masks, biases, rotations and caches see coordinates, never array offsets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,15 @@ class Coords:
     index: int32 [B, T], the order of tokens (masks, biases, cache slots); negative means padding.
     segment: int32 [B, T], tokens attend only within their own segment (packed documents).
     prefix: bool [B, T], tokens that `Prefix()` lets everyone see.
-    pos: int32 [B, T] or [B, T, 2], what position encodings see; None for keys, which are encoded already.
+    pos: int32 [B, T] or [B, T, streams], what position encodings see; None for keys, which are encoded already.
+    type: int32 [B, T], which learned type vector a token gets (BERT's sentence A or B); None is 0 for all.
     """
 
     index: Array
     segment: Array
     prefix: Array
     pos: Array | None = None
+    type: Array | None = None
 
     @property
     def length(self) -> int:
@@ -36,11 +38,21 @@ class Coords:
         """Size of the leading axis: the batch, or 1 where all rows agree."""
         return self.index.shape[0]
 
-    @property
-    def positions(self) -> Array:
-        """`pos` of tokens that are still to be encoded."""
+    def streams(self, count: int) -> Array:
+        """int32 [B, T, count]: the positions of tokens still to be encoded; a stream that is not given is 0.
+
+        Raises ValueError where more are given than asked for.
+        """
         assert self.pos is not None, "keys carry no positions"
-        return self.pos
+        pos_BTx = self.pos[..., None] if self.pos.ndim == 2 else self.pos
+        if pos_BTx.shape[-1] > count:
+            raise ValueError(f"coords have {pos_BTx.shape[-1]} streams of positions, the model sees {count}")
+        return jnp.pad(pos_BTx, ((0, 0), (0, 0), (0, count - pos_BTx.shape[-1])))
+
+    @property
+    def as_keys(self) -> "Coords":
+        """What of them a cache remembers: where the tokens stand, not how they were embedded."""
+        return replace(self, pos=None, type=None)
 
     def slice(self, start: int, stop: int) -> "Coords":
         """The coordinates of tokens `start` to `stop` (exclusive)."""
@@ -83,6 +95,49 @@ def of_index(index_BT: Array) -> Coords:
         prefix=jnp.zeros_like(index_BT, bool),
         pos=jnp.maximum(index_BT, 0),
     )
+
+
+def last(coords: Coords) -> Coords:
+    """[B, 1]: where the last token of each row stands, the one of greatest index."""
+    at_B = jnp.argmax(coords.index, axis=1)
+    return jax.tree.map(lambda leaf: leaf[jnp.arange(coords.rows), at_B][:, None], coords)
+
+
+def succeeding(coords: Coords) -> Coords:
+    """Where the next token of the same segment stands: one further in the order and in the last stream of positions.
+
+    It belongs to no prefix.
+    """
+    assert coords.pos is not None, "keys carry no positions"
+    pos = coords.pos + 1 if coords.pos.ndim == 2 else coords.pos.at[..., -1].add(1)
+    return replace(coords, index=coords.index + 1, prefix=jnp.zeros_like(coords.prefix), pos=pos)
+
+
+def following(coords: Coords, count: int) -> Coords:
+    """[B, count + 1]: tokens at coords [B, 1] and the `count` that succeed each."""
+    chain = [coords]
+    for _ in range(count):
+        chain.append(succeeding(chain[-1]))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *chain)
+
+
+def preceding(coords: Coords) -> Coords:
+    """Where the token before stands, of the same segment: `succeeding` the other way; before the first is padding."""
+    assert coords.pos is not None, "keys carry no positions"
+    pos = coords.pos - 1 if coords.pos.ndim == 2 else coords.pos.at[..., -1].add(-1)
+    return replace(coords, index=coords.index - 1, pos=jnp.maximum(pos, 0))
+
+
+def without(coords: Coords, padding_BT: Array) -> Coords:
+    """The coordinates with padding where `padding_BT` is true."""
+    return replace(coords, index=jnp.where(padding_BT, PADDING, coords.index))
+
+
+def padded_to(coords: Coords, length: int) -> Coords:
+    """The coordinates with padding behind them, up to `length` tokens."""
+    more = length - coords.length
+    wider = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0), (0, more), (0, 0)][: leaf.ndim]), coords)
+    return replace(wider, index=jnp.pad(coords.index, ((0, 0), (0, more)), constant_values=PADDING))
 
 
 def check_rows(coords: Coords, batch: int, length: int) -> None:

@@ -1,16 +1,22 @@
 """A Spec in words and in Python."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from fxformer import accounting
-from fxformer.block import Block
-from fxformer.layers.residual import PLACEMENTS
+from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.bias import ALiBi, Buckets
+from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
+from fxformer.layers.ffn import GLU, MLP, MoE
+from fxformer.layers.norm import Norm
+from fxformer.layers.residual import PLACEMENTS, Residual
 from fxformer.model import Transformer
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.norm import NORMS
 from fxformer.ops.rotary import Rotary, rotate
+from fxformer.ops.route import ROUTERS
+from fxformer.specs import parts
 from fxformer.zoo.family import Family
 
 LINE = 100  # characters
@@ -43,20 +49,45 @@ COLUMNS = ("name", "family", "year", "kind", "norm", "placement", "position", "a
 
 
 def row(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
-    """The line of `list` under COLUMNS, by the first block of the model."""
-    block = next(accounting.blocks(spec))
+    """The line of `list` under COLUMNS; what alternates along the depth is said once each, joined by +."""
+    blocks = tuple(dict.fromkeys(spec.stack.blocks))
     return (
         name,
         family.title,
         str(family.year),
         family.kind,
-        block.residual.norm.kind,
-        block.residual.placement,
-        ", ".join(type(position).__name__.lower() for position in _positions(spec, block)) or "none",
-        _heads(block),
-        f"{type(block.ffn).__name__} {block.ffn.activation}",
+        _joined(block.residual.norm.kind for block in blocks),
+        _joined(block.residual.placement for block in blocks),
+        ", ".join(dict.fromkeys(type(position).__name__.lower() for position in _positions(spec))) or "none",
+        _joined(ATTENTION_WORDS[type(block.attention)](block.attention) for block in blocks),
+        _joined(FFN_WORDS[type(block.ffn)](block.ffn) for block in blocks),
         f"{accounting.count(spec):,}",
     )
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(words))
+
+
+def _gqa(spec: GQA) -> str:
+    kinds = {spec.heads: "MHA", 1: "MQA"}
+    return kinds.get(spec.kv_heads, f"GQA-{spec.kv_heads}") + ("" if spec.mask.reach is None else f" {spec.mask.reach}")
+
+
+def _moe(spec: MoE) -> str:
+    return f"MoE {spec.router.k} of {spec.experts} x {FFN_WORDS[type(spec.expert)](spec.expert)}"
+
+
+# A layer in a few words; the number after an attention is how far back it sees.
+ATTENTION_WORDS: dict[type, Callable[[Any], str]] = {
+    GQA: _gqa,
+    MLA: lambda spec: "MLA" if spec.index is None else f"MLA, best {spec.index.keep}",
+}
+FFN_WORDS: dict[type, Callable[[Any], str]] = {
+    MLP: lambda spec: f"MLP {spec.activation}",
+    GLU: lambda spec: f"GLU {spec.activation}",
+    MoE: _moe,
+}
 
 
 def describe(name: str, family: Family, spec: Transformer, length: int) -> str:
@@ -68,6 +99,7 @@ def describe(name: str, family: Family, spec: Transformer, length: int) -> str:
         "FLOPs per token": f"{full:.4g} forward at {length} tokens, {causal:.4g} if future keys are skipped",
         "cache per token": f"{accounting.cache_bytes(spec):,} bytes in 16 bits",
         "memory": f"{inference:,.2f} GB in 16 bits, {training:,.2f} GB to train with Adam",
+        "objective": family.objective,
         "source": family.source,
     }
     lines = [f"{name}: {family.title}, {family.year}, {family.kind}", "", python(spec), ""]
@@ -77,31 +109,42 @@ def describe(name: str, family: Family, spec: Transformer, length: int) -> str:
 
 
 def _formulas(spec: Transformer) -> Iterator[tuple[str, str]]:
-    """The first line of what documents each part of the first block."""
-    block = next(accounting.blocks(spec))
-    yield "placement", _first_line(PLACEMENTS[block.residual.placement].join)
-    yield "norm", _first_line(NORMS[block.residual.norm.kind])
-    for position in _positions(spec, block):
-        yield "position", _first_line(SPOKEN.get(type(position), type(position)))
-    yield f"attention: {_heads(block)}", _first_line(type(block.attention))
-    yield "mask", _first_line(type(block.attention.mask))
-    yield "feed-forward", _first_line(type(block.ffn))
-    yield "activation", _first_line(ACTIVATIONS[block.ffn.activation])
-    yield "head", _first_line(type(spec.head))
+    """The first line of what documents each different part."""
+    stacks = (spec.stack,) if spec.encoder is None else (spec.encoder, spec.stack)
+    said = [
+        *(("placement", line) for residual in parts(stacks, Residual) for line in _joins(residual)),
+        *(("norm", _first_line(NORMS[norm.kind])) for norm in parts(spec, Norm)),
+        *(("position", _first_line(SPOKEN.get(type(position), type(position)))) for position in _positions(spec)),
+    ]
+    for block in (block for stack in stacks for block in stack.blocks):
+        said.append(("attention", _first_line(type(block.attention))))
+        said.append(("mask", _first_line(type(block.attention.mask))))
+        said.append(("feed-forward", _first_line(type(block.ffn))))
+    said += [("router", _first_line(ROUTERS[type(moe.router)])) for moe in parts(spec, MoE)]
+    dense: tuple[MLP | GLU, ...] = (*parts(spec, MLP), *parts(spec, GLU))
+    said += [("activation", _first_line(ACTIVATIONS[ffn.activation])) for ffn in dense]
+    said += [("head", _first_line(type(spec.head)))]
+    said += [(name, _first_line(type(part))) for name, part in _extras(spec) if part is not None]
+    last = ""
+    for name, line in sorted(dict.fromkeys(said), key=lambda pair: [name for name, _ in said].index(pair[0])):
+        yield "" if name == last else name, line
+        last = name
+
+
+def _joins(residual: Residual) -> tuple[str, ...]:
+    placement = PLACEMENTS[residual.placement]
+    return _first_line(placement.attention), _first_line(placement.ffn)
+
+
+def _extras(spec: Transformer) -> tuple[tuple[str, Any], ...]:
+    return ("pooler", spec.pooler), ("look ahead", spec.ahead)
 
 
 def _first_line(documented: Any) -> str:
     return documented.__doc__.strip().splitlines()[0]
 
 
-def _heads(block: Block) -> str:
-    attention = block.attention
-    if attention.kv_heads == attention.heads:
-        return "MHA"
-    return "MQA" if attention.kv_heads == 1 else f"GQA-{attention.kv_heads}"
-
-
-def _positions(spec: Transformer, block: Block) -> list[Any]:
-    """The three places where position acts: those that are filled."""
-    slots = (spec.embed.position, block.attention.rotary, spec.stack.bias)
-    return [slot for slot in slots if slot is not None]
+def _positions(spec: Transformer) -> tuple[Any, ...]:
+    """What fills the three places where position acts: embedding, queries and keys, logits."""
+    kinds = (Sinusoidal, Learned, LearnedPair, Rotary, Buckets, ALiBi)
+    return tuple(dict.fromkeys(part for kind in kinds for part in parts(spec, kind)))

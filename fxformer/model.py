@@ -1,6 +1,6 @@
 """The model: three values (spec, params, cache) and three pure functions (`init`, `apply`, `empty_cache`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import flax.linen as nn
@@ -10,22 +10,40 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from fxformer.ahead import Ahead, AheadModule
 from fxformer.cache import Cache, advance
-from fxformer.coords import Coords, check_rows, largest, plain
-from fxformer.layers.context import Context, Execution
-from fxformer.layers.embed import HEADS, Embed, EmbedModule, Free, Tied
-from fxformer.stack import Stack, StackModule, empty_tables
+from fxformer.coords import Coords, check_rows, largest, plain, succeeding
+from fxformer.layers.context import Context, Execution, Memory
+from fxformer.layers.embed import Embed, EmbedModule
+from fxformer.layers.head import HEADS, HeadSpec, Pooler, PoolerModule
+from fxformer.layers.norm import Norm
+from fxformer.ops.norm import ACROSS_TOKENS
+from fxformer.specs import parts
+from fxformer.stack import Repeat, Stack, StackModule, check_tables, empty_tables
 
 Params = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transformer:
-    """What a model is: embed the tokens, run the stack, read out logits."""
+    """What a model is: embed the tokens, run the stack, read out logits.
+
+    encoder: a stack that reads other tokens through the same embedding, for the cross-attentions of `stack`.
+    pooler: what says something about a whole sequence. ahead: what predicts one token further.
+    """
 
     embed: Embed
     stack: Stack
-    head: Tied | Free
+    head: HeadSpec
+    encoder: Stack | None = None
+    pooler: Pooler | None = None
+    ahead: Ahead | None = None
+
+    def __post_init__(self) -> None:
+        crossed = any(block.cross is not None for block in self.stack.blocks)
+        if crossed != (self.encoder is not None):
+            has, lacks = ("cross-attention", "encoder") if crossed else ("an encoder", "cross-attention")
+            raise ValueError(f"the model has {has} and no {lacks}; give both or neither")
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +52,9 @@ class Output:
     """What a model says about T tokens in B rows.
 
     logits: float32 [B, T, V]. hidden: the stream before the head [B, T, D]. cache: the next cache, or None.
-    losses: unweighted auxiliary losses by name. stats: numbers by name, each [layers].
+    losses: unweighted auxiliary losses by name. stats: arrays by name, each [layers, …]; of an encoder "encoder_…".
+    memory: what the encoder said, or None. pooled: [B, D], labels: float32 [B, labels], of a model with a pooler.
+    ahead: float32 [B, T - 1, V], logits of the token after the next one, of a model that predicts it.
     """
 
     logits: Array
@@ -42,26 +62,62 @@ class Output:
     cache: Cache | None
     losses: dict[str, Array]
     stats: dict[str, Array]
+    memory: Memory | None = None
+    pooled: Array | None = None
+    labels: Array | None = None
+    ahead: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Tokens [B, S] for the encoder, and where they stand."""
+
+    tokens: Array
+    coords: Coords
 
 
 class TransformerModule(nn.Module):
-    """embed -> stack -> head."""
+    """embed -> stack -> head, and where the spec has them encoder, pooler and the look ahead."""
 
     spec: Transformer
 
     @nn.compact
-    def __call__(self, tokens_BT: Array, context: Context, cache: Cache | None, dtype: jnp.dtype) -> Output:
+    def __call__(
+        self, tokens_BT: Array, context: Context, reading: Reading | None, cache: Cache | None, dtype: jnp.dtype
+    ) -> Output:
         spec, coords = self.spec, context.coords
-        x_BTD, table_VD = EmbedModule(spec.embed, name="embed")(tokens_BT, coords, dtype)
+        embed = EmbedModule(spec.embed, name="embed")
+        head = HEADS[type(spec.head)](spec.head, name="head")
+        losses, stats = {}, {}
+        if reading is not None:
+            assert spec.encoder is not None
+            read_BSD, _ = embed(reading.tokens, reading.coords, dtype)
+            encoder_context = replace(context, coords=reading.coords, memory=None)
+            hidden_BSD, side = StackModule(spec.encoder, name="encoder")(read_BSD, encoder_context, None)
+            context = replace(context, memory=Memory(hidden_BSD, reading.coords))
+            losses = {f"encoder_{name}": loss for name, loss in side.losses.items()}
+            stats = {f"encoder_{name}": value for name, value in side.stats.items()}
+        embedded_BTD, table_VD = embed(tokens_BT, coords, dtype)
         tables = None if cache is None else cache.tables
-        x_BTD, side = StackModule(spec.stack, name="stack")(x_BTD, context, tables)
-        logits_BTV = HEADS[type(spec.head)](spec.head, name="head")(x_BTD, table_VD)
+        x_BTD, side = StackModule(spec.stack, name="stack")(embedded_BTD, context, tables)
+        pooled, labels, ahead = None, None, None
+        if spec.pooler is not None:
+            pooled, labels = PoolerModule(spec.pooler, name="pooler")(x_BTD, coords)
+        if spec.ahead is not None and coords.length > 1 and cache is None:
+            before = replace(context, coords=coords.slice(0, coords.length - 1))
+            ahead_BTD, _ = AheadModule(spec.ahead, name="ahead")(x_BTD[:, :-1], embedded_BTD[:, 1:], before, None)
+            ahead = head(ahead_BTD, table_VD).astype(jnp.float32)
         return Output(
-            logits=logits_BTV.astype(jnp.float32),
+            logits=head(x_BTD, table_VD).astype(jnp.float32),
             hidden=x_BTD,
             cache=None if cache is None else advance(cache, side.tables, coords),
-            losses=side.losses,
-            stats=side.stats,
+            losses={**losses, **side.losses},
+            stats={**stats, **side.stats},
+            memory=context.memory,
+            pooled=pooled,
+            labels=labels,
+            ahead=ahead,
         )
 
 
@@ -78,6 +134,9 @@ def apply(
     *,
     coords: Coords | None = None,
     cache: Cache | None = None,
+    encoder_tokens: Array | None = None,
+    encoder_coords: Coords | None = None,
+    memory: Memory | None = None,
     key: Array | None = None,
     kernel: str | None = None,
     unroll: int = 1,
@@ -88,6 +147,8 @@ def apply(
 
     coords: where the tokens stand; None continues after the cache, or starts at 0.
     cache: what was remembered; the next one is returned in `Output.cache`.
+    encoder_tokens, encoder_coords: what the encoder reads, [B, S]; memory: an `Output.memory` instead of it. A cache
+    that was given either keeps it.
     key: dropout is active exactly when a key is given.
     kernel, unroll, remat: how to compute, see `Execution`; they change no result. dtype: of the activations.
     Raises ValueError where shapes, tokens, positions or capacity do not fit, as far as they are known outside `jit`.
@@ -96,6 +157,7 @@ def apply(
     if batch * length == 0:
         raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}: none; give at least one")
     if cache is not None:
+        check_tables(spec.stack, cache.tables)
         check_cache_rows(cache, batch)
     if coords is None:
         coords = plain(length, start=0 if cache is None else cache.length_B)
@@ -103,21 +165,116 @@ def apply(
     check_positions(spec, coords)
     if cache is not None:
         check_capacity(cache, coords)
-    context = Context(coords=coords, bias=None, execution=Execution(kernel=kernel, unroll=unroll, remat=remat))
-    arguments = (params, tokens, context, cache, key)
+    reading = _reading(spec, batch, encoder_tokens, encoder_coords)
+    check_memory(spec, reading, memory, cache)
+    execution = Execution(kernel=kernel, unroll=unroll, remat=remat)
+    context = Context(coords=coords, execution=execution, memory=memory)
+    arguments = (params, tokens, context, reading, cache, key)
     forward = _forward if _traced(arguments) else _compiled_forward
     return forward(spec, jnp.dtype(dtype), nn.get_logical_axis_rules(), *arguments)
 
 
-def empty_cache(spec: Transformer, batch: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
-    """A cache with room for `length` tokens in each of `batch` rows; windows keep no more than they can see."""
+def read_out(spec: Transformer, params: Params, hidden_BTD: Array) -> Array:
+    """What the head says about `Output.hidden`: logits, float32 [B, T, V]."""
+    head = HEADS[type(spec.head)](spec.head)
+    logits_BTV = head.apply({"params": params.get("head", {})}, hidden_BTD, params["embed"]["table"])
+    return cast(Array, logits_BTV).astype(jnp.float32)
+
+
+def look_ahead(
+    spec: Transformer, params: Params, hidden_BTD: Array, next_BT: Array, cache: Cache, *, coords: Coords
+) -> tuple[Array, Cache]:
+    """What the model's look ahead says to T tokens at `coords`: (logits [B, T, V] of the tokens after the next, cache).
+
+    hidden: `Output.hidden` of the tokens. next: the token after each. cache: see `empty_ahead_cache`.
+    """
+    assert spec.ahead is not None
+    embed, ahead = EmbedModule(spec.embed), AheadModule(spec.ahead)
+    embedded, _ = embed.apply({"params": params["embed"]}, next_BT, succeeding(coords), hidden_BTD.dtype)
+    tables = jax.tree.map(lambda leaf: leaf[0], cache.tables["group_0"]["block_0"])
+    x_BTD, tables = ahead.apply({"params": params["ahead"]}, hidden_BTD, embedded, Context(coords=coords), tables)
+    tables = {"group_0": {"block_0": jax.tree.map(lambda leaf: leaf[None], tables)}}
+    return read_out(spec, params, x_BTD), advance(cache, tables, coords)
+
+
+def empty_ahead_cache(
+    spec: Transformer, batch: int, length: int, *, spare: int = 0, dtype: DTypeLike = jnp.float32
+) -> Cache:
+    """What `look_ahead` remembers: like `empty_cache`, of its one block. Raises ValueError where there is none."""
+    if spec.ahead is None:
+        raise ValueError("the model has no look ahead to guess with; give a draft model")
+    block = Stack(groups=(Repeat(1, (spec.ahead.block,)),), norm=spec.ahead.norm)
+    tables = empty_tables(block, batch=batch, length=length, encoder_length=1, spare=spare, dtype=dtype)
+    return Cache(tables, jnp.zeros(batch, jnp.int32))
+
+
+def _reading(
+    spec: Transformer, batch: int, encoder_tokens: Array | None, encoder_coords: Coords | None
+) -> Reading | None:
+    if encoder_tokens is None:
+        if encoder_coords is not None:
+            raise ValueError("encoder_coords say where encoder_tokens stand, and those are None; give both")
+        return None
+    rows, length = check_tokens(encoder_tokens, spec.embed.vocab)
+    if rows != batch:
+        raise ValueError(f"encoder_tokens have {rows} rows, tokens have {batch}; give as many")
+    coords = plain(length) if encoder_coords is None else encoder_coords
+    check_rows(coords, batch, length)
+    check_positions(spec, coords)
+    return Reading(tokens=encoder_tokens, coords=coords)
+
+
+def check_memory(spec: Transformer, reading: Reading | None, memory: Memory | None, cache: Cache | None) -> None:
+    """Raise ValueError unless the cross-attentions have exactly one source, and only where there are some."""
+    given = [name for name, value in (("encoder_tokens", reading), ("memory", memory)) if value is not None]
+    if spec.encoder is None and given:
+        raise ValueError(f"{given[0]} are for a model with an encoder; this one has none")
+    if len(given) > 1:
+        raise ValueError("encoder_tokens and memory are two answers to one question; give one of them")
+    unread = cache is None or (not _traced(cache.length_B) and not jnp.any(cache.length_B))
+    if spec.encoder is not None and not given and unread:
+        raise ValueError("the model has an encoder and nothing to read; give encoder_tokens or memory")
+
+
+def empty_cache(
+    spec: Transformer,
+    batch: int,
+    length: int,
+    *,
+    encoder_length: int | None = None,
+    spare: int = 0,
+    dtype: DTypeLike = jnp.float32,
+) -> Cache:
+    """A cache with room for `length` tokens in each of `batch` rows; windows keep no more than they can see.
+
+    encoder_length: room for tokens of an encoder; None is `length`. spare: more slots for windows, so that the last
+    `spare + 1` tokens can be taken back. dtype: of the records; int8 keeps a float32 scale beside each vector.
+    Raises ValueError for a model whose tokens depend on later ones, and for sizes or a dtype that hold nothing.
+    """
+    check_cacheable(spec)
     limit = position_limit(spec)
     if limit is not None and length > limit:
         raise ValueError(f"cache length={length} is beyond the {limit} learned positions; use {limit} or less")
+    if spare < 0:
+        raise ValueError(f"spare={spare} takes slots away; use 0 or more")
+    if not jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype) != jnp.int8:
+        raise ValueError(f"dtype={jnp.dtype(dtype)} holds no keys and values; use a floating type, or int8")
     if batch < 1 or length < 1:
         raise ValueError(f"cache of batch={batch}, length={length} holds nothing; use 1 or more of each")
-    tables = empty_tables(spec.stack, batch=batch, length=length, dtype=dtype)
+    encoder_length = length if encoder_length is None else encoder_length
+    tables = empty_tables(
+        spec.stack, batch=batch, length=length, encoder_length=encoder_length, spare=spare, dtype=dtype
+    )
     return Cache(tables, jnp.zeros(batch, jnp.int32))
+
+
+def check_cacheable(spec: Transformer) -> None:
+    """Raise ValueError where an earlier token's output depends on later ones, so that remembering it would be wrong."""
+    kinds = {norm.kind for norm in parts(spec.stack, Norm)} & ACROSS_TOKENS
+    if kinds:
+        raise ValueError(f"norm {min(kinds)!r} mixes all tokens of a batch, later ones too; it cannot be cached")
+    if any(block.attention.mask.ahead for block in spec.stack.blocks):
+        raise ValueError("each token of this model sees those after it; run it on whole sequences, without a cache")
 
 
 def abstract_params(spec: Transformer) -> Params:
@@ -132,14 +289,14 @@ def _forward(
     params: Params,
     tokens_BT: Array,
     context: Context,
+    reading: Reading | None,
     cache: Cache | None,
     key: Array | None,
 ) -> Output:
     rngs = {} if key is None else {"dropout": key}
+    module = TransformerModule(spec)
     with nn.logical_axis_rules(rules):
-        return cast(
-            Output, TransformerModule(spec).apply({"params": params}, tokens_BT, context, cache, dtype, rngs=rngs)
-        )
+        return cast(Output, module.apply({"params": params}, tokens_BT, context, reading, cache, dtype, rngs=rngs))
 
 
 def _init(spec: Transformer, key: Array) -> Params:
@@ -156,9 +313,10 @@ def _traced(tree: Any) -> bool:
 
 
 def _init_boxed(spec: Transformer, key: Array) -> Params:
-    context = Context(coords=plain(1), bias=None, execution=Execution())
-    tokens_BT = jnp.zeros((1, 1), jnp.int32)
-    return TransformerModule(spec).init(key, tokens_BT, context, None, jnp.dtype(jnp.float32))["params"]
+    tokens_BT, coords = jnp.zeros((1, 2), jnp.int32), plain(2)
+    reading = None if spec.encoder is None else Reading(tokens=tokens_BT, coords=coords)
+    context = Context(coords=coords)
+    return TransformerModule(spec).init(key, tokens_BT, context, reading, None, jnp.dtype(jnp.float32))["params"]
 
 
 def position_limit(spec: Transformer) -> int | None:
@@ -183,7 +341,7 @@ def check_positions(spec: Transformer, coords: Coords) -> None:
     limit = position_limit(spec)
     if limit is None:
         return
-    last = largest(coords.positions)
+    last = largest(coords.streams(2))
     needed = coords.length if last is None else last + 1
     if needed > limit:
         raise ValueError(f"sequence of {needed} tokens is longer than the {limit} learned positions")

@@ -12,11 +12,12 @@ from jax.typing import DTypeLike
 
 from fxformer.axes import logical
 from fxformer.block import Block, BlockModule
-from fxformer.cache import empty_table
+from fxformer.cache import empty_cross_table, empty_table
 from fxformer.layers.bias import BIASES, ALiBi, Buckets
-from fxformer.layers.context import Context, Side
-from fxformer.layers.norm import Norm, NormModule
-from fxformer.layers.residual import PLACEMENTS
+from fxformer.layers.context import Context, Side, check_rate, dropout
+from fxformer.layers.norm import Norm
+from fxformer.layers.residual import PLACEMENTS, OwnParameters
+from fxformer.specs import parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +37,42 @@ class Repeat:
 class Stack:
     """Repeats one after another, the logit bias that their attentions share, and the norm at the end.
 
-    The last block's placement says whether the stream needs that norm; `norm` says which one it is.
+    The last block's placement says whether the stream needs that norm; `norm` says which one it is. dropout: of what
+    leaves the stack (T5).
     """
 
     groups: tuple[Repeat, ...]
     norm: Norm
     bias: Buckets | ALiBi | None = None
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for attention in (block.attention for group in self.groups for block in group.blocks):
+        check_rate(self.dropout)
+        names = {PLACEMENTS[block.residual.placement].enter: block.residual.placement for block in self.blocks}
+        if len(names) > 1:
+            raise ValueError(f"placements {' and '.join(names.values())} carry different streams; use one of them")
+        for attention in (block.attention for block in self.blocks):
+            if self.bias is not None and any(True for _ in parts(attention, Buckets)):
+                raise ValueError("the stack has a logit bias and an attention has its own; give one of them")
             if self.bias is not None and self.bias.heads != attention.heads:
                 raise ValueError(
                     f"logit bias has heads={self.bias.heads}, attention has heads={attention.heads}; give it as many"
                 )
 
     @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every block, in order."""
+        return tuple(block for group in self.groups for block in group.blocks * group.n)
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
-        return sum(group.n * len(group.blocks) for group in self.groups)
+        return len(self.blocks)
 
     @property
     def placement(self) -> str:
         """The placement of the last block, by which the stream leaves the stack."""
-        return self.groups[-1].blocks[-1].residual.placement
+        return self.blocks[-1].residual.placement
 
 
 class PatternModule(nn.Module):
@@ -67,13 +81,13 @@ class PatternModule(nn.Module):
     blocks: tuple[Block, ...]
 
     @nn.compact
-    def __call__(self, x_BTD: Array, tables: Any, context: Context) -> tuple[Array, dict[str, Side]]:
+    def __call__(self, stream: Any, tables: Any, context: Context) -> tuple[Any, dict[str, Side]]:
         sides = {}
         for i, block in enumerate(self.blocks):
             name = f"block_{i}"
             table = None if tables is None else tables[name]
-            x_BTD, sides[name] = BlockModule(block, name=name)(x_BTD, context, table)
-        return x_BTD, sides
+            stream, sides[name] = BlockModule(block, name=name)(stream, context, table)
+        return stream, sides
 
 
 class RepeatModule(nn.Module):
@@ -82,7 +96,7 @@ class RepeatModule(nn.Module):
     spec: Repeat
 
     @nn.compact
-    def __call__(self, x_BTD: Array, context: Context, tables: Any) -> tuple[Array, Side]:
+    def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
         spec, execution = self.spec, context.execution
         pattern = nn.remat(PatternModule, prevent_cse=False) if execution.remat else PatternModule
         loop = nn.scan(
@@ -95,8 +109,8 @@ class RepeatModule(nn.Module):
             unroll=min(execution.unroll, spec.n),
             metadata_params={nn.PARTITION_NAME: logical("l")[0]},
         )
-        x_BTD, sides = loop(spec.blocks, name="blocks")(x_BTD, tables, context)
-        return x_BTD, Side(
+        stream, sides = loop(spec.blocks, name="blocks")(stream, tables, context)
+        return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_by_layer([side.losses for side in sides.values()]),
             stats=_by_layer([side.stats for side in sides.values()]),
@@ -104,7 +118,7 @@ class RepeatModule(nn.Module):
 
 
 class StackModule(nn.Module):
-    """Groups in order, then the placement's way out of the residual stream."""
+    """Groups in order, between the placement's ways into and out of the residual stream."""
 
     spec: Stack
 
@@ -113,26 +127,30 @@ class StackModule(nn.Module):
         spec = self.spec
         if spec.bias is not None:
             context = replace(context, bias=BIASES[type(spec.bias)](spec.bias, name="bias")())
-        sides = {}
+        placement, sides = PLACEMENTS[spec.placement], {}
+        stream = placement.enter(x_BTD)
         for i, group in enumerate(spec.groups):
             name = f"group_{i}"
             table = None if tables is None else tables[name]
-            x_BTD, sides[name] = RepeatModule(group, name=name)(x_BTD, context, table)
-        x_BTD = PLACEMENTS[spec.placement].leave(x_BTD, lambda name: NormModule(spec.norm, name=f"{name}_norm"))
-        return x_BTD, Side(
+            stream, sides[name] = RepeatModule(group, name=name)(stream, context, table)
+        x_BTD = placement.leave(stream, OwnParameters(self, spec.norm, suffix="_norm"))
+        return dropout(self, x_BTD, spec.dropout), Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_concatenate([side.losses for side in sides.values()]),
             stats=_concatenate([side.stats for side in sides.values()]),
         )
 
 
-def empty_tables(spec: Stack, *, batch: int, length: int, dtype: DTypeLike) -> Any:
+def empty_tables(spec: Stack, *, batch: int, length: int, encoder_length: int, spare: int, dtype: DTypeLike) -> Any:
     """Empty cache tables in the tree of the stack, one for each attention, stacked on the layer axis."""
 
     def of_block(block: Block, n: int) -> Any:
-        attention = block.attention
-        table = empty_table(attention.records, batch=batch, length=length, reach=attention.mask.reach, dtype=dtype)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), table)
+        own, cross = block.attention, block.cross
+        table = empty_table(own.records, batch=batch, length=length, reach=own.mask.reach, spare=spare, dtype=dtype)
+        tables: dict[str, Any] = {"attention": table}
+        if cross is not None:
+            tables["cross"] = empty_cross_table(cross.records, batch=batch, length=encoder_length, dtype=dtype)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), tables)
 
     return {
         f"group_{i}": {f"block_{j}": of_block(block, group.n) for j, block in enumerate(group.blocks)}
@@ -140,13 +158,47 @@ def empty_tables(spec: Stack, *, batch: int, length: int, dtype: DTypeLike) -> A
     }
 
 
-def _by_layer(patterns: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Numbers [n] of each block of a pattern, in the order of the layers that have them: [n * blocks]."""
-    names = dict.fromkeys(name for pattern in patterns for name in pattern)
-    return {
-        name: jnp.stack([pattern[name] for pattern in patterns if name in pattern], axis=1).reshape(-1)
-        for name in names
+def check_tables(spec: Stack, tables: Any) -> None:
+    """Raise ValueError where cache tables are not those of this stack."""
+    wanted = {
+        (f"group_{i}", f"block_{j}", part, name): (group.n, *sizes.values())
+        for i, group in enumerate(spec.groups)
+        for j, block in enumerate(group.blocks)
+        for part, attention in (("attention", block.attention), ("cross", block.cross))
+        if attention is not None
+        for name, sizes in attention.records.items()
     }
+    held = {
+        (group, block, part, name): (leaf.shape[0], *leaf.shape[2:-2], leaf.shape[-1])
+        for group, blocks in tables.items()
+        for block, parts in blocks.items()
+        for part, table in parts.items()
+        for name, stored in table.records.items()
+        for leaf in jax.tree.leaves(stored)[:1]
+    }
+    for path in wanted | held:
+        if wanted.get(path) != held.get(path):
+            needs, has = (_said(shapes.get(path)) for shapes in (wanted, held))
+            raise ValueError(f"the cache is another model's: {'.'.join(path)} is {has}, this model needs {needs}")
+    for i, group in enumerate(spec.groups):
+        for j, block in enumerate(group.blocks):
+            held_reach, reach = tables[f"group_{i}"][f"block_{j}"]["attention"].reach, block.attention.mask.reach
+            if held_reach != reach:
+                names = ["all tokens" if back is None else f"a window of {back}" for back in (held_reach, reach)]
+                raise ValueError(
+                    f"the cache is another model's: group_{i}.block_{j} keeps {names[0]}, this model sees {names[1]}"
+                )
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else f"{shape[0]} layers of {list(shape[1:])}"
+
+
+def _by_layer(patterns: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Arrays [n, …] of each block of a pattern, in the order of the layers that have them: [n * blocks, …]."""
+    names = dict.fromkeys(name for pattern in patterns for name in pattern)
+    stacked = {name: jnp.stack([pattern[name] for pattern in patterns if name in pattern], axis=1) for name in names}
+    return {name: array.reshape(-1, *array.shape[2:]) for name, array in stacked.items()}
 
 
 def _concatenate(groups: Sequence[dict[str, Array]]) -> dict[str, Array]:

@@ -33,12 +33,15 @@ def load(path: str | PathLike[str], *, dtype: DTypeLike = jnp.float32) -> tuple[
     folder, dtype = Path(path), _floating(dtype)
     config = read_json(folder / "config.json")
     family = family_of(config)
-    spec = family.read(settings(family, config))
-    leaves = _shapes(spec)
-    lines = slots(family.tensors, spec, leaves)
+    understood = settings(family, config)
     params: dict[str, Array] = {}
-    with open_tensors(folder) as stored:
-        tensors = _matched(family, [slot for line in lines for slot in line], stored)
+    with open_tensors(folder) as files:
+        stored = {_bare(family, tensor.name): tensor for tensor in files}
+        spec = family.read(family.amend(understood, stored))
+        leaves = _shapes(spec)
+        lines = _lines(family, spec, leaves, stored)
+        wanted = [slot for line in lines for slot in line]
+        tensors = _matched(family, wanted, files, stored, depth=spec.stack.depth)
         for line in lines:
             params |= _filled(line, tensors, leaves, dtype)
     return spec, unflatten_dict(params, sep=".")
@@ -67,6 +70,7 @@ def save(
     leaves, shapes = flatten_dict(params, sep="."), _shapes(spec)
     _check_params(leaves, shapes)
     by_name = {slot.name: slot for line in slots(family.tensors, spec, shapes) for slot in line}
+    by_name |= {copy: by_name[family.copies[copy]] for copy in family.repeated}
 
     def make(name: str) -> np.ndarray:
         slot = by_name[name]
@@ -74,9 +78,9 @@ def save(
         tensor = slot.layout.pack([np.asarray(leaves[path][slot.index]) for path in slot.paths])
         return np.ascontiguousarray(tensor, dtype)
 
-    # Without a word on special tokens, transformers would stop generating at those of the published models.
+    # Without a word on special tokens, transformers would take those of the published models, whatever our vocabulary.
     header = {"architectures": [family.architecture], "model_type": model_type, "dtype": dtype.name}
-    tokens = {"bos_token_id": None, "eos_token_id": None}
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     sizes = {name: slot.size * dtype.itemsize for name, slot in by_name.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -99,16 +103,50 @@ def _shapes(spec: Transformer) -> dict[str, Shape]:
     return {path: leaf.shape for path, leaf in leaves.items()}
 
 
-def _matched(family: Family, wanted: Sequence[Slot], stored: Sequence[Stored]) -> dict[str, Stored]:
+def _bare(family: Family, name: str) -> str:
+    """A name in a checkpoint as it would be today, in one of the bare model."""
+    for old, new in family.renamed.items():
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    return name.removeprefix(family.prefix)
+
+
+def _lines(
+    family: Family, spec: Transformer, leaves: Mapping[str, Shape], stored: Mapping[str, Stored]
+) -> list[list[Slot]]:
+    """The lines of the first name table with the most names in the checkpoint."""
+
+    def known(lines: list[list[Slot]]) -> int:
+        return sum(_bare(family, slot.name) in stored for line in lines for slot in line)
+
+    return max([slots(table, spec, leaves) for table in (family.tensors, *family.others)], key=known)
+
+
+def _matched(
+    family: Family, wanted: Sequence[Slot], files: Sequence[Stored], stored: Mapping[str, Stored], *, depth: int
+) -> dict[str, Stored]:
     """The stored tensor of each wanted one; raises ValueError unless the two are the same, buffers apart."""
-    bare = {tensor.name.removeprefix(family.prefix): tensor for tensor in stored}
-    names = {slot.name: slot.name.removeprefix(family.prefix) for slot in wanted}
-    missing = [name for name in names if names[name] not in bare]
+    copies = {_bare(family, copy): _bare(family, original) for copy, original in family.copies.items()}
+    instead = {original: copy for copy, original in copies.items() if copy in stored and original not in stored}
+    found: dict[str, Stored] = {}
+    for slot in wanted:
+        bare = _bare(family, slot.name)
+        tensor = stored.get(instead.get(bare, bare))
+        if tensor is not None:
+            found[slot.name] = tensor
+    missing = [slot.name for slot in wanted if slot.name not in found]
     if missing:
         raise ValueError(f"the checkpoint lacks tensor {_first(missing)}")
-    found = {name: bare[names[name]] for name in names}
-    taken = {tensor.name for tensor in found.values()} | set(family.copies)
-    unknown = [name for name in (tensor.name for tensor in stored) if name not in taken and not _buffer(family, name)]
+    held = {_bare(family, name): tensor for name, tensor in found.items()}
+    repeats = [
+        (stored[copy], held[original])
+        for copy, original in copies.items()
+        if copy in stored and copy not in held and original in held
+    ]
+    taken = {tensor.name for tensor in held.values()} | {repeat.name for repeat, _ in repeats}
+    ignored = [pattern.format(depth=depth) for pattern in family.buffers]
+    unread = [tensor.name for tensor in files if tensor.name not in taken]
+    unknown = [name for name in unread if not any(fnmatchcase(name.removeprefix(family.prefix), p) for p in ignored)]
     if unknown:
         raise ValueError(f"the checkpoint has unknown tensor {_first(unknown)}")
     for slot in wanted:
@@ -117,14 +155,10 @@ def _matched(family: Family, wanted: Sequence[Slot], stored: Sequence[Stored]) -
             raise ValueError(f"tensor {tensor.name!r} has shape {tensor.shape}; config.json asks for {slot.shape}")
         if tensor.dtype not in FLOATS:
             raise ValueError(f"tensor {tensor.name!r} is {tensor.dtype}; only {', '.join(FLOATS)} are supported")
-    for copy, original in family.copies.items():
-        if copy in bare and copy not in found and not np.array_equal(bare[copy].read(), found[original].read()):
-            raise ValueError(f"tensor {copy!r} differs from {original!r}, to which config.json ties it")
+    for repeat, original in repeats:
+        if not np.array_equal(repeat.read(), original.read()):
+            raise ValueError(f"tensor {repeat.name!r} differs from {original.name!r}; only a copy of it is supported")
     return found
-
-
-def _buffer(family: Family, name: str) -> bool:
-    return any(fnmatchcase(name.removeprefix(family.prefix), pattern) for pattern in family.buffers)
 
 
 def _filled(

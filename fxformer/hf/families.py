@@ -4,20 +4,55 @@ import dataclasses
 import math
 from typing import Any
 
+from fxformer.hf.albert import ALBERT
+from fxformer.hf.bert import BERT
+from fxformer.hf.chatglm import CHATGLM, CHATGLM2, GLM_130B
+from fxformer.hf.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V32
+from fxformer.hf.depth import unfolded
 from fxformer.hf.family import Family, Settings, settings
+from fxformer.hf.gemma2 import GEMMA2
+from fxformer.hf.glm import GLM
 from fxformer.hf.gpt2 import GPT2
+from fxformer.hf.gpt_oss import GPT_OSS
 from fxformer.hf.llama import LLAMA
-from fxformer.layers.project import FanIn, Normal, Xavier
+from fxformer.hf.mistral import MISTRAL
+from fxformer.hf.mixtral import MIXTRAL
+from fxformer.hf.olmo2 import OLMO2
+from fxformer.hf.qwen3 import QWEN3
+from fxformer.hf.switch import SWITCH
+from fxformer.hf.t5 import T5
 from fxformer.model import Transformer
 
-FAMILIES: dict[str, Family] = {"gpt2": GPT2, "llama": LLAMA}
-
-INITS = (FanIn, Normal, Xavier)
+FAMILIES: dict[str, Family] = {
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "mixtral": MIXTRAL,
+    "qwen3": QWEN3,
+    "olmo2": OLMO2,
+    "gemma2": GEMMA2,
+    "glm": GLM,
+    "gpt_oss": GPT_OSS,
+    "bert": BERT,
+    "albert": ALBERT,
+    "t5": T5,
+    "switch_transformers": SWITCH,
+    "deepseek_v2": DEEPSEEK_V2,
+    "deepseek_v3": DEEPSEEK_V3,
+    "deepseek_v32": DEEPSEEK_V32,
+    "chatglm": CHATGLM,
+    "chatglm2": CHATGLM2,
+    "glm-130b": GLM_130B,
+}
+# A model_type that stands for two families, a setting that only the second has, and the second.
+SECOND = {"chatglm": ("multi_query_group_num", "chatglm2")}
 
 
 def family_of(config: Settings) -> Family:
     """The family of a config.json."""
     model_type = config.get("model_type")
+    if model_type in SECOND and SECOND[model_type][0] in config:
+        model_type = SECOND[model_type][1]
     if model_type not in FAMILIES:
         raise ValueError(f"config.json has model_type={model_type!r}; only {', '.join(FAMILIES)} are supported")
     return FAMILIES[model_type]
@@ -25,17 +60,27 @@ def family_of(config: Settings) -> Family:
 
 def express(spec: Transformer) -> tuple[str, Settings]:
     """(model_type, settings) of the first family whose config, read back, computes what `spec` computes."""
-    misfits = []
+    misfits: dict[str, list[str]] = {}
     for model_type, family in FAMILIES.items():
-        config = family.write(spec)
-        if config is None:
-            continue
-        misfit = difference(family.read(settings(family, config)), spec)
-        if misfit is None:
-            return model_type, config
-        misfits.append(f"as {model_type} {misfit}")
-    reason = "; ".join(misfits) or f"none of {', '.join(FAMILIES)} has its structure"
+        try:
+            config = family.write(spec)
+            if config is None:
+                continue
+            misfit = difference(_flat(family.read(settings(family, config))), _flat(spec))
+            if misfit is None:
+                return model_type, config
+        except ValueError as error:
+            misfit = f"refused, {error}"
+        misfits.setdefault(misfit, []).append(model_type)
+    reasons = [f"as {', '.join(names)} {misfit}" for misfit, names in misfits.items()]
+    reason = "; ".join(reasons) or f"none of {', '.join(FAMILIES)} has its structure"
     raise ValueError(f"transformers has no model for this spec: {reason}")
+
+
+def _flat(spec: Transformer) -> Transformer:
+    """The same model block by block."""
+    encoder = None if spec.encoder is None else unfolded(spec.encoder)
+    return dataclasses.replace(spec, stack=unfolded(spec.stack), encoder=encoder)
 
 
 def difference(theirs: Any, ours: Any, path: str = "spec") -> str | None:
@@ -43,7 +88,7 @@ def difference(theirs: Any, ours: Any, path: str = "spec") -> str | None:
 
     Initialisers and dropout rates may differ: they matter in training only. Numbers may differ by rounding.
     """
-    if theirs == ours or type(theirs) in INITS or path.endswith(".dropout"):
+    if theirs == ours or path.endswith(("init", ".dropout")):
         return None
     if type(theirs) is type(ours):
         if dataclasses.is_dataclass(theirs):

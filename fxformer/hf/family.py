@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fxformer.hf.files import Stored
 from fxformer.hf.names import Tensor
 from fxformer.model import Transformer
 
@@ -16,28 +17,38 @@ class Family:
 
     architecture: the class that `transformers` makes of it.
     defaults: the settings that `read` sees, with the values `transformers` takes where config.json is silent.
-    fixed: settings that are understood at this value only. inert: settings that change no logits, unread.
+    optional: those of them that may be null. fixed: settings that are understood at this value only; `read` sees them
+    too. inert: settings that change no logits, unread.
     read: settings -> Spec. write: Spec -> settings; None where the structure is another one, and where it is not,
     no more than a guess: reading it back decides.
-    tensors: the name table. prefix: of the names, absent in checkpoints of the bare model.
-    buffers: patterns of tensors that hold no parameter. copies: tensors that may repeat another one.
+    amend: settings and the stored tensors by name -> settings, where the tensors know better.
+    tensors: the name table. others: tables of other writers, read and never written. prefix: of the names, absent in
+    checkpoints of the bare model.
+    renamed: ends of names in old checkpoints -> today's. buffers: patterns of tensors that hold no parameter,
+    {depth} in them being the number of layers.
+    copies: tensors that may repeat another one, or stand for it. repeated: those that are written too.
     """
 
     architecture: str
     defaults: Settings
+    optional: frozenset[str] = frozenset()
     fixed: Settings = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     read: Callable[[Settings], Transformer]
     write: Callable[[Transformer], Settings | None]
+    amend: Callable[[Settings, Mapping[str, Stored]], Settings] = lambda settings, stored: settings
     tensors: tuple[Tensor, ...]
+    others: tuple[tuple[Tensor, ...], ...] = ()
     prefix: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    repeated: tuple[str, ...] = ()
 
 
 # Settings of any model that change no logits: bookkeeping, tokens of the tokenizer, generation, dropout, labels.
 INERT = frozenset({
-    "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path",
+    "architectures", "auto_map", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path",
     "name_or_path", "_commit_hash", "use_cache", "return_dict", "output_hidden_states", "output_attentions",
     "torchscript", "use_bfloat16", "gradient_checkpointing", "chunk_size_feed_forward", "tokenizer_class",
     "prefix", "task_specific_params", "problem_type", "finetuning_task", "num_labels", "_num_labels",
@@ -65,6 +76,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "quick_gelu": "gelu_sigmoid",
     "silu": "silu",
     "swish": "silu",
     "relu2": "relu2",
@@ -88,6 +100,16 @@ def settings(family: Family, config: Settings) -> Settings:
     read = {key: config.get(key, default) for key, default in family.defaults.items()}
     for key, default in family.defaults.items():
         kind, value = type(default), read[key]
+        if value is None and key in family.optional:
+            continue
         if kind in TYPES and (type(value) not in TYPES[kind] or (kind is int and value < 1)):
             raise ValueError(f"config.json has {key}={value!r}, which makes no model; a usual value is {default!r}")
-    return read
+    return {**family.fixed, **read}
+
+
+def count(settings: Settings, name: str) -> int:
+    """A number that only some configs need, or that may be 0."""
+    value = settings[name]
+    if type(value) is not int:
+        raise ValueError(f"config.json has {name}={value!r}, which makes no model; give a number")
+    return value

@@ -10,8 +10,9 @@ from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
 from fxformer.hf.layout import Axes, Fused
 from fxformer.hf.names import tensor
 from fxformer.layers.attention import GQA
-from fxformer.layers.embed import Embed, Free, Learned, Tied
+from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
+from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual

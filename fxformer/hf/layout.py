@@ -45,6 +45,37 @@ class Fused:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """`Fused(fuse)`, then `Axes(move)`: a torch Linear of query and key heads side by side is "d *", "d x -> x d"; one
+    that holds [query | key] head by head is "d h *", "d h x -> (h x) d".
+    """
+
+    fuse: str
+    move: str
+
+    def pack(self, leaves: Sequence[Any]) -> Any:
+        return Axes(self.move).pack([Fused(self.fuse).pack(leaves)])
+
+    def unpack(self, tensor: Any, shapes: Sequence[Shape]) -> Sequence[Any]:
+        (joined,) = Axes(self.move).unpack(tensor, [packed_shape(Fused(self.fuse), tuple(shapes))])
+        return Fused(self.fuse).unpack(joined, shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Leaves of one shape on a new first axis `n`, then moved: gate and up in turns are "n d f -> d (f n)"."""
+
+    pattern: str
+
+    def pack(self, leaves: Sequence[Any]) -> Any:
+        return einops.rearrange(list(leaves), self.pattern)
+
+    def unpack(self, tensor: Any, shapes: Sequence[Shape]) -> Sequence[Any]:
+        (stacked,) = Axes(self.pattern).unpack(tensor, [(len(shapes), *shapes[0])])
+        return list(stacked)
+
+
+@dataclass(frozen=True, slots=True)
 class Same:
     """The tensor is the leaf."""
 
@@ -56,7 +87,7 @@ class Same:
         return [tensor]
 
 
-Layout = Axes | Fused | Same
+Layout = Axes | Fused | Joined | Stacked | Same
 
 
 @lru_cache(maxsize=4096)

@@ -1,99 +1,139 @@
-"""LLaMA (`LlamaForCausalLM`): Linear weights are (out, in), rotary pairs half-split."""
+"""LLaMA (`LlamaForCausalLM`), and what its many relatives share: Linear weights are (out, in), rotary pairs half-split.
+
+A relative reads LLaMA's layers, changes them where it differs, and keeps the lines of the name table that are alike.
+"""
 
 import math
+from collections.abc import Container, Sequence
+from dataclasses import replace
+from typing import Any
 
 from fxformer.block import Block
+from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
 from fxformer.hf.layout import Axes
 from fxformer.hf.names import tensor
-from fxformer.hf.rope import DEFAULTS, read_rope, write_rope
+from fxformer.hf.rope import DEFAULTS, read_rope, share, write_rope
 from fxformer.layers.attention import GQA
-from fxformer.layers.embed import Embed, Free, Tied
-from fxformer.layers.ffn import GLU
+from fxformer.layers.embed import Embed
+from fxformer.layers.ffn import GLU, FFNSpec
+from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.names import nearest
 from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN
-from fxformer.stack import Repeat, Stack
+from fxformer.stack import Stack
 
 
 def read(settings: Settings) -> Transformer:
     """The Spec of a LLaMA config."""
+    residual = Residual(placement="pre", norm=read_norm(settings))
+    block = Block(attention=read_attention(settings), ffn=read_glu(settings), residual=residual)
+    return read_model(settings, [block] * settings["num_hidden_layers"])
+
+
+def read_norm(settings: Settings) -> Norm:
+    """The norm of all places."""
+    return Norm(kind="rms", eps=settings["rms_norm_eps"])
+
+
+def read_attention(settings: Settings, *, divisor: int | None = None, pairing: str = "half") -> GQA:
+    """Causal attention with rotation; divisor: logits are divided by its root, None is by that of a head's width."""
     heads = settings["num_attention_heads"]
     key_width = settings["head_dim"] or settings["hidden_size"] // heads
     rotary, magnitude = read_rope(settings, key_width)
-    norm, init = Norm(kind="rms", eps=settings["rms_norm_eps"]), Normal(settings["initializer_range"])
-    block = Block(
-        attention=GQA(
-            heads=heads,
-            kv_heads=settings["num_key_value_heads"] or heads,
-            key_width=key_width,
-            rotary=rotary,
-            scale=None if magnitude == 1 else magnitude**2 / math.sqrt(key_width),
-            bias=settings["attention_bias"],
-            out_bias=settings["attention_bias"],
-            init=init,
-            value_init=init,
-            out_init=init,
-        ),
-        ffn=GLU(
-            inner=settings["intermediate_size"],
-            activation=nearest(ACTIVATIONS, settings["hidden_act"], "hidden_act"),
-            bias=settings["mlp_bias"],
-            up_init=init,
-            down_init=init,
-        ),
-        residual=Residual(placement="pre", norm=norm),
+    rotary = replace(rotary, pairing=pairing)
+    if rotary.width < key_width:
+        rotary, magnitude = replace(rotary, gain=magnitude), 1.0
+    init = Normal(settings["initializer_range"])
+    return GQA(
+        heads=heads,
+        kv_heads=settings["num_key_value_heads"] or heads,
+        key_width=key_width,
+        rotary=rotary,
+        scale=None if magnitude == 1 and divisor is None else magnitude**2 / math.sqrt(divisor or key_width),
+        bias=settings["attention_bias"],
+        out_bias=settings["attention_bias"],
+        init=init,
+        value_init=init,
+        out_init=init,
     )
+
+
+def read_glu(settings: Settings) -> GLU:
+    """The feed-forward layer."""
+    init = Normal(settings["initializer_range"])
+    return GLU(
+        inner=settings["intermediate_size"],
+        activation=nearest(ACTIVATIONS, settings["hidden_act"], "hidden_act"),
+        bias=settings["mlp_bias"],
+        up_init=init,
+        down_init=init,
+    )
+
+
+def read_model(settings: Settings, blocks: Sequence[Block]) -> Transformer:
+    """A decoder of these blocks; the last norm is like theirs."""
+    init = Normal(settings["initializer_range"])
     return Transformer(
         embed=Embed(vocab=settings["vocab_size"], width=settings["hidden_size"], init=init),
-        stack=Stack(groups=(Repeat(settings["num_hidden_layers"], (block,)),), norm=norm),
+        stack=Stack(groups=fold(blocks), norm=blocks[-1].residual.norm),
         head=Tied() if settings["tie_word_embeddings"] else Free(init=init),
     )
 
 
 def write(spec: Transformer) -> Settings | None:
     """The config of a pre-norm decoder with rotary positions and a GLU."""
-    embed, norm = spec.embed, spec.stack.norm
-    match spec.stack.groups:
-        case (
-            Repeat(
-                n=depth,
-                blocks=(
-                    Block(
-                        attention=GQA(
-                            rotary=Rotary(scaling=None | Linear() | Llama3() | YaRN()) as rotary
-                        ) as attention,
-                        ffn=GLU() as ffn,
-                    ),
-                ),
-            ),
-        ) if embed.width % attention.heads == 0:
-            scale = attention.scale or 1 / math.sqrt(attention.key_width)
-            return {
+    config = write_model(spec, spec.stack.blocks[0].ffn, LLAMA.defaults)
+    # LLaMA's class alone wants heads that divide the width.
+    return None if config is None or config["hidden_size"] % config["num_attention_heads"] else config
+
+
+def write_model(
+    spec: Transformer, ffn: FFNSpec, names: Container[str], *, divisor: int | None = None
+) -> dict[str, Any] | None:
+    """Those settings in `names` that the relatives share, by the first block; `ffn` is its GLU, or that of its experts.
+
+    None where the block is of another kind.
+    """
+    embed, block = spec.embed, spec.stack.blocks[0]
+    match block.attention, ffn:
+        case GQA(rotary=Rotary(scaling=None | Linear() | Llama3() | YaRN()) as rotary) as attention, GLU():
+            root = math.sqrt(attention.key_width if divisor is None else divisor)
+            magnitude = rotary.gain if attention.scale is None else math.sqrt(attention.scale * root)
+            config = {
                 "vocab_size": embed.vocab,
                 "hidden_size": embed.width,
                 "intermediate_size": ffn.inner,
-                "num_hidden_layers": depth,
+                "num_hidden_layers": spec.stack.depth,
                 "num_attention_heads": attention.heads,
                 "num_key_value_heads": attention.kv_heads,
                 "head_dim": attention.key_width,
                 "hidden_act": nearest(ACTIVATION_NAMES, ffn.activation, "activation of transformers"),
-                "rms_norm_eps": norm.eps,
+                "rms_norm_eps": spec.stack.norm.eps,
                 "attention_bias": attention.bias,
                 "mlp_bias": ffn.bias,
                 "initializer_range": embed.init.std(embed.width, embed.vocab),
-                "tie_word_embeddings": spec.head == Tied(),
-                **write_rope(rotary, math.sqrt(scale * math.sqrt(attention.key_width))),
+                "tie_word_embeddings": type(spec.head) is Tied,
+                "partial_rotary_factor": share(rotary.width, attention.key_width),
+                **write_rope(rotary, magnitude),
             }
+            return {name: value for name, value in config.items() if name in names}
     return None
 
 
-TENSORS = (
+EMBED = (
     tensor("model.embed_tokens.weight", "embed.table"),
+    tensor("model.norm.weight", "stack.final_norm.scale"),
+    tensor("lm_head.weight", "head.out.weight", layout=Axes("d v -> v d")),
+)
+NORMS = (
     tensor("model.layers.{}.input_layernorm.weight", "stack.{}.attention_residual.before.scale"),
+    tensor("model.layers.{}.post_attention_layernorm.weight", "stack.{}.ffn_residual.before.scale"),
+)
+ATTENTION = (
     tensor(
         "model.layers.{}.self_attn.q_proj.weight", "stack.{}.attention.query.weight", layout=Axes("d h k -> (h k) d")
     ),
@@ -106,16 +146,17 @@ TENSORS = (
     tensor("model.layers.{}.self_attn.k_proj.bias", "stack.{}.attention.key.bias", layout=Axes("g k -> (g k)")),
     tensor("model.layers.{}.self_attn.v_proj.bias", "stack.{}.attention.value.bias", layout=Axes("g k -> (g k)")),
     tensor("model.layers.{}.self_attn.o_proj.bias", "stack.{}.attention.out.bias"),
-    tensor("model.layers.{}.post_attention_layernorm.weight", "stack.{}.ffn_residual.before.scale"),
+)
+FFN = (
     tensor("model.layers.{}.mlp.gate_proj.weight", "stack.{}.ffn.gate.weight", layout=Axes("d f -> f d")),
     tensor("model.layers.{}.mlp.up_proj.weight", "stack.{}.ffn.up.weight", layout=Axes("d f -> f d")),
     tensor("model.layers.{}.mlp.down_proj.weight", "stack.{}.ffn.down.weight", layout=Axes("f d -> d f")),
     tensor("model.layers.{}.mlp.gate_proj.bias", "stack.{}.ffn.gate.bias"),
     tensor("model.layers.{}.mlp.up_proj.bias", "stack.{}.ffn.up.bias"),
     tensor("model.layers.{}.mlp.down_proj.bias", "stack.{}.ffn.down.bias"),
-    tensor("model.norm.weight", "stack.final_norm.scale"),
-    tensor("lm_head.weight", "head.out.weight", layout=Axes("d v -> v d")),
 )
+BUFFERS = ("layers.*.self_attn.rotary_emb.inv_freq",)
+COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
 
 LLAMA = Family(
     architecture="LlamaForCausalLM",
@@ -140,8 +181,8 @@ LLAMA = Family(
     inert=frozenset({"attention_dropout", "pretraining_tp", "max_sequence_length", "is_llama_config"}),
     read=read,
     write=write,
-    tensors=TENSORS,
+    tensors=(*EMBED, *NORMS, *ATTENTION, *FFN),
     prefix="model.",
-    buffers=("layers.*.self_attn.rotary_emb.inv_freq",),
-    copies={"lm_head.weight": "model.embed_tokens.weight"},
+    buffers=BUFFERS,
+    copies=COPIES,
 )

@@ -1,26 +1,30 @@
 """Name tables: which tensor of a checkpoint holds which leaves of our tree, for every layer.
 
-Our parameters are stacked on a leading layer axis, theirs have a name for each layer: `{}` in a table is the layer's
-number in their name, and in our path the block that holds it.
+Our parameters are stacked on a leading layer axis, and those of experts on an axis after it; theirs have a name for
+each layer and expert. In our path `{}` is the block that holds a leaf; in their name `{}` is the number of the layer,
+`{group}` and `{block}` those of the repeat and of the block in its pattern, `{expert}` that of the expert.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import EllipsisType
 
 from fxformer.hf.layout import Layout, Same, Shape, packed_shape
 from fxformer.model import Transformer
-from fxformer.stack import Stack
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A line of a name table: their name, our paths, and how the tensor holds the leaves."""
+    """A line of a name table: their name, our paths, and how the tensor holds the leaves.
+
+    beside, without: another leaf that must, or must not, be there for the line to count.
+    """
 
     name: str
     paths: tuple[str, ...]
     layout: Layout
+    beside: str | None = None
+    without: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Slot:
 
     name: str
     paths: tuple[str, ...]
-    index: int | EllipsisType
+    index: tuple[int, ...]
     shapes: tuple[Shape, ...]
     layout: Layout
 
@@ -44,9 +48,11 @@ class Slot:
         return math.prod(self.shape)
 
 
-def tensor(name: str, *paths: str, layout: Layout = Same()) -> Tensor:
+def tensor(
+    name: str, *paths: str, layout: Layout = Same(), beside: str | None = None, without: str | None = None
+) -> Tensor:
     """A line of a name table."""
-    return Tensor(name, paths, layout)
+    return Tensor(name, paths, layout, beside, without)
 
 
 def slots(table: Iterable[Tensor], spec: Transformer, leaves: Mapping[str, Shape]) -> list[list[Slot]]:
@@ -57,21 +63,42 @@ def slots(table: Iterable[Tensor], spec: Transformer, leaves: Mapping[str, Shape
     return lines
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer of a stack is: the path of its block, its index in the leaves, and its numbers."""
+
+    path: str
+    index: tuple[int, ...]
+    number: int
+    group: int
+    block: int
+
+
 def _line(line: Tensor, spec: Transformer, leaves: Mapping[str, Shape]) -> Iterable[Slot]:
-    layered = "{}" in line.name
-    places = _places(spec.stack) if layered else [("", ...)]
-    for number, (place, index) in enumerate(places):
-        paths = tuple(path.format(place) for path in line.paths)
-        if all(path in leaves for path in paths):
-            shapes = tuple(leaves[path][layered:] for path in paths)
-            yield Slot(line.name.format(number), paths, index, shapes, line.layout)
+    for place in _places(line, spec):
+        paths = tuple(path.format(place.path) for path in line.paths)
+        needed = paths if line.beside is None else (*paths, line.beside.format(place.path))
+        barred = line.without is not None and line.without.format(place.path) in leaves
+        if barred or not all(path in leaves for path in needed):
+            continue
+        depth = len(place.index)
+        of_experts = "{expert}" in line.name
+        for expert in range(leaves[paths[0]][depth]) if of_experts else (0,):
+            index = (*place.index, expert) if of_experts else place.index
+            shapes = tuple(leaves[path][len(index) :] for path in paths)
+            name = line.name.format(place.number, group=place.group, block=place.block, expert=expert)
+            yield Slot(name, paths, index, shapes, line.layout)
 
 
-def _places(stack: Stack) -> list[tuple[str, int | EllipsisType]]:
-    """Where each layer of a stack is: the path of its block, and its index on the layer axis."""
-    return [
-        (f"group_{g}.blocks.block_{b}", i)
-        for g, group in enumerate(stack.groups)
-        for i in range(group.n)
-        for b in range(len(group.blocks))
-    ]
+def _places(line: Tensor, spec: Transformer) -> list[Place]:
+    """Each layer of the stack in which the leaves of a line are; one place for leaves that are in no layer."""
+    if "{}" not in line.paths[0]:
+        return [Place("", (), 0, 0, 0)]
+    stack = spec.encoder if line.paths[0].startswith("encoder.") else spec.stack
+    places: list[Place] = []
+    for g, group in enumerate(() if stack is None else stack.groups):
+        for i in range(1 if group.tied else group.n):
+            for b in range(len(group.blocks)):
+                index = () if group.tied else (i,)
+                places.append(Place(f"group_{g}.blocks.block_{b}", index, len(places), g, b))
+    return places

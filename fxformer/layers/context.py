@@ -30,13 +30,23 @@ class Execution:
 
 
 @jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What an encoder says about its tokens. hidden: [B, S, D]. coords: of those tokens."""
+
+    hidden: Array
+    coords: Coords
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The coordinates of the tokens, the stack's shared logit bias, and how to compute."""
+    """The coordinates of the tokens, how to compute, the stack's shared logit bias, and what an encoder said."""
 
     coords: Coords
-    bias: LogitBias | None
-    execution: Execution = field(metadata={"static": True})
+    execution: Execution = field(metadata={"static": True}, default=Execution())
+    bias: LogitBias | None = None
+    memory: Memory | None = None
 
 
 class Side(NamedTuple):

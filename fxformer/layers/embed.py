@@ -1,4 +1,4 @@
-"""Tokens in, logits out: the embedding with its absolute positions, and the head, tied to it or free."""
+"""Tokens in: the embedding with its absolute positions. A new position is a spec, a module, a line in POSITIONS."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from fxformer.axes import logical
 from fxformer.coords import Coords
 from fxformer.layers.context import check_rate, dropout
 from fxformer.layers.norm import Norm, NormModule
-from fxformer.layers.project import FanIn, Init, Normal, Project, boxed
+from fxformer.layers.project import Init, Normal, Project, boxed, draw
 from fxformer.ops.position import sinusoids
 
 
@@ -32,6 +32,14 @@ class Learned:
     init: Init = Normal()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedPair:
+    """Two learned vectors, one for each stream of positions: place in the text, place in the span (GLM)."""
+
+    limit: int
+    init: Init = Normal()
+
+
 class SinusoidalModule(nn.Module):
     """Has no parameters."""
 
@@ -39,7 +47,7 @@ class SinusoidalModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        return sinusoids(coords.positions, width, base=self.spec.base)
+        return sinusoids(coords.streams(1)[..., 0], width, base=self.spec.base)
 
 
 class LearnedModule(nn.Module):
@@ -49,29 +57,55 @@ class LearnedModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        limit = self.spec.limit
-        table_XD = table(self, limit, width, self.spec.init, rows=None)
-        return table_XD.at[coords.positions].get(mode="fill", fill_value=jnp.nan)
+        return _look_up(self, "table", self.spec, coords.streams(1)[..., 0], width)
 
 
-POSITIONS = {Sinusoidal: SinusoidalModule, Learned: LearnedModule}
+class LearnedPairModule(nn.Module):
+    """Owns the tables `text` and `span` [limit, width]."""
+
+    spec: LearnedPair
+
+    @nn.compact
+    def __call__(self, coords: Coords, width: int) -> Array:
+        pos_BTx = coords.streams(2)
+        text_BTD = _look_up(self, "text", self.spec, pos_BTx[..., 0], width)
+        return text_BTD + _look_up(self, "span", self.spec, pos_BTx[..., 1], width)
+
+
+def _look_up(module: nn.Module, name: str, spec: Learned | LearnedPair, pos_BT: Array, width: int) -> Array:
+    """Rows of the table `name`; not a number beyond its end."""
+    table_XD = table(module, spec.limit, width, spec.init, name=name, axes=(None, *logical("d")))
+    return table_XD.at[pos_BT].get(mode="fill", fill_value=jnp.nan)
+
+
+POSITIONS = {Sinusoidal: SinusoidalModule, Learned: LearnedModule, LearnedPair: LearnedPairModule}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embed:
-    """Token vectors, times `scale` (the original Transformer: sqrt(width)), plus positions, normed, dropped out."""
+    """Token vectors, times `scale` (the original Transformer: sqrt(width)), plus positions, normed, dropped out.
+
+    types: learned vectors for that many token types (BERT). factor: width of all tables where it is not that of the
+    stream (ALBERT). shrink: what the gradient of the tables is multiplied by (GLM-130B: 0.1).
+    """
 
     vocab: int
     width: int
-    position: Sinusoidal | Learned | None = None
+    position: Sinusoidal | Learned | LearnedPair | None = None
+    types: int = 0
+    factor: int | None = None
     scale: float = 1.0
     norm: Norm | None = None
     dropout: float = 0.0
+    shrink: float = 1.0
     init: Init = Normal()
 
     def __post_init__(self) -> None:
-        if self.vocab < 1 or self.width < 1:
-            raise ValueError(f"embedding of vocab={self.vocab}, width={self.width} is empty; use 1 or more of each")
+        if self.vocab < 1 or self.width < 1 or (self.factor is not None and self.factor < 1):
+            raise ValueError(
+                f"embedding of vocab={self.vocab}, width={self.width}, factor={self.factor} is empty; "
+                "use 1 or more of each"
+            )
         check_rate(self.dropout)
 
 
@@ -83,63 +117,30 @@ class EmbedModule(nn.Module):
     @nn.compact
     def __call__(self, tokens_BT: Array, coords: Coords, dtype: jnp.dtype) -> tuple[Array, Array]:
         spec = self.spec
-        table_VD = table(self, spec.vocab, spec.width, spec.init, rows="v")
+        width, letter = (spec.width, "d") if spec.factor is None else (spec.factor, "w")
+        table_VD = table(self, spec.vocab, width, spec.init, axes=logical(f"v{letter}"))
         x_BTD = table_VD[tokens_BT] * spec.scale
+        if spec.types:
+            types_XD = table(self, spec.types, width, spec.init, name="types", axes=(None, *logical(letter)))
+            x_BTD = x_BTD + (types_XD[0] if coords.type is None else types_XD[coords.type])
         if spec.position is not None:
-            position = POSITIONS[type(spec.position)](spec.position, name="position")
-            x_BTD = x_BTD + position(coords, spec.width)
+            x_BTD = x_BTD + POSITIONS[type(spec.position)](spec.position, name="position")(coords, width)
         if spec.norm is not None:
-            x_BTD = NormModule(spec.norm, name="norm")(x_BTD)
+            x_BTD = NormModule(spec.norm, axes=letter, name="norm")(x_BTD)
+        if spec.shrink != 1:
+            x_BTD = spec.shrink * x_BTD + (1 - spec.shrink) * jax.lax.stop_gradient(x_BTD)
         x_BTD = dropout(self, x_BTD.astype(dtype), spec.dropout)
+        if spec.factor is not None:
+            x_BTD = Project("btw,wd->btd", {"d": spec.width}, bias=True, weights=spec.init, name="widen")(x_BTD)
         return nn.with_logical_constraint(x_BTD, logical("btd")), table_VD
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tied:
-    """Logits are scale * x E^T with the embedding's own table. Press & Wolf 2017."""
+def table(
+    module: nn.Module, count: int, width: int, init: Init, *, axes: tuple[str | None, ...], name: str = "table"
+) -> Array:
+    """Create an embedding table [count, width] of `module`, with the logical names of its two axes."""
 
-    scale: float = 1.0
+    def start(key: Array, shape: tuple[int, ...]) -> Array:
+        return draw(init, key, shape, width, count)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Free:
-    """Logits are x W with a matrix of their own."""
-
-    bias: bool = False
-    init: Init = FanIn()
-
-
-class TiedModule(nn.Module):
-    """Has no parameters."""
-
-    spec: Tied
-
-    @nn.compact
-    def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
-        flat_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-        logits_NV = self.spec.scale * (flat_ND @ table_VD.astype(x_BTD.dtype).T)
-        return nn.with_logical_constraint(logits_NV.reshape(*x_BTD.shape[:2], -1), logical("btv"))
-
-
-class FreeModule(nn.Module):
-    """Parameter `out`."""
-
-    spec: Free
-
-    @nn.compact
-    def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
-        sizes = {"v": table_VD.shape[0]}
-        return Project("btd,dv->btv", sizes, self.spec.bias, self.spec.init, name="out")(x_BTD)
-
-
-HEADS = {Tied: TiedModule, Free: FreeModule}
-
-
-def table(module: nn.Module, count: int, width: int, init: Init, *, rows: str | None) -> Array:
-    """Create the embedding table [count, width] of `module`; `rows` is the letter of its first axis."""
-
-    def normal(key: Array, shape: tuple[int, ...]) -> Array:
-        return init.std(width, count) * jax.random.normal(key, shape)
-
-    axes = (None if rows is None else logical(rows)[0], *logical("d"))
-    return boxed(module, "table", normal, axes, (count, width))
+    return boxed(module, name, start, axes, (count, width))

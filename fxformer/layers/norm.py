@@ -5,33 +5,48 @@ from dataclasses import dataclass
 import flax.linen as nn
 from jax import Array
 
-from fxformer.layers.project import ones, parameter, zeros
+from fxformer.layers.project import Initializer, ones, parameter, zeros
 from fxformer.names import nearest
 from fxformer.ops.norm import NORMS, normalise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Norm:
-    """A normalisation: a name in NORMS, its epsilon, and whether a learned gain and bias follow it."""
+    """A normalisation: a name in NORMS, its epsilon, and whether a learned gain and bias follow it.
+
+    offset: the gain is offset + its parameter, which starts at 1 - offset (Gemma: 1.0).
+    alpha: initial value of a learned factor on the input (DyT: 0.5); None is no factor.
+    """
 
     kind: str
     eps: float = 1e-6
     scale: bool = True
     bias: bool = False
+    offset: float = 0.0
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         nearest(NORMS, self.kind, "norm kind")
+        if self.offset and not self.scale:
+            raise ValueError(f"offset={self.offset} has no gain to move; use offset=0.0, or scale=True")
 
 
 class NormModule(nn.Module):
-    """Normalise over the last axis, whose letter is `axis`; reduced in float32."""
+    """Normalise over the last axes jointly, whose letters are `axes`; reduced in float32."""
 
     spec: Norm
-    axis: str = "d"
+    axes: str = "d"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        sizes = {self.axis: x.shape[-1]}
-        scale = parameter(self, "scale", ones, self.axis, sizes) if self.spec.scale else None
-        bias = parameter(self, "bias", zeros, self.axis, sizes) if self.spec.bias else None
-        return normalise(x, scale, bias, kind=self.spec.kind, eps=self.spec.eps)
+        spec = self.spec
+        sizes = dict(zip(self.axes, x.shape[-len(self.axes) :], strict=True))
+        scale = spec.offset + parameter(self, "scale", full(1 - spec.offset), self.axes, sizes) if spec.scale else None
+        bias = parameter(self, "bias", zeros, self.axes, sizes) if spec.bias else None
+        alpha = None if spec.alpha is None else parameter(self, "alpha", full(spec.alpha), "", {})
+        return normalise(x, scale, bias, kind=spec.kind, eps=spec.eps, alpha=alpha, joint=len(self.axes))
+
+
+def full(value: float) -> Initializer:
+    """The initialiser that fills a parameter with `value`."""
+    return lambda key, shape: value * ones(key, shape)

@@ -43,7 +43,35 @@ class Normal:
         return self.deviation
 
 
-Init = FanIn | Xavier | Normal
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """Normal weights of a fixed standard deviation, drawn anew where they are beyond two of it (BERT: 0.02)."""
+
+    deviation: float = 0.02
+
+    def std(self, fan_in: int, fan_out: int) -> float:
+        return self.deviation
+
+
+Init = FanIn | Xavier | Normal | Truncated
+
+
+def within_two(key: Array, shape: tuple[int, ...]) -> Array:
+    """Normal numbers cut at 2, of standard deviation 0.8796."""
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape)
+
+
+DRAWS: dict[type, Callable[[Array, tuple[int, ...]], Array]] = {
+    FanIn: jax.random.normal,
+    Xavier: jax.random.normal,
+    Normal: jax.random.normal,
+    Truncated: within_two,
+}
+
+
+def draw(init: Init, key: Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
+    """Random weights of an initialiser: its standard deviation times numbers from its table."""
+    return init.std(fan_in, fan_out) * DRAWS[type(init)](key, shape)
 
 
 class Project(nn.Module):
@@ -61,23 +89,50 @@ class Project(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        inputs, weight, output = self.einsum.replace("->", ",").split(",")
+        inputs, weight, output = _letters(self.einsum)
         sizes = {**dict(zip(inputs, x.shape, strict=True)), **self.sizes}
         rows = [axis for axis in inputs if axis in output]
-        contracted = [axis for axis in weight if axis in inputs]
         produced = [axis for axis in weight if axis in output]
-        fan_in = math.prod(sizes[axis] for axis in contracted)
         fan_out = math.prod(sizes[axis] for axis in produced)
-
-        def normal(key: Array, shape: tuple[int, ...]) -> Array:
-            return self.weights.std(fan_in, fan_out) * jax.random.normal(key, shape)
-
-        matrix = parameter(self, "weight", normal, weight, sizes).astype(x.dtype)
-        y = x.reshape(-1, fan_in) @ matrix.reshape(fan_in, fan_out)
+        matrix = _matrix(self, sizes).astype(x.dtype).reshape(-1, fan_out)
+        y = x.reshape(-1, matrix.shape[0]) @ matrix
         y = y.reshape([sizes[axis] for axis in (*rows, *produced)])
         if self.bias:
             y = y + parameter(self, "bias", zeros, "".join(produced), sizes).astype(x.dtype)
         return nn.with_logical_constraint(y, logical(output))
+
+
+class Weight(nn.Module):
+    """The weight of the `Project` of the same einsum and name, for who multiplies with it in another order.
+
+    Every axis of the weight needs its size.
+    """
+
+    einsum: str
+    sizes: dict[str, int]
+    weights: Init = FanIn()
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return _matrix(self, self.sizes)
+
+
+def _letters(einsum: str) -> tuple[str, str, str]:
+    """The axes of what goes in, of the weight and of what comes out: "btd,dhk->bthk"."""
+    inputs, weight, output = einsum.replace("->", ",").split(",")
+    return inputs, weight, output
+
+
+def _matrix(module: Project | Weight, sizes: dict[str, int]) -> Array:
+    """Create the weight of an einsum, drawn by its fans."""
+    inputs, weight, output = _letters(module.einsum)
+    fan_in = math.prod(sizes[axis] for axis in weight if axis in inputs)
+    fan_out = math.prod(sizes[axis] for axis in weight if axis in output)
+
+    def start(key: Array, shape: tuple[int, ...]) -> Array:
+        return draw(module.weights, key, shape, fan_in, fan_out)
+
+    return parameter(module, "weight", start, weight, sizes)
 
 
 Initializer = Callable[[Array, tuple[int, ...]], Array]

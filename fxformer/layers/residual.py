@@ -1,69 +1,136 @@
 """Norm placement is decided here: how a sublayer f joins the residual stream x.
 
-    pre        x <- skip * x + f(norm(x))              and one norm after the last block
-    post       x <- norm(skip * x + f(x))
-    sandwich   x <- skip * x + norm(f(norm(x)))        and one norm after the last block
+    pre         x <- skip x + f(norm x)                   and one norm after the last block
+    post        x <- norm(skip x + f(x))
+    sandwich    x <- skip x + norm f(norm x)              and one norm after the last block
+    output      x <- skip x + norm f(x)                   and one norm after the last block
+    shifted     h = norm x,  x <- skip h + f(h)           and one norm after the last block
+    hybrid      attention joins bare, x <- skip x + f(x), and feed-forward shifted
+    normformer  attention joins sandwich, and feed-forward pre
+    dual        x <- norm(skip x + f(x)),  d <- d + f(x)  and x + norm d after the last block
+    rezero      x <- skip x + a f(x), a learned from 0
 
-A placement is two functions, `join` for each sublayer and `leave` after the last block, and one line in PLACEMENTS.
-`norm("before")` applies the norm of that name. DeepNorm is `post` with a number: skip = (2L)^(1/4).
+A placement is a join for attention, one for feed-forward, and the way into and out of the stream: one line in
+PLACEMENTS. `own.norm("before")` is the norm of that name, `own.number("gate", 0.0)` a learned scalar. DeepNorm is
+`post` with a number: skip = (2L)^(1/4); GLM-130B's form of it is `shifted`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from fxformer.axes import logical
 from fxformer.layers.context import Side, check_rate, dropout
 from fxformer.layers.norm import Norm, NormModule
+from fxformer.layers.project import parameter
 from fxformer.names import nearest
 
 Sublayer = Callable[[Array], tuple[Array, Side]]
-Norms = Callable[[str], Callable[[Array], Array]]
 
 
-def pre(x: Array, f: Sublayer, norm: Norms, skip: float) -> tuple[Array, Side]:
+class Own(Protocol):
+    """What a join may learn: norms and numbers, by name."""
+
+    def norm(self, name: str) -> Callable[[Array], Array]: ...
+
+    def number(self, name: str, start: float) -> Array: ...
+
+
+def pre(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
     """skip * x + f(norm(x)). GPT-2; Xiong et al. 2020."""
-    branch, side = f(norm("before")(x))
+    branch, side = f(own.norm("before")(x))
     return skip * x + branch, side
 
 
-def post(x: Array, f: Sublayer, norm: Norms, skip: float) -> tuple[Array, Side]:
+def post(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
     """norm(skip * x + f(x)). Vaswani et al. 2017; with skip > 1 DeepNorm, Wang et al. 2022."""
     branch, side = f(x)
-    return norm("after")(skip * x + branch), side
+    return own.norm("after")(skip * x + branch), side
 
 
-def sandwich(x: Array, f: Sublayer, norm: Norms, skip: float) -> tuple[Array, Side]:
+def sandwich(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
     """skip * x + norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."""
-    branch, side = f(norm("before")(x))
-    return skip * x + norm("after")(branch), side
+    branch, side = f(own.norm("before")(x))
+    return skip * x + own.norm("after")(branch), side
 
 
-def normed(x: Array, norm: Norms) -> Array:
-    """The stream grew unnormalised: norm it once, at the end."""
-    return norm("final")(x)
+def output(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+    """skip * x + norm(f(x)). OLMo 2, 2024."""
+    branch, side = f(x)
+    return skip * x + own.norm("after")(branch), side
 
 
-def as_is(x: Array, norm: Norms) -> Array:
-    """The last join normalised the stream already."""
+def shifted(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+    """skip * h + f(h) with h = norm(x): post-norm moved by one sublayer. GLM-130B, Zeng et al. 2022."""
+    h = own.norm("before")(x)
+    branch, side = f(h)
+    return skip * h + branch, side
+
+
+def bare(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+    """skip * x + f(x): the sublayer norms inside. HybridNorm's attention, Zhuo et al. 2025."""
+    branch, side = f(x)
+    return skip * x + branch, side
+
+
+def dual(streams: tuple[Array, Array], f: Sublayer, own: Own, skip: float) -> tuple[tuple[Array, Array], Side]:
+    """Two streams, (norm(skip * x + f(x)), d + f(x)). ResiDual, Xie et al. 2023."""
+    x, d = streams
+    branch, side = f(x)
+    return (own.norm("after")(skip * x + branch), d + branch), side
+
+
+def rezero(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+    """skip * x + a f(x), a learned from 0: the identity at initialisation. Bachlechner et al. 2020."""
+    branch, side = f(x)
+    return skip * x + own.number("gate", 0.0).astype(x.dtype) * branch, side
+
+
+def as_is(x: Array, own: Own | None = None) -> Array:
+    """The stream is the embedding, and what the last join leaves of it."""
     return x
 
 
-class Placement(NamedTuple):
-    """How sublayers join the stream, and how the stream leaves the stack."""
+def normed(x: Array, own: Own) -> Array:
+    """The stream grew unnormalised: norm it once, at the end."""
+    return own.norm("final")(x)
 
-    join: Callable[[Array, Sublayer, Norms, float], tuple[Array, Side]]
-    leave: Callable[[Array, Norms], Array]
+
+def doubled(x: Array) -> tuple[Array, Array]:
+    """Both streams of ResiDual begin with the embedding."""
+    return x, x
+
+
+def summed(streams: tuple[Array, Array], own: Own) -> Array:
+    """x + norm(d)."""
+    x, d = streams
+    return x + own.norm("final")(d)
+
+
+class Placement(NamedTuple):
+    """How sublayers join the stream, how the stream leaves the stack, and how it enters."""
+
+    attention: Callable[..., tuple[Any, Side]]
+    ffn: Callable[..., tuple[Any, Side]]
+    leave: Callable[..., Array] = normed
+    enter: Callable[[Array], Any] = as_is
 
 
 PLACEMENTS = {
-    "pre": Placement(pre, leave=normed),
-    "post": Placement(post, leave=as_is),
-    "sandwich": Placement(sandwich, leave=normed),
+    "pre": Placement(pre, pre),
+    "post": Placement(post, post, leave=as_is),
+    "sandwich": Placement(sandwich, sandwich),
+    "output": Placement(output, output),
+    "shifted": Placement(shifted, shifted),
+    "hybrid": Placement(bare, shifted),
+    "normformer": Placement(sandwich, pre),
+    "dual": Placement(dual, dual, leave=summed, enter=doubled),
+    "rezero": Placement(rezero, rezero, leave=as_is),
 }
 
 
@@ -82,24 +149,42 @@ class Residual:
 
 
 class ResidualModule(nn.Module):
-    """Join a sublayer to the stream; adds the ratio branch RMS / stream RMS to its statistics."""
+    """Join a sublayer, "attention" or "ffn", to the stream; adds branch RMS / stream RMS to its statistics."""
 
     spec: Residual
+    role: str
 
     @nn.compact
-    def __call__(self, x_BTD: Array, sublayer: Sublayer) -> tuple[Array, Side]:
+    def __call__(self, stream: Any, sublayer: Sublayer) -> tuple[Any, Side]:
         spec = self.spec
 
         def f(h_BTD: Array) -> tuple[Array, Side]:
             y_BTD, side = sublayer(h_BTD)
-            ratio = root_mean_square(y_BTD) / root_mean_square(x_BTD)
+            ratio = root_mean_square(y_BTD) / root_mean_square(main(stream))
             return dropout(self, y_BTD, spec.dropout), side._replace(stats={**side.stats, "branch_ratio": ratio})
 
-        def norm(name: str) -> NormModule:
-            return NormModule(spec.norm, name=name)
+        join = getattr(PLACEMENTS[spec.placement], self.role)
+        stream, side = join(stream, f, OwnParameters(self, spec.norm), spec.skip)
+        return jax.tree.map(lambda x_BTD: nn.with_logical_constraint(x_BTD, logical("btd")), stream), side
 
-        x_BTD, side = PLACEMENTS[spec.placement].join(x_BTD, f, norm, spec.skip)
-        return nn.with_logical_constraint(x_BTD, logical("btd")), side
+
+class OwnParameters(NamedTuple):
+    """`Own` whose parameters belong to `module`; `suffix` ends the names of its norms."""
+
+    module: nn.Module
+    spec: Norm
+    suffix: str = ""
+
+    def norm(self, name: str) -> NormModule:
+        return NormModule(self.spec, name=f"{name}{self.suffix}")
+
+    def number(self, name: str, start: float) -> Array:
+        return parameter(self.module, name, lambda key, shape: jnp.full(shape, start), "", {})
+
+
+def main(stream: Any) -> Array:
+    """The stream that sublayers read, [B, T, D]: the first, where a placement has two."""
+    return jax.tree.leaves(stream)[0]
 
 
 def root_mean_square(x: Array) -> Array:

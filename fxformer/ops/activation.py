@@ -22,6 +22,11 @@ def gelu_tanh(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def gelu_sigmoid(x: Array) -> Array:
+    """x sigmoid(1.702 x): the coarse approximation, also called quick (gpt-oss). Hendrycks & Gimpel 2016, section 2."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 def silu(x: Array) -> Array:
     """x sigmoid(x), also called Swish-1 (LLaMA). Elfwing et al. 2017."""
     return jax.nn.silu(x)
@@ -36,6 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": relu,
     "gelu_erf": gelu_erf,
     "gelu_tanh": gelu_tanh,
+    "gelu_sigmoid": gelu_sigmoid,
     "silu": silu,
     "relu2": relu2,
 }

@@ -24,16 +24,34 @@ NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """How logits come from queries and keys; scale None is 1 / sqrt(K), softcap None leaves them unbounded."""
+    """How weights come from queries and keys; scale None is 1 / sqrt(K), softcap None leaves logits unbounded.
+
+    dropout: share of the weights that a dropout key zeroes, the rest scaled up.
+    """
 
     mask: Mask = Causal()
     scale: float | None = None
     softcap: float | None = None
+    dropout: float = 0.0
 
 
-def logits(
-    q_BTGQK: Array, k_BSGK: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
-) -> tuple[Array, Array]:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The arrays that decide the weights beside queries and keys.
+
+    q, k: where they stand. bias: added to the logits. selected_BTS: which keys may be seen at all, None all of them.
+    key_data: of the dropout key, None for no dropout.
+    """
+
+    q: Coords
+    k: Coords
+    bias: LogitBias | None = None
+    selected_BTS: Array | None = None
+    key_data: Array | None = None
+
+
+def logits(q_BTGQK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """Masked attention logits, float32 [B, G, Q, T, S], and which of them are visible, bool [B, 1, 1, T, S].
 
     softcap: cap * tanh(logits / cap), before the bias. Gemma Team 2024, section 2.
@@ -42,52 +60,60 @@ def logits(
     logits_BGQTS = logits_BGQTS * (q_BTGQK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
     if scores.softcap is not None:
         logits_BGQTS = scores.softcap * jnp.tanh(logits_BGQTS / scores.softcap)
-    if bias is not None:
-        bias_BHTS = bias(q.index, k.index)
+    if terms.bias is not None:
+        bias_BHTS = terms.bias(terms.q.index, terms.k.index)
         groups = (logits_BGQTS.shape[1], logits_BGQTS.shape[2])
         logits_BGQTS = logits_BGQTS + bias_BHTS.reshape(bias_BHTS.shape[0], *groups, *bias_BHTS.shape[2:])
-    seen_B11TS = visible(scores.mask, q, k)[:, None, None]
+    seen_BTS = visible(scores.mask, terms.q, terms.k)
+    if terms.selected_BTS is not None:
+        seen_BTS = seen_BTS & terms.selected_BTS
+    seen_B11TS = seen_BTS[:, None, None]
     return jnp.where(seen_B11TS, logits_BGQTS, jnp.finfo(jnp.float32).min), seen_B11TS
 
 
-def naive(
-    q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
-) -> Array:
-    """The formula as written; holds the whole T x S table of probabilities."""
-    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, bias, scores, q, k)
+def naive(q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
+    """The formula as written; holds the whole T x S table of weights."""
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, scores, terms)
     weights_BGQTS = jnp.where(seen_B11TS, jax.nn.softmax(logits_BGQTS, axis=-1), 0)
-    return jnp.einsum("bgqts,bsgu->btgqu", weights_BGQTS.astype(v_BSGU.dtype), v_BSGU)
+    if terms.key_data is not None:
+        seen = k_BSGK.shape[1]
+        size = min(BLOCK, seen)
+        keep = [
+            _keep(terms.key_data, scores, i, (*weights_BGQTS.shape[:-1], size)) for i in range(math.ceil(seen / size))
+        ]
+        weights_BGQTS = weights_BGQTS * jnp.concatenate(keep, axis=-1)[..., :seen]
+    y_BTGQU = jnp.einsum("bgqts,bsgu->btgqu", weights_BGQTS.astype(v_BSGU.dtype), v_BSGU)
+    return y_BTGQU, jax.nn.logsumexp(logits_BGQTS, axis=-1)
 
 
-def blockwise(
-    q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
-) -> Array:
+def blockwise(q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """Exact attention by online softmax over blocks of keys: memory grows with T, not with T x S.
 
-    Only the log-sum-exp of each row is kept for the backward pass, which computes the probabilities again.
+    Only the log-sum-exp of each row is kept for the backward pass, which computes the weights again.
     Milakov & Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4.
     """
-    return _blockwise(scores, q_BTGQK, k_BSGK, v_BSGU, bias, q, k)
+    return _blockwise(scores, q_BTGQK, k_BSGK, v_BSGU, terms)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blockwise(
-    scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, q: Coords, k: Coords
-) -> Array:
-    return _blockwise_forward(scores, q_BTGQK, k_BSGK, v_BSGU, bias, q, k)[0]
+def _blockwise(scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, terms: Terms) -> tuple[Array, Array]:
+    return _blockwise_forward(scores, q_BTGQK, k_BSGK, v_BSGU, terms)[0]
 
 
 def _blockwise_forward(
-    scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, bias: LogitBias | None, q: Coords, k: Coords
-) -> tuple[Array, tuple]:
+    scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, terms: Terms
+) -> tuple[tuple[Array, Array], tuple]:
     def step(carry, block):
         peak_BGQT, sum_BGQT, y_BGQTU = carry
-        k_block, v_block, k_coords = block
-        logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_block, bias, scores, q, k_coords)
+        i, k_block, v_block, k, selected_BTS = block
+        block_terms = replace(terms, k=k, selected_BTS=selected_BTS)
+        logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_block, scores, block_terms)
         new_peak_BGQT = jnp.maximum(peak_BGQT, jnp.max(logits_BGQTS, axis=-1))
         weights_BGQTS = jnp.where(seen_B11TS, jnp.exp(logits_BGQTS - new_peak_BGQT[..., None]), 0)
         shrink_BGQT = jnp.exp(peak_BGQT - new_peak_BGQT)
         sum_BGQT = shrink_BGQT * sum_BGQT + jnp.sum(weights_BGQTS, axis=-1)
+        if terms.key_data is not None:
+            weights_BGQTS = weights_BGQTS * _keep(terms.key_data, scores, i, weights_BGQTS.shape)
         seen_v_BGQTU = jnp.einsum("bgqts,bsgu->bgqtu", weights_BGQTS, v_block, preferred_element_type=jnp.float32)
         return (new_peak_BGQT, sum_BGQT, shrink_BGQT[..., None] * y_BGQTU + seen_v_BGQTU), None
 
@@ -98,52 +124,71 @@ def _blockwise_forward(
         jnp.zeros(rows, jnp.float32),
         jnp.zeros((*rows, v_BSGU.shape[-1]), jnp.float32),
     )
-    (peak_BGQT, sum_BGQT, y_BGQTU), _ = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, k))
+    (peak_BGQT, sum_BGQT, y_BGQTU), _ = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, terms))
     sum_BGQT = jnp.where(sum_BGQT == 0, 1, sum_BGQT)
     y_BTGQU = jnp.moveaxis(y_BGQTU / sum_BGQT[..., None], 3, 1).astype(v_BSGU.dtype)
-    return y_BTGQU, (q_BTGQK, k_BSGK, v_BSGU, bias, q, k, y_BTGQU, peak_BGQT + jnp.log(sum_BGQT))
+    logsumexp_BGQT = peak_BGQT + jnp.log(sum_BGQT)
+    return (y_BTGQU, logsumexp_BGQT), (q_BTGQK, k_BSGK, v_BSGU, terms, y_BTGQU, logsumexp_BGQT)
 
 
-def _blockwise_backward(scores: Scores, saved: tuple, dy_BTGQU: Array) -> tuple:
-    q_BTGQK, k_BSGK, v_BSGU, bias, q, k, y_BTGQU, logsumexp_BGQT = saved
+def _blockwise_backward(scores: Scores, saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
+    q_BTGQK, k_BSGK, v_BSGU, terms, y_BTGQU, logsumexp_BGQT = saved
+    dy_BTGQU, dlogsumexp_BGQT = cotangents
     dy_BGQTU = jnp.moveaxis(dy_BTGQU.astype(jnp.float32), 1, 3)
-    inner_BGQT = jnp.sum(dy_BGQTU * jnp.moveaxis(y_BTGQU.astype(jnp.float32), 1, 3), axis=-1)
+    inner_BGQT = jnp.sum(dy_BGQTU * jnp.moveaxis(y_BTGQU.astype(jnp.float32), 1, 3), axis=-1) - dlogsumexp_BGQT
 
     def step(carry, block):
-        k_block, v_block, k_coords = block
+        i, k_block, v_block, k, selected_BTS = block
 
         def block_logits(q_BTGQK, k_block, bias):
-            return logits(q_BTGQK, k_block, bias, scores, q, k_coords)
+            block_terms = replace(terms, k=k, selected_BTS=selected_BTS, bias=bias)
+            return logits(q_BTGQK, k_block, scores, block_terms)
 
-        logits_BGQTS, pull, seen_B11TS = jax.vjp(block_logits, q_BTGQK, k_block, bias, has_aux=True)
+        logits_BGQTS, pull, seen_B11TS = jax.vjp(block_logits, q_BTGQK, k_block, terms.bias, has_aux=True)
         weights_BGQTS = jnp.where(seen_B11TS, jnp.exp(logits_BGQTS - logsumexp_BGQT[..., None]), 0)
-        dv_block = jnp.einsum("bgqts,bgqtu->bsgu", weights_BGQTS, dy_BGQTU)
         dweights_BGQTS = jnp.einsum("bgqtu,bsgu->bgqts", dy_BGQTU, v_block.astype(jnp.float32))
+        kept_BGQTS = weights_BGQTS
+        if terms.key_data is not None:
+            keep_BGQTS = _keep(terms.key_data, scores, i, weights_BGQTS.shape)
+            kept_BGQTS, dweights_BGQTS = weights_BGQTS * keep_BGQTS, dweights_BGQTS * keep_BGQTS
+        dv_block = jnp.einsum("bgqts,bgqtu->bsgu", kept_BGQTS, dy_BGQTU)
         dq, dk_block, dbias = pull(weights_BGQTS * (dweights_BGQTS - inner_BGQT[..., None]))
         return jax.tree.map(jnp.add, carry, (dq, dbias)), (dk_block, dv_block.astype(v_block.dtype))
 
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (q_BTGQK, bias))
-    sums, (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, k))
-    dq, dbias = jax.tree.map(lambda total, x: total.astype(x.dtype), sums, (q_BTGQK, bias))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (q_BTGQK, terms.bias))
+    sums, (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, terms))
+    dq, dbias = jax.tree.map(lambda total, x: total.astype(x.dtype), sums, (q_BTGQK, terms.bias))
     seen = k_BSGK.shape[1]
-    return dq, _unblock(dk_blocks, seen), _unblock(dv_blocks, seen), dbias, None, None
+    dterms = Terms(q=None, k=None, bias=dbias)  # type: ignore[arg-type] # None is the gradient of integers
+    return dq, _unblock(dk_blocks, seen), _unblock(dv_blocks, seen), dterms
 
 
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
-def _blocks(k_BSGK: Array, v_BSGU: Array, k: Coords) -> tuple[Array, Array, Coords]:
-    """Keys, values and coordinates cut along s into a leading axis of blocks; the last one is filled with padding."""
+def _keep(key_data: Array, scores: Scores, block: Array | int, shape: tuple[int, ...]) -> Array:
+    """float32 of `shape`: what dropout multiplies the weights of a block of keys by; the same for every kernel."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), block)
+    return jax.random.bernoulli(key, 1 - scores.dropout, shape) / (1 - scores.dropout)
+
+
+Block = tuple[Array, Array, Array, Coords, Array | None]
+
+
+def _blocks(k_BSGK: Array, v_BSGU: Array, terms: Terms) -> Block:
+    """Numbers, keys, values, coordinates and selection along a leading axis of blocks; padding fills the last one."""
     seen = k_BSGK.shape[1]
     size = min(BLOCK, seen)
     count = math.ceil(seen / size)
 
-    def cut(x: Array, fill: int = 0) -> Array:
-        width = [(0, 0), (0, count * size - seen)] + [(0, 0)] * (x.ndim - 2)
+    def cut(x: Array, axis: int = 1, fill: int = 0) -> Array:
+        width = [(0, count * size - seen if i == axis else 0) for i in range(x.ndim)]
         filled = jnp.pad(x, width, constant_values=fill)
-        return jnp.moveaxis(filled.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(filled.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
 
-    return cut(k_BSGK), cut(v_BSGU), replace(jax.tree.map(cut, k), index=cut(k.index, PADDING))
+    selected = None if terms.selected_BTS is None else cut(terms.selected_BTS, axis=2)
+    k = replace(jax.tree.map(cut, terms.k), index=cut(terms.k.index, fill=PADDING))
+    return jnp.arange(count), cut(k_BSGK), cut(v_BSGU), k, selected
 
 
 def _unblock(blocks: Array, seen: int) -> Array:
@@ -152,18 +197,11 @@ def _unblock(blocks: Array, seen: int) -> Array:
 
 
 class Kernel(Protocol):
-    """What every attention kernel is: q [B, T, G, Q, K], k [B, S, G, K], v [B, S, G, U] -> y [B, T, G, Q, U]."""
+    """What every attention kernel is: (y [B, T, G, Q, U], the log-sum-exp of each row's logits [B, G, Q, T])."""
 
     def __call__(
-        self,
-        q_BTGQK: Array,
-        k_BSGK: Array,
-        v_BSGU: Array,
-        bias: LogitBias | None,
-        scores: Scores,
-        q: Coords,
-        k: Coords,
-    ) -> Array: ...
+        self, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, scores: Scores, terms: Terms
+    ) -> tuple[Array, Array]: ...
 
 
 KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise}
@@ -180,11 +218,18 @@ def attend(
     bias: LogitBias | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sink_H: Array | None = None,
+    selected_BTS: Array | None = None,
+    dropout: float = 0.0,
+    key: Array | None = None,
     kernel: str | None = None,
 ) -> Array:
     """Attention of T queries in H heads over S keys in G heads, each serving H / G consecutive query heads.
 
     q, k: coordinates; None counts tokens from 0. scale: None is 1 / sqrt(K). softcap: bound on the logits.
+    sink_H: a logit for each head that takes weight and gives nothing (gpt-oss).
+    selected_BTS: bool, the keys that may be seen among those the mask allows; None is all of them.
+    dropout: share of the weights that are zeroed where a `key` is given.
     kernel: a name in KERNELS; None is "naive" up to NAIVE_KEYS keys, "blockwise" beyond.
     Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit.
     """
@@ -198,17 +243,21 @@ def attend(
     if kernel is None:
         kernel = "naive" if seen <= NAIVE_KEYS else "blockwise"
     q_BTGQK = q_BTHK.reshape(batch, tokens, kv_heads, heads // kv_heads, key_width)
-    scores = Scores(mask=mask, scale=scale, softcap=softcap)
-    y_BTGQU = nearest(KERNELS, kernel, "kernel")(q_BTGQK, k_BSGK, v_BSGU, bias, scores, q, k)
+    scores = Scores(mask=mask, scale=scale, softcap=softcap, dropout=dropout)
+    key_data = None if key is None or dropout == 0 else jax.random.key_data(key)
+    terms = Terms(q=q, k=k, bias=bias, selected_BTS=selected_BTS, key_data=key_data)
+    y_BTGQU, logsumexp_BGQT = nearest(KERNELS, kernel, "kernel")(q_BTGQK, k_BSGK, v_BSGU, scores, terms)
+    if sink_H is not None:
+        sink_GQ1 = sink_H.astype(jnp.float32).reshape(kv_heads, heads // kv_heads, 1)
+        left_BTGQ = jnp.moveaxis(jax.nn.sigmoid(logsumexp_BGQT - sink_GQ1), 3, 1)
+        y_BTGQU = y_BTGQU * left_BTGQ[..., None].astype(y_BTGQU.dtype)
     return y_BTGQU.reshape(batch, tokens, heads, v_BSGU.shape[-1])
 
 
-def logit_stats(
-    q_BTHK: Array, k_BSGK: Array, bias: LogitBias | None, scores: Scores, q: Coords, k: Coords
-) -> dict[str, Array]:
+def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Array]:
     """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars."""
     q_BTGQK = q_BTHK.reshape(*q_BTHK.shape[:2], k_BSGK.shape[2], -1, q_BTHK.shape[-1])
-    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, bias, scores, q, k)
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, scores, terms)
     logp_BGQTS = jax.nn.log_softmax(logits_BGQTS, axis=-1)
     entropy_BGQT = -jnp.sum(jnp.where(seen_B11TS, jnp.exp(logp_BGQTS) * logp_BGQTS, 0), axis=-1)
     rows_BGQT = jnp.broadcast_to(jnp.any(seen_B11TS, axis=-1), entropy_BGQT.shape)

@@ -21,3 +21,9 @@ def weighted_mean(values: Array, weights: Array) -> Array:
     """sum(values * weights) / sum(weights); zero where all weights are zero."""
     total = jnp.sum(weights)
     return jnp.sum(values * weights) / jnp.where(total == 0, 1, total)
+
+
+def divergence(p: Array, logits: Array, seen: Array) -> Array:
+    """KL(p || q) of each row in nats, q the softmax of `logits` over what is `seen`; p is 0 elsewhere."""
+    logits = jnp.where(seen, logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+    return jnp.sum(jax.scipy.special.xlogy(p, p) - p * jax.nn.log_softmax(logits, axis=-1), axis=-1)

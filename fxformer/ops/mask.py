@@ -27,6 +27,11 @@ class Mask(ABC):
         """Number of most recent tokens a query can see, its own included; None where there is no limit."""
         return None
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a query sees keys after it by their place alone, so that no cache can serve it."""
+        return False
+
     def __and__(self, other: "Mask") -> "Mask":
         return Both(self, other)
 
@@ -40,6 +45,10 @@ class Full(Mask):
 
     def __call__(self, q: Coords, k: Coords) -> Array:
         return (k.index >= 0)[:, None, :] & (q.index >= 0)[:, :, None]
+
+    @property
+    def ahead(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,10 @@ class Both(Mask):
     def reach(self) -> int | None:
         return min((r for r in (self.first.reach, self.second.reach) if r is not None), default=None)
 
+    @property
+    def ahead(self) -> bool:
+        return self.first.ahead and self.second.ahead
+
 
 @dataclass(frozen=True, slots=True)
 class Either(Mask):
@@ -140,6 +153,10 @@ class Either(Mask):
     def reach(self) -> int | None:
         first, second = self.first.reach, self.second.reach
         return None if first is None or second is None else max(first, second)
+
+    @property
+    def ahead(self) -> bool:
+        return self.first.ahead or self.second.ahead
 
 
 def visible(mask: Mask, q: Coords, k: Coords) -> Array:

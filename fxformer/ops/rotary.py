@@ -30,12 +30,16 @@ class NTK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YaRN:
-    """Interpolate slow channels, keep fast ones, ramp between. Peng et al. 2023, section 3."""
+    """Interpolate slow channels, keep fast ones, ramp between. Peng et al. 2023, section 3.
+
+    truncate: the ramp begins and ends at whole pairs, rounded outwards (gpt-oss: False).
+    """
 
     factor: float
     original_length: int
     fast: float = 32.0
     slow: float = 1.0
+    truncate: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,7 @@ class Rotary:
     base: theta; channel pair i turns by theta^(-2i/p) a token.
     pairing: a name in PAIRINGS.
     streams: position rows; 2 rotates two runs of `width` channels by two positions (ChatGLM-6B).
+    gain: factor on the rotated channels alone (YaRN's attention factor beside channels that are not rotated).
     """
 
     width: int
@@ -66,6 +71,7 @@ class Rotary:
     pairing: str = "half"
     streams: int = 1
     scaling: Scaling | None = None
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
@@ -94,9 +100,12 @@ def _yarn(rotary: Rotary, scaling: YaRN) -> np.ndarray:
         """The pair that makes `turns` rotations over the original length."""
         return rotary.width * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(rotary.base))
 
-    low = max(math.floor(channel(scaling.fast)), 0)
-    high = min(math.ceil(channel(scaling.slow)), rotary.width - 1)
-    ramp = np.clip((np.arange(rotary.width // 2) - low) / max(high - low, 0.001), 0, 1)
+    low, high = channel(scaling.fast), channel(scaling.slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary.width - 1)
+    # Lengths so short or long that high < low fall to one side of the ramp, as in the reference code.
+    ramp = np.clip((np.arange(rotary.width // 2) - low) / ((high - low) or 0.001), 0, 1)
     plain = _base_frequencies(rotary.width, rotary.base)
     return plain / scaling.factor * ramp + plain * (1 - ramp)
 
@@ -116,6 +125,14 @@ def frequencies(rotary: Rotary) -> np.ndarray:
     if rotary.scaling is None:
         return _base_frequencies(rotary.width, rotary.base)
     return SCALINGS[type(rotary.scaling)](rotary, rotary.scaling)
+
+
+def magnitude(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's factor on queries and on keys, 0.1 mscale ln(factor) + 1; 1 where nothing is stretched.
+
+    Logits are multiplied by its square. Peng et al. 2023, eq. 22; mscale: DeepSeek-AI 2024 (V2), code.
+    """
+    return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def angles(pos: Array, rotary: Rotary) -> Array:
@@ -155,6 +172,7 @@ def rotate(x_BTHK: Array, pos: Array, rotary: Rotary) -> Array:
     parts = jnp.split(x_BTHK, [rotary.width * (i + 1) for i in range(rotary.streams)], axis=-1)
     for i in range(rotary.streams):
         phase_BT1P = phase_BTxP[:, :, None, i, :]
-        turned = PAIRINGS[rotary.pairing](parts[i].astype(jnp.float32), jnp.cos(phase_BT1P), jnp.sin(phase_BT1P))
+        cos_BT1P, sin_BT1P = rotary.gain * jnp.cos(phase_BT1P), rotary.gain * jnp.sin(phase_BT1P)
+        turned = PAIRINGS[rotary.pairing](parts[i].astype(jnp.float32), cos_BT1P, sin_BT1P)
         parts[i] = turned.astype(x_BTHK.dtype)
     return jnp.concatenate(parts, axis=-1)

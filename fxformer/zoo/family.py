@@ -13,6 +13,7 @@ Sizes = Mapping[str, Any]
 class Family:
     """Models of one paper: a function from sizes to a Spec, and the published sizes as data.
 
+    objective: what the published weights were trained on, in the words of `train/objectives`.
     build: sizes -> Transformer. published: name -> sizes. tiny: published sizes -> the same structure at toy widths.
     """
 
@@ -20,6 +21,14 @@ class Family:
     year: int
     kind: str
     source: str
+    objective: str
     build: Callable[..., Transformer]
     published: Mapping[str, Sizes]
     tiny: Callable[[Sizes], Sizes]
+
+
+def pairs(depth: int) -> int:
+    """How often a pattern of two blocks repeats; raises ValueError for a depth that it does not fill."""
+    if depth % 2:
+        raise ValueError(f"depth={depth} does not split in pairs of layers; use an even number")
+    return depth // 2

@@ -8,21 +8,32 @@ from typing import Any
 
 from fxformer.block import Block
 from fxformer.layers.attention import GQA
-from fxformer.layers.embed import Embed, Free
+from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
+from fxformer.layers.head import Free
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
+from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes
 
 
 def llama(
-    *, depth: int, width: int, heads: int, kv_heads: int, inner: int, vocab: int = 32000, eps: float = 1e-5
+    *,
+    depth: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    inner: int,
+    vocab: int = 32000,
+    eps: float = 1e-5,
+    base: float = 1e4,
+    mask: Mask = Causal(),
 ) -> Transformer:
-    """LLaMA of any size; `inner` is the width between the feed-forward matrices."""
+    """LLaMA of any size; `inner` is the width between the feed-forward matrices. base: of the rotation."""
     norm, init = Norm(kind="rms", eps=eps), Normal(0.02)
     key_width = width // heads
     block = Block(
@@ -30,7 +41,8 @@ def llama(
             heads=heads,
             kv_heads=kv_heads,
             key_width=key_width,
-            rotary=Rotary(width=key_width),
+            mask=mask,
+            rotary=Rotary(width=key_width, base=base),
             init=init,
             value_init=init,
             out_init=init,
@@ -67,6 +79,7 @@ LLAMA = Family(
     year=2023,
     kind="decoder",
     source="Touvron et al. 2023, LLaMA: Open and Efficient Foundation Language Models",
+    objective="causal language model",
     build=llama,
     published={
         "llama-7b": _sizes(32, 4096, 32, 32, 11008, 1e-6),
@@ -82,6 +95,7 @@ LLAMA2 = Family(
     year=2023,
     kind="decoder",
     source="Touvron et al. 2023, Llama 2: Open Foundation and Fine-Tuned Chat Models",
+    objective="causal language model",
     build=llama,
     published={
         "llama2-7b": _sizes(32, 4096, 32, 32, 11008, 1e-5),

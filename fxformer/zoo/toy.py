@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from fxformer.block import Block
-from fxformer.layers.attention import GQA
+from fxformer.layers.attention import GQA, MLA, AttentionSpec
 from fxformer.layers.bias import ALiBi, Buckets
-from fxformer.layers.embed import Embed, Free, Learned, Sinusoidal, Tied
-from fxformer.layers.ffn import GLU, MLP
+from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
+from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
+from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
-from fxformer.layers.project import FanIn
+from fxformer.layers.project import FanIn, Init
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.names import nearest
 from fxformer.ops.attend import divisors
-from fxformer.ops.mask import Causal, Window
+from fxformer.ops.mask import Blocks, Causal, Full, Mask, Prefix, Strided, Window
 from fxformer.ops.rotary import Rotary
+from fxformer.ops.route import TopK
 from fxformer.stack import Repeat, Stack
 
 # "Position encoding" acts in three places: on the embedding, on queries and keys, on logits. Each position fills one.
@@ -26,12 +29,65 @@ POSITIONS: dict[str, Callable[[int, int, int], dict[str, Any]]] = {
     "learned": lambda length, heads, key_width: {"absolute": Learned(limit=length, init=FanIn())},
     "rotary": lambda length, heads, key_width: {"rotary": Rotary(width=key_width)},
     "rotary-interleaved": lambda length, heads, key_width: {"rotary": Rotary(width=key_width, pairing="interleaved")},
+    "learned-pair": lambda length, heads, key_width: {"absolute": LearnedPair(limit=length, init=FanIn())},
+    "rotary-2d": lambda length, heads, key_width: {"rotary": Rotary(width=key_width // 4 * 2, streams=2)},
     "t5": lambda length, heads, key_width: {"bias": Buckets(heads=heads)},
     "alibi": lambda length, heads, key_width: {"bias": ALiBi(heads=heads)},
 }
-FFNS: dict[str, type[MLP] | type[GLU]] = {"mlp": MLP, "glu": GLU}
+MASKS: dict[str, Mask] = {
+    "causal": Causal(),
+    "prefix": Causal() | Prefix(),
+    "strided": Strided(4) | Window(4),
+    "blocks": Blocks(16),
+    "full": Full(),
+}
 HEADS: dict[str, type[Tied] | type[Free]] = {"tied": Tied, "free": Free}
-BIASED_NORMS = ("layer",)
+BIASED_NORMS = ("layer", "batch", "dyt")
+FACTORS = {"dyt": 0.5}  # norms that learn a factor on their input, and where it starts
+
+
+def _gqa(
+    heads: int, key_width: int, rotary: Rotary | None, mask: Mask, own: dict[str, Any], inits: dict[str, Any]
+) -> GQA:
+    return GQA(heads=heads, key_width=key_width, rotary=rotary, mask=mask, **own, **inits)
+
+
+def _mla(
+    heads: int, key_width: int, rotary: Rotary | None, mask: Mask, own: dict[str, Any], inits: dict[str, Any]
+) -> MLA:
+    if rotary is None:
+        raise ValueError('attention="mla" compares a rotated part of every key; use position="rotary"')
+    if own != {"kv_heads": heads, "qk_norm": None, "softcap": None}:
+        raise ValueError('attention="mla" has no key heads to share, no qk_norm and no softcap; leave them out')
+    rotary = replace(rotary, width=max(2, key_width // 4 * 2))
+    latent = max(1, heads * key_width // 2)
+    return MLA(
+        heads=heads, nope_width=key_width, value_width=key_width, latent=latent, rotary=rotary, mask=mask, **inits
+    )
+
+
+ATTENTIONS: dict[str, Callable[..., AttentionSpec]] = {"gqa": _gqa, "mla": _mla}
+
+
+def _norm(kind: str) -> Norm:
+    return Norm(kind=kind, scale=kind != "none", bias=kind in BIASED_NORMS, alpha=FACTORS.get(kind))
+
+
+def _mlp(inner: int | None, width: int, activation: str, init: Init) -> MLP:
+    inner = 4 * width if inner is None else inner
+    return MLP(inner=inner, activation=activation, up_init=init, down_init=init)
+
+
+def _glu(inner: int | None, width: int, activation: str, init: Init) -> GLU:
+    inner = math.ceil(8 * width / 3) if inner is None else inner
+    return GLU(inner=inner, activation=activation, up_init=init, down_init=init)
+
+
+def _moe(inner: int | None, width: int, activation: str, init: Init) -> MoE:
+    return MoE(experts=5, expert=_glu(inner, width, activation, init), router=TopK(k=2, renormalise=True))
+
+
+FFNS: dict[str, Callable[[int | None, int, str, Init], FFNSpec]] = {"mlp": _mlp, "glu": _glu, "moe": _moe}
 
 
 def toy(
@@ -43,6 +99,8 @@ def toy(
     norm: str = "rms",
     placement: str = "pre",
     position: str = "rotary",
+    attention: str = "gqa",
+    mask: str = "causal",
     ffn: str = "mlp",
     activation: str = "gelu_tanh",
     inner: int | None = None,
@@ -59,37 +117,33 @@ def toy(
 ) -> Transformer:
     """A small decoder with one choice on every axis; unknown names raise ValueError with the nearest valid one.
 
-    kv_heads: None is `heads`. inner: None is 4 x width for "mlp", 8/3 x width for "glu". window: None sees all.
-    length: positions of "learned". residual_scale, branch_scale, init_scale: numbers that may be traced: the skip of
-    the residual, and the gain at initialisation of value, output and feed-forward matrices, and of all matrices.
+    kv_heads: None is `heads`. inner: None is 4 x width for "mlp", 8/3 x width for "glu", and for each expert of "moe".
+    window: keys that are seen of those the mask allows; None is all. length: positions of "learned".
+    attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary.
+    residual_scale, branch_scale, init_scale: numbers that may be traced: the skip of the residual, and the gain at
+    initialisation of value, output and feed-forward matrices, and of all matrices.
     DeepNorm is placement="post", residual_scale=(2 depth)^(1/4), branch_scale=(8 depth)^(-1/4).
     """
     if heads < 1 or width % heads:
         raise ValueError(f"heads={heads} does not divide width={width}; use {divisors(width)}")
     key_width = width // heads
     slots = nearest(POSITIONS, position, "position")(length, heads, key_width)
-    frame = Norm(kind=norm, scale=norm != "none", bias=norm in BIASED_NORMS)
+    frame = _norm(norm)
     init, branch_init = FanIn(gain=init_scale), FanIn(gain=init_scale * branch_scale)
-    default_inner = {"mlp": 4 * width, "glu": math.ceil(8 * width / 3)}
+    seen = nearest(MASKS, mask, "mask")
+    if window is not None:
+        seen = Window(window) if seen == Causal() else seen & Window(window)
+    own = {
+        "kv_heads": heads if kv_heads is None else kv_heads,
+        "qk_norm": None if qk_norm == "none" else Norm(kind=qk_norm, alpha=FACTORS.get(qk_norm)),
+        "softcap": softcap,
+    }
+    matrices = {"init": init, "value_init": branch_init, "out_init": branch_init}
     block = Block(
-        attention=GQA(
-            heads=heads,
-            kv_heads=heads if kv_heads is None else kv_heads,
-            key_width=key_width,
-            mask=Causal() if window is None else Window(window),
-            rotary=slots.get("rotary"),
-            qk_norm=None if qk_norm == "none" else Norm(kind=qk_norm),
-            softcap=softcap,
-            init=init,
-            value_init=branch_init,
-            out_init=branch_init,
+        attention=nearest(ATTENTIONS, attention, "attention")(
+            heads, key_width, slots.get("rotary"), seen, own, matrices
         ),
-        ffn=nearest(FFNS, ffn, "ffn")(
-            inner=nearest(default_inner, ffn, "ffn") if inner is None else inner,
-            activation=activation,
-            up_init=branch_init,
-            down_init=branch_init,
-        ),
+        ffn=nearest(FFNS, ffn, "ffn")(inner, width, activation, branch_init),
         residual=Residual(placement=placement, norm=frame, skip=residual_scale, dropout=dropout),
     )
     embed = Embed(

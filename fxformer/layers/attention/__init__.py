@@ -3,7 +3,10 @@
 A spec says in `records` what one token leaves in the cache, and in `mask` how far queries look back.
 """
 
-from fxformer.layers.attention.gqa import GQA, GQAModule
+from fxformer.layers.attention.gqa import GQA, CrossModule, GQAModule
+from fxformer.layers.attention.mla import MLA, MLAModule
 
-ATTENTION = {GQA: GQAModule}
-AttentionSpec = GQA
+ATTENTION = {GQA: GQAModule, MLA: MLAModule}
+AttentionSpec = GQA | MLA
+
+__all__ = ["ATTENTION", "GQA", "MLA", "AttentionSpec", "CrossModule", "GQAModule", "MLAModule"]

@@ -1,16 +1,21 @@
-"""Grouped-query attention: MHA has a key head for each query head, MQA has one for all. Ainslie et al. 2023."""
+"""Grouped-query attention: MHA has a key head for each query head, MQA has one for all. Ainslie et al. 2023.
 
-from dataclasses import dataclass
+`CrossModule` is the same attention with keys and values of an encoder's tokens.
+"""
+
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
 from jax import Array
 
-from fxformer.cache import Table, extend
-from fxformer.layers.context import Context, Side
+from fxformer.cache import CrossTable, Records, Seen, Sizes, Table, extend, fill, look
+from fxformer.coords import Coords
+from fxformer.layers.bias import Buckets, BucketsModule
+from fxformer.layers.context import Context, Side, check_rate
 from fxformer.layers.norm import Norm, NormModule
-from fxformer.layers.project import FanIn, Init, Project
-from fxformer.ops.attend import Scores, attend, check_heads, logit_stats
+from fxformer.layers.project import FanIn, Init, Project, ones, parameter, zeros
+from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
 
@@ -19,9 +24,14 @@ from fxformer.ops.rotary import Rotary, rotate
 class GQA:
     """Queries in `heads` heads attend to keys and values in `kv_heads` heads of `key_width` channels.
 
-    qk_norm: norm of each query and key head before rotation, its gain shared by the heads. Dehghani et al. 2023.
+    qk_norm: norm of queries and keys before rotation, one gain for all heads. Dehghani et al. 2023.
+    joint_norm: it spans all heads of a token, with a gain for each channel (OLMo 2).
+    value_norm: norm of each value head (HybridNorm). out_norm: of all heads, before the output matrix (Sub-LN).
     softcap: bound on the logits, Gemma Team 2024. scale: None is 1 / sqrt(key_width).
-    bias: on query, key and value; out_bias: on the output. init: of query and key.
+    sinks: a learned logit for each head that takes weight and gives nothing (gpt-oss).
+    relative: a learned logit bias of this layer alone; one that layers share is the stack's (GLaM).
+    head_gains: a learned factor on each head's output (NormFormer, Shleifer et al. 2021).
+    bias: on query, key and value; out_bias: on the output. dropout: of attention weights. init: of query and key.
     """
 
     heads: int
@@ -30,20 +40,35 @@ class GQA:
     mask: Mask = Causal()
     rotary: Rotary | None = None
     qk_norm: Norm | None = None
+    joint_norm: bool = False
+    value_norm: Norm | None = None
+    out_norm: Norm | None = None
     softcap: float | None = None
     scale: float | None = None
+    sinks: bool = False
+    relative: Buckets | None = None
+    head_gains: bool = False
     bias: bool = False
     out_bias: bool = False
+    dropout: float = 0.0
     init: Init = FanIn()
+    key_init: Init | None = None
     value_init: Init = FanIn()
     out_init: Init = FanIn()
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.kv_heads)
+        check_rate(self.dropout)
         if self.key_width < 1:
             raise ValueError(f"key_width={self.key_width} leaves no channel to compare; use 1 or more")
         if self.softcap is not None and self.softcap <= 0:
             raise ValueError(f"softcap={self.softcap} bounds nothing; use more than 0, or None for no bound")
+        if self.joint_norm and self.qk_norm is None:
+            raise ValueError("joint_norm=True spans the heads with a qk_norm that is None; give a qk_norm")
+        if self.relative is not None and self.relative.heads != self.heads:
+            raise ValueError(
+                f"relative has heads={self.relative.heads}, attention has heads={self.heads}; give as many"
+            )
         if self.rotary is not None and self.rotary.width * self.rotary.streams > self.key_width:
             raise ValueError(
                 f"rotary rotates {self.rotary.width * self.rotary.streams} channels, "
@@ -51,49 +76,93 @@ class GQA:
             )
 
     @property
-    def records(self) -> dict[str, tuple[int, ...]]:
-        """What one token leaves in the cache: name -> shape."""
-        return {"key": (self.kv_heads, self.key_width), "value": (self.kv_heads, self.key_width)}
+    def records(self) -> Sizes:
+        """What one token leaves in the cache."""
+        return {name: {"g": self.kv_heads, "k": self.key_width} for name in ("key", "value")}
 
 
 class GQAModule(nn.Module):
-    """Parameters `query`, `key`, `value`, `out`, and `query_norm`, `key_norm` where the spec has a qk_norm."""
+    """Parameters `query`, `key`, `value`, `out`, and norms, sinks and gains where the spec has them."""
 
     spec: GQA
 
     @nn.compact
     def __call__(self, x_BTD: Array, context: Context, table: Table | None) -> tuple[Array, Side]:
-        spec, coords = self.spec, context.coords
-        query_sizes = {"h": spec.heads, "k": spec.key_width}
-        key_sizes = {"g": spec.kv_heads, "k": spec.key_width}
-        q_BTHK = Project("btd,dhk->bthk", query_sizes, spec.bias, spec.init, name="query")(x_BTD)
-        k_BTGK = Project("btd,dgk->btgk", key_sizes, spec.bias, spec.init, name="key")(x_BTD)
-        v_BTGK = Project("btd,dgk->btgk", key_sizes, spec.bias, spec.value_init, name="value")(x_BTD)
-        if spec.qk_norm is not None:
-            q_BTHK = NormModule(spec.qk_norm, axis="k", name="query_norm")(q_BTHK)
-            k_BTGK = NormModule(spec.qk_norm, axis="k", name="key_norm")(k_BTGK)
-        if spec.rotary is not None:
-            q_BTHK = rotate(q_BTHK, coords.positions, spec.rotary)
-            k_BTGK = rotate(k_BTGK, coords.positions, spec.rotary)
-
-        seen = Table({"key": k_BTGK, "value": v_BTGK}, coords, spec.mask.reach)
+        q_BTHK = _queries(self.spec, x_BTD, context.coords)
+        seen = Seen(_records(self.spec, x_BTD, context.coords), context.coords)
         if table is not None:
-            table, seen = extend(table, seen.records, coords)
-        k_BSGK, v_BSGK = seen.records["key"], seen.records["value"]
-        y_BTHK = attend(
-            q_BTHK,
-            k_BSGK,
-            v_BSGK,
-            mask=spec.mask,
-            q=coords,
-            k=seen.coords,
-            bias=context.bias,
-            scale=spec.scale,
-            softcap=spec.softcap,
-            kernel=context.execution.kernel,
-        )
-        scores = Scores(mask=spec.mask, scale=spec.scale, softcap=spec.softcap)
-        stats = logit_stats(*jax.lax.stop_gradient((q_BTHK, k_BSGK, context.bias)), scores, coords, seen.coords)
-        out_sizes = {"d": x_BTD.shape[-1]}
-        y_BTD = Project("bthk,hkd->btd", out_sizes, spec.out_bias, spec.out_init, name="out")(y_BTHK)
+            table, seen = extend(table, seen.records, context.coords)
+        y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1])
         return y_BTD, Side(tables=table, stats=stats)
+
+
+class CrossModule(nn.Module):
+    """The parameters of `GQAModule`; keys and values are those of the memory, or of the table where it was filled."""
+
+    spec: GQA
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, context: Context, table: CrossTable | None) -> tuple[Array, Side]:
+        memory = context.memory
+        q_BTHK = _queries(self.spec, x_BTD, context.coords)
+        if memory is None:
+            assert table is not None, "cross-attention has neither a memory nor a cache"
+            seen = look(table, x_BTD.dtype)
+        else:
+            seen = Seen(_records(self.spec, memory.hidden, memory.coords), memory.coords)
+            table = None if table is None else fill(table, seen.records, seen.coords)
+        y_BTD, stats = _look(self, q_BTHK, seen, replace(context, bias=None), x_BTD.shape[-1])
+        return y_BTD, Side(tables=table, stats=stats)
+
+
+def _queries(spec: GQA, x_BTD: Array, coords: Coords) -> Array:
+    sizes = {"h": spec.heads, "k": spec.key_width}
+    q_BTHK = Project("btd,dhk->bthk", sizes, spec.bias, spec.init, name="query")(x_BTD)
+    if spec.qk_norm is not None:
+        q_BTHK = NormModule(spec.qk_norm, axes="hk" if spec.joint_norm else "k", name="query_norm")(q_BTHK)
+    return q_BTHK if spec.rotary is None else rotate(q_BTHK, coords.streams(spec.rotary.streams), spec.rotary)
+
+
+def _records(spec: GQA, x_BSD: Array, coords: Coords) -> Records:
+    sizes = {"g": spec.kv_heads, "k": spec.key_width}
+    key_init = spec.init if spec.key_init is None else spec.key_init
+    k_BSGK = Project("btd,dgk->btgk", sizes, spec.bias, key_init, name="key")(x_BSD)
+    v_BSGK = Project("btd,dgk->btgk", sizes, spec.bias, spec.value_init, name="value")(x_BSD)
+    if spec.qk_norm is not None:
+        k_BSGK = NormModule(spec.qk_norm, axes="gk" if spec.joint_norm else "k", name="key_norm")(k_BSGK)
+    if spec.value_norm is not None:
+        v_BSGK = NormModule(spec.value_norm, axes="k", name="value_norm")(v_BSGK)
+    if spec.rotary is not None:
+        k_BSGK = rotate(k_BSGK, coords.streams(spec.rotary.streams), spec.rotary)
+    return {"key": k_BSGK, "value": v_BSGK}
+
+
+def _look(module: nn.Module, q_BTHK: Array, seen: Seen, context: Context, width: int) -> tuple[Array, dict[str, Array]]:
+    """What the queries read in `seen`, back in the width of the stream, and statistics of the logits."""
+    spec: GQA = module.spec
+    k_BSGK, v_BSGK = seen.records["key"], seen.records["value"]
+    sizes = {"h": spec.heads}
+    bias = context.bias if spec.relative is None else BucketsModule(spec.relative, name="relative")()
+    y_BTHK = attend(
+        q_BTHK,
+        k_BSGK,
+        v_BSGK,
+        mask=spec.mask,
+        q=context.coords,
+        k=seen.coords,
+        bias=bias,
+        scale=spec.scale,
+        softcap=spec.softcap,
+        sink_H=parameter(module, "sinks", zeros, "h", sizes) if spec.sinks else None,
+        dropout=spec.dropout,
+        key=module.make_rng("dropout") if spec.dropout and module.has_rng("dropout") else None,
+        kernel=context.execution.kernel,
+    )
+    if spec.head_gains:
+        y_BTHK = y_BTHK * parameter(module, "head_gains", ones, "h", sizes)[:, None].astype(y_BTHK.dtype)
+    if spec.out_norm is not None:
+        y_BTHK = NormModule(spec.out_norm, axes="hk", name="out_norm")(y_BTHK)
+    y_BTD = Project("bthk,hkd->btd", {"d": width}, spec.out_bias, spec.out_init, name="out")(y_BTHK)
+    scores = Scores(mask=spec.mask, scale=spec.scale, softcap=spec.softcap)
+    terms = Terms(q=context.coords, k=seen.coords, bias=bias)
+    return y_BTD, logit_stats(*jax.lax.stop_gradient((q_BTHK, k_BSGK)), scores, jax.lax.stop_gradient(terms))

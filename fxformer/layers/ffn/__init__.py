@@ -1,6 +1,7 @@
-"""Feed-forward layers: `(x) -> (y, Side)`. A new one is a spec, a module and one line in FFN."""
+"""Feed-forward layers: `(x, context) -> (y, Side)`. A new one is a spec, a module and one line in FFN."""
 
-from fxformer.layers.ffn.dense import GLU, MLP, GLUModule, MLPModule
+from fxformer.layers.ffn.dense import DENSE, GLU, MLP
+from fxformer.layers.ffn.moe import MoE, MoEModule
 
-FFN = {MLP: MLPModule, GLU: GLUModule}
-FFNSpec = MLP | GLU
+FFN = {**DENSE, MoE: MoEModule}
+FFNSpec = MLP | GLU | MoE

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
-from fxformer.layers.context import Side
+from fxformer.layers.context import Context, Side, check_rate, dropout
+from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project
 from fxformer.names import nearest
 from fxformer.ops.activation import ACTIVATIONS
@@ -13,36 +15,52 @@ from fxformer.ops.activation import ACTIVATIONS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MLP:
-    """activation(x W_up) W_down. Vaswani et al. 2017, eq. 2. `inner` is the width between; `bias` is on both."""
+    """activation(x W_up) W_down. Vaswani et al. 2017, eq. 2.
+
+    inner: width between. bias: on both matrices. inner_norm: before W_down (Sub-LN, NormFormer). dropout: likewise.
+    """
 
     inner: int
     activation: str
     bias: bool = False
+    inner_norm: Norm | None = None
+    dropout: float = 0.0
     up_init: Init = FanIn()
     down_init: Init = FanIn()
 
     def __post_init__(self) -> None:
-        _check(self.inner, self.activation)
+        _check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GLU:
-    """(activation(x W_gate) * x W_up) W_down. Shazeer 2020; with silu SwiGLU, with gelu GeGLU."""
+    """(activation(x W_gate) * x W_up) W_down. Shazeer 2020; with silu SwiGLU, with gelu GeGLU.
+
+    inner: width between. bias: on all matrices. inner_norm: before W_down (Sub-LN, NormFormer). dropout: likewise.
+    limit: x W_gate is cut off above it, x W_up beyond both signs of it. up_offset: added to x W_up then (gpt-oss).
+    """
 
     inner: int
     activation: str
     bias: bool = False
+    limit: float | None = None
+    up_offset: float = 0.0
+    inner_norm: Norm | None = None
+    dropout: float = 0.0
     up_init: Init = FanIn()
     down_init: Init = FanIn()
 
     def __post_init__(self) -> None:
-        _check(self.inner, self.activation)
+        _check(self)
+        if self.limit is not None and self.limit <= 0:
+            raise ValueError(f"limit={self.limit} cuts everything off; use more than 0, or None for no limit")
 
 
-def _check(inner: int, activation: str) -> None:
-    if inner < 1:
-        raise ValueError(f"ffn inner={inner} leaves no channel; use 1 or more")
-    nearest(ACTIVATIONS, activation, "activation")
+def _check(spec: MLP | GLU) -> None:
+    if spec.inner < 1:
+        raise ValueError(f"ffn inner={spec.inner} leaves no channel; use 1 or more")
+    nearest(ACTIVATIONS, spec.activation, "activation")
+    check_rate(spec.dropout)
 
 
 class MLPModule(nn.Module):
@@ -51,11 +69,11 @@ class MLPModule(nn.Module):
     spec: MLP
 
     @nn.compact
-    def __call__(self, x_BTD: Array) -> tuple[Array, Side]:
+    def __call__(self, x_BTD: Array, context: Context) -> tuple[Array, Side]:
         spec = self.spec
         up_BTF = Project("btd,df->btf", {"f": spec.inner}, spec.bias, spec.up_init, name="up")(x_BTD)
         h_BTF = ACTIVATIONS[spec.activation](up_BTF)
-        return _down(spec, x_BTD.shape[-1])(h_BTF), Side()
+        return _down(self, h_BTF, x_BTD.shape[-1]), Side()
 
 
 class GLUModule(nn.Module):
@@ -64,13 +82,23 @@ class GLUModule(nn.Module):
     spec: GLU
 
     @nn.compact
-    def __call__(self, x_BTD: Array) -> tuple[Array, Side]:
+    def __call__(self, x_BTD: Array, context: Context) -> tuple[Array, Side]:
         spec = self.spec
         gate_BTF = Project("btd,df->btf", {"f": spec.inner}, spec.bias, spec.up_init, name="gate")(x_BTD)
         up_BTF = Project("btd,df->btf", {"f": spec.inner}, spec.bias, spec.up_init, name="up")(x_BTD)
-        h_BTF = ACTIVATIONS[spec.activation](gate_BTF) * up_BTF
-        return _down(spec, x_BTD.shape[-1])(h_BTF), Side()
+        if spec.limit is not None:
+            gate_BTF, up_BTF = jnp.minimum(gate_BTF, spec.limit), jnp.clip(up_BTF, -spec.limit, spec.limit)
+        h_BTF = ACTIVATIONS[spec.activation](gate_BTF) * (up_BTF + spec.up_offset)
+        return _down(self, h_BTF, x_BTD.shape[-1]), Side()
 
 
-def _down(spec: MLP | GLU, width: int) -> Project:
-    return Project("btf,fd->btd", {"d": width}, spec.bias, spec.down_init, name="down")
+DENSE = {MLP: MLPModule, GLU: GLUModule}
+
+
+def _down(module: MLPModule | GLUModule, h_BTF: Array, width: int) -> Array:
+    """The last matrix of `module`, and what stands before it."""
+    spec = module.spec
+    if spec.inner_norm is not None:
+        h_BTF = NormModule(spec.inner_norm, axes="f", name="inner_norm")(h_BTF)
+    h_BTF = dropout(module, h_BTF, spec.dropout)
+    return Project("btf,fd->btd", {"d": width}, spec.bias, spec.down_init, name="down")(h_BTF)

@@ -1,0 +1,138 @@
+"""Filling in: masks of an encoder, the surest first, and blanks of a prefix model, one after another."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from fxformer.coords import PADDING, Coords, check_rows, plain
+from fxformer.decode.loop import request_of, written
+from fxformer.decode.sampling import Sampling, check_sampling, keys_at, row_keys, shape
+from fxformer.layers.head import Bare
+from fxformer.model import Params, Transformer, apply, check_tokens
+from fxformer.ops.sample import choose
+
+
+def fill_masks(
+    spec: Transformer,
+    params: Params,
+    tokens: ArrayLike,
+    mask: int,
+    *,
+    rounds: int | None = None,
+    key: Array | None = None,
+    sampling: Sampling = Sampling(),
+    coords: Coords | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Array:
+    """`tokens` [B, T] with a token for every `mask`: int32 [B, T]. For models that see both sides, such as BERT.
+
+    Each round fills an equal share of a row's masks, those whose tokens are the likeliest (Ghazvininejad et al. 2019).
+    rounds: None is one for each mask; 1 fills all at once, each as if the others were unknown. key, sampling: as in
+    `generate`. Raises ValueError for a model that says nothing about tokens, and for tokens without a mask.
+    """
+    tokens_BT = jnp.asarray(tokens)
+    batch, length = check_tokens(tokens_BT, spec.embed.vocab)
+    if spec.head == Bare():
+        raise ValueError("the model has no head that says which token stands where; take one that has, like a -mlm")
+    if not 0 <= mask < spec.embed.vocab:
+        raise ValueError(f"mask token {mask} is outside the vocabulary of {spec.embed.vocab}")
+    check_sampling(sampling, batch, spec.embed.vocab, key)
+    most = int(np.max(np.sum(np.asarray(tokens_BT) == mask, axis=1), initial=0))
+    if most == 0:
+        raise ValueError(f"no token is the mask {mask}; there is nothing to fill")
+    rounds = most if rounds is None else rounds
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} fills nothing; use 1 or more")
+    coords = plain(length) if coords is None else coords
+    check_rows(coords, batch, length)
+    keys_B = row_keys(key, batch)
+    return _fill_masks(spec, params, tokens_BT.astype(jnp.int32), coords, keys_B, sampling, mask, rounds, dtype)
+
+
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def _fill_masks(
+    spec: Transformer,
+    params: Params,
+    tokens_BT: Array,
+    coords: Coords,
+    keys_B: Array | None,
+    sampling: Sampling,
+    mask: Array,
+    rounds: Array,
+    dtype: DTypeLike,
+) -> Array:
+    def fill(i: Array, tokens_BT: Array) -> Array:
+        empty_BT = (tokens_BT == mask) & (coords.index >= 0)
+        logits_BTV = apply(spec, params, tokens_BT, coords=coords, dtype=dtype).logits.at[..., mask].set(-jnp.inf)
+        shaped = partial(shape, sampling=sampling, drawn=keys_B is not None)
+        logits_BTV = jax.vmap(shaped, in_axes=1, out_axes=1)(logits_BTV)
+        own_B = keys_at(keys_B, i)
+        chosen_BT = jnp.argmax(logits_BTV, axis=-1) if own_B is None else jax.vmap(choose)(own_B, logits_BTV)
+        token_BT = chosen_BT.astype(jnp.int32)
+        logp_BT = jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), token_BT[..., None], axis=-1)[..., 0]
+        order_BT = jnp.argsort(jnp.where(empty_BT, -logp_BT, jnp.inf), axis=1)
+        share_B1 = -(-jnp.sum(empty_BT, axis=1, keepdims=True) // (rounds - i))
+        return jnp.where(empty_BT & (jnp.argsort(order_BT, axis=1) < share_B1), token_BT, tokens_BT)
+
+    return jax.lax.fori_loop(0, rounds, fill, tokens_BT)
+
+
+def fill_blanks(
+    spec: Transformer,
+    params: Params,
+    tokens: ArrayLike,
+    blanks: int | Sequence[int],
+    max_new_tokens: int,
+    *,
+    start: int,
+    stop: int,
+    key: Array | None = None,
+    sampling: Sampling = Sampling(),
+    dtype: DTypeLike = jnp.float32,
+) -> Array:
+    """What stands in each blank of `tokens` [B, T]: int32 [B, blanks, max_new_tokens], `stop` behind the end of each.
+
+    For models that see their prompt in both directions and know two positions of a token, as GLM (Du et al. 2022) and
+    ChatGLM-6B: where its blank stands, and the place within it. The text is read whole; then, from left to right, each
+    blank is written from the token `start` to the token `stop`, and the ones before it are read as well.
+    blanks: tokens that stand for a blank. Raises ValueError for rows with different numbers of blanks, or with none.
+    """
+    text_BT = np.asarray(tokens)
+    batch, length = check_tokens(jnp.asarray(text_BT), spec.embed.vocab)
+    blank_BT = np.isin(text_BT, blanks)
+    counts_B = blank_BT.sum(axis=1)
+    if counts_B.min() == 0 or counts_B.min() != counts_B.max():
+        raise ValueError(f"rows have {counts_B.min()} to {counts_B.max()} blanks; give all rows as many, 1 or more")
+    at_BM = np.nonzero(blank_BT)[1].reshape(batch, -1)
+    keys_B = row_keys(key, batch)
+    place_T = np.broadcast_to(np.arange(length), (batch, length))
+    ids, index, pos = text_BT, place_T, np.stack([place_T, np.zeros_like(place_T)], axis=-1)
+    pieces = []
+    for m in range(at_BM.shape[1]):
+        first_B1 = index.max(axis=1, keepdims=True) + 1
+        at_B12 = np.stack([at_BM[:, m], np.ones(batch, int)], axis=-1)[:, None]
+        ids = np.concatenate([ids, np.full((batch, 1), start)], axis=1)
+        index, pos = np.concatenate([index, first_B1], axis=1), np.concatenate([pos, at_B12], axis=1)
+        coords = Coords(
+            index=jnp.asarray(index, jnp.int32),
+            segment=jnp.zeros(index.shape, jnp.int32),
+            prefix=jnp.broadcast_to(jnp.arange(index.shape[1]) < length, index.shape),
+            pos=jnp.asarray(pos, jnp.int32),
+        )
+        own_keys = None if keys_B is None else keys_at(keys_B, m)
+        request = request_of(
+            spec, ids, max_new_tokens, sampling=sampling, key=own_keys, stop=stop, coords=coords, dtype=dtype
+        )
+        piece_BN = np.asarray(written(spec, params, request))
+        pieces.append(piece_BN)
+        step_BN = np.broadcast_to(np.arange(1, max_new_tokens + 1), piece_BN.shape)
+        written_BN = np.cumsum(piece_BN == stop, axis=1) == 0
+        ids = np.concatenate([ids, piece_BN], axis=1)
+        index = np.concatenate([index, np.where(written_BN, first_B1 + step_BN, PADDING)], axis=1)
+        pos = np.concatenate([pos, np.where(written_BN[..., None], at_B12 + step_BN[..., None] * [0, 1], 0)], axis=1)
+    return jnp.asarray(np.stack(pieces, axis=1))

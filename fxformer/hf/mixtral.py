@@ -1,0 +1,132 @@
+"""Mixtral (`MixtralForCausalLM`): Mistral with experts, whose matrices are files' tensors of their own: w1, w3, w2.
+
+Their names at runtime, where the experts of a layer are one tensor, are read too.
+"""
+
+from dataclasses import replace
+
+from fxformer.block import Block
+from fxformer.hf.family import Family, Settings
+from fxformer.hf.layout import Axes, Joined
+from fxformer.hf.llama import (
+    ATTENTION,
+    BUFFERS,
+    COPIES,
+    EMBED,
+    NORMS,
+    read_attention,
+    read_glu,
+    read_model,
+    read_norm,
+    write_model,
+)
+from fxformer.hf.masks import window
+from fxformer.hf.names import tensor
+from fxformer.hf.rope import DEFAULTS
+from fxformer.layers.ffn import GLU, MoE
+from fxformer.layers.project import Normal
+from fxformer.layers.residual import Residual
+from fxformer.model import Transformer
+from fxformer.ops.mask import Causal, Window
+from fxformer.ops.route import TopK
+
+
+def read(settings: Settings) -> Transformer:
+    """The Spec of a Mixtral config."""
+    size = settings["sliding_window"]
+    attention = replace(read_attention(settings), mask=Causal() if size is None else Window(size))
+    moe = MoE(
+        experts=settings["num_local_experts"],
+        expert=read_glu(settings),
+        router=TopK(k=settings["num_experts_per_tok"], renormalise=True),
+        router_init=Normal(settings["initializer_range"]),
+    )
+    block = Block(attention=attention, ffn=moe, residual=Residual(placement="pre", norm=read_norm(settings)))
+    return read_model(settings, [block] * settings["num_hidden_layers"])
+
+
+def write(spec: Transformer) -> Settings | None:
+    """The config of a pre-norm decoder with rotary positions and experts that are GLUs."""
+    match spec.stack.blocks[0].ffn:
+        case MoE(experts=experts, expert=GLU() as expert, router=TopK(k=k)):
+            config = write_model(spec, expert, MIXTRAL.defaults)
+            if config is None:
+                return None
+            return {
+                **config,
+                "sliding_window": window(spec.stack.blocks),
+                "num_local_experts": experts,
+                "num_experts_per_tok": k,
+            }
+    return None
+
+
+MIXTRAL = Family(
+    architecture="MixtralForCausalLM",
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 131072,
+        "sliding_window": None,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": False,
+        **DEFAULTS,
+        "rope_theta": 1e6,
+    },
+    fixed={"attention_bias": False, "mlp_bias": False},
+    inert=frozenset({"attention_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
+    read=read,
+    write=write,
+    tensors=(
+        *EMBED,
+        *NORMS,
+        *ATTENTION,
+        tensor("model.layers.{}.block_sparse_moe.gate.weight", "stack.{}.ffn.router.weight", layout=Axes("d e -> e d")),
+        tensor(
+            "model.layers.{}.block_sparse_moe.experts.{expert}.w1.weight",
+            "stack.{}.ffn.experts.gate.weight",
+            layout=Axes("d f -> f d"),
+        ),
+        tensor(
+            "model.layers.{}.block_sparse_moe.experts.{expert}.w3.weight",
+            "stack.{}.ffn.experts.up.weight",
+            layout=Axes("d f -> f d"),
+        ),
+        tensor(
+            "model.layers.{}.block_sparse_moe.experts.{expert}.w2.weight",
+            "stack.{}.ffn.experts.down.weight",
+            layout=Axes("f d -> d f"),
+        ),
+    ),
+    others=(
+        (
+            *EMBED,
+            *NORMS,
+            *ATTENTION,
+            tensor("model.layers.{}.mlp.gate.weight", "stack.{}.ffn.router.weight", layout=Axes("d e -> e d")),
+            tensor(
+                "model.layers.{}.mlp.experts.gate_up_proj",
+                "stack.{}.ffn.experts.gate.weight",
+                "stack.{}.ffn.experts.up.weight",
+                layout=Joined("e d *", "e d x -> e x d"),
+            ),
+            tensor(
+                "model.layers.{}.mlp.experts.down_proj",
+                "stack.{}.ffn.experts.down.weight",
+                layout=Axes("e f d -> e d f"),
+            ),
+        ),
+    ),
+    prefix="model.",
+    buffers=BUFFERS,
+    copies=COPIES,
+)
