@@ -19,6 +19,7 @@ import fxformer as fx
 from fxformer import accounting
 from train.config import Config
 from train.data import Corpus, batches, entropies, load_corpus, validation_windows
+from train.errors import UserError, user_input
 from train.grid import cell_key
 from train.outcome import classify
 from train.population import Plan, choose_plan, fill, in_chunks
@@ -63,10 +64,11 @@ class Group:
 
 
 def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
-    """Every cell of the grid, resolved; two that say the same are one."""
+    """Every cell of the grid, resolved; two that say the same are one. Raises UserError for one that cannot be."""
     cells: dict[str, Cell] = {}
     for settings in config.cells:
-        resolved = config.with_settings(settings)
+        with user_input():
+            resolved = config.with_settings(settings)
         content = {k: v for k, v in resolved.flat().items() if k not in asdict(config.run)}
         key = cell_key({**content, "corpus": corpus.sha256})
         cells.setdefault(key, Cell(resolved, key))
@@ -85,11 +87,11 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     """Run every cell that has no result yet and return all results of the grid, in its order.
 
     Results are written a group at a time, so an interrupted sweep loses at most the group it was in. Raises
-    ValueError for a corpus that does not fit.
+    UserError for a corpus that does not fit.
     """
     folder = Path(config.run.out) / config.name
     corpus = load_corpus(config.data.path, config.data.task)
-    corpus.check(config.data.length)
+    corpus.check(config.text_length)
     cells = cells_of(config, corpus)
     results = Results(folder / "results.jsonl")
     missing = [cell for cell in cells if cell.key not in results]
@@ -109,7 +111,7 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
 def preview(config: Config) -> str:
     """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
     corpus = load_corpus(config.data.path, config.data.task)
-    corpus.check(config.data.length)
+    corpus.check(config.text_length)
     cells = cells_of(config, corpus)
     results = Results(Path(config.run.out) / config.name / "results.jsonl")
     groups = groups_of([cell for cell in cells if cell.key not in results])
@@ -154,20 +156,22 @@ def run_group(
 ) -> list[dict[str, Any]]:
     """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
     recipe, config, numbers = group.recipe, group.config, _stacked(group)
+    _check(stopped, group)
     steps = config.train.steps
-    held_out = validation_windows(corpus.validation, length=config.data.length, count=config.data.validation)
-    held_out_K = np.broadcast_to(held_out, (len(fill(group.cells)), *held_out.shape))
+    held_out = validation_windows(corpus.validation, length=config.text_length, count=config.data.validation)
+    seen = validation_windows(corpus.train, length=config.text_length, count=len(held_out))
+    held_out_K, seen_K = (np.broadcast_to(each, (len(fill(group.cells)), *each.shape)) for each in (held_out, seen))
     begin = time.perf_counter()
     look = plan(partial(measure, recipe))
     advance = plan(in_chunks(partial(_advance, recipe)))
 
     state = plan(partial(start, recipe))(numbers)
     first: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
+    initial_losses = jax.device_get(look(numbers, state.params, seen_K).val_loss)
     losses, grad_norms = [], []
     size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
     for chunk in range(0, steps, size):
-        if stopped():
-            raise Interrupted(group.config.name)
+        _check(stopped, group)
         state, (loss, grad_norm) = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
         losses.append(jax.device_get(loss))
         grad_norms.append(jax.device_get(grad_norm))
@@ -176,9 +180,14 @@ def run_group(
     seconds = (time.perf_counter() - begin) / len(group.cells)
     curves = np.concatenate(losses, axis=1), np.concatenate(grad_norms, axis=1)
     return [
-        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, last, *curves)), seconds)  # noqa: B023
+        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, initial_losses, last, *curves)), seconds)  # noqa: B023
         for k, cell in enumerate(group.cells)
     ]
+
+
+def _check(stopped: Callable[[], bool], group: Group) -> None:
+    if stopped():
+        raise Interrupted(group.config.name)
 
 
 def _advance(recipe: Recipe, numbers: Numbers, state: State, tokens: Any) -> tuple[State, tuple[Any, Any]]:
@@ -191,11 +200,12 @@ def _stacked(group: Group) -> Numbers:
 
 
 def _tokens(group: Group, corpus: Corpus, steps: range) -> np.ndarray:
-    """[K, steps, batch, length + 1]: what each cell reads; cells of one seed read the same."""
-    data = group.config.data
+    """[K, steps, batch, row]: what each cell reads; cells of one seed read the same."""
     seeds = [cell.config.train.seed for cell in fill(group.cells)]
     by_seed = {
-        seed: batches(corpus.train, seed=seed, steps=steps, batch=data.batch, length=data.length)
+        seed: batches(
+            corpus.train, seed=seed, steps=steps, batch=group.config.data.batch, length=group.config.text_length
+        )
         for seed in dict.fromkeys(seeds)
     }
     return np.stack([by_seed[seed] for seed in seeds])
@@ -212,11 +222,11 @@ def _note(group: Group, losses: np.ndarray) -> str:
 
 
 def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str, Any]:
-    first, last, losses, grad_norms = told
+    first, initial_loss, last, losses, grad_norms = told
     config, known = cell.config, entropies(corpus)
     tokens = config.train.steps * config.tokens_a_step
     tail = losses[-max(1, len(losses) // 10) :]
-    outcome = classify(losses, initial_loss=float(first.val_loss), unigram_entropy=known.unigram_entropy)
+    outcome = classify(losses, initial_loss=float(initial_loss), unigram_entropy=known.unigram_entropy)
     settings = {k: v for k, v in config.flat().items() if k not in asdict(config.run)}
     return _finite(
         {
@@ -274,14 +284,13 @@ class Results(Mapping[str, dict[str, Any]]):
                 if not line.endswith(b"\n"):
                     raise ValueError("no end of line")
                 record = json.loads(line)
-            except ValueError:
+                self._records[record["key"]] = record
+            except (ValueError, TypeError, KeyError):
                 if number + 1 < len(lines):
-                    raise ValueError(f"line {number + 1} of {path} is not a result; repair or remove it") from None
+                    raise UserError(f"line {number + 1} of {path} is not a result; repair or remove it") from None
                 path.with_suffix(".torn").write_bytes(line)
                 with path.open("r+b") as file:
                     file.truncate(sum(map(len, lines[:-1])))
-            else:
-                self._records[record["key"]] = record
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
         """Append records, on the disk before this returns."""

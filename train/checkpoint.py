@@ -1,5 +1,8 @@
 """Checkpoints by orbax: written in the background, complete or absent, the last few and the best one kept."""
 
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from train.errors import UserError
 from train.step import State
 
 
@@ -14,7 +18,7 @@ def _val_loss(metrics: Any) -> float:
     return metrics["val_loss"]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint could not be written or does not fit; the message says which and what to do."""
 
 
@@ -65,13 +69,30 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
-    def _guard(self, action: Any) -> None:
+    def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            cause = _of_the_system(error)
+            if cause is None:
+                raise
+            with suppress(OSError, ValueError):  # one that was begun before may still become complete
+                self._manager.wait_until_finished()
+            self._manager.reload()
             good = self.latest()
             kept = "none was complete before" if good is None else f"the one of step {good} is complete"
-            raise CheckpointError(f"a checkpoint in {self.folder} could not be written ({error}); {kept}") from error
+            raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {cause}; {kept}") from error
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What the operating system said, like "No space left on device"; None for an error that is not of its making.
+
+    Arrays are written by tensorstore, which reports such an error as a ValueError with the number of it at the end.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    found = re.search(r"([^:\n]+) \[os_error_code='\d+'\]", str(error))
+    return found.group(1).strip() if found else None
 
 
 def _difference(saved: dict, wanted: dict) -> str:

@@ -9,20 +9,32 @@ import inspect
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from fxformer import zoo
+from fxformer.layers.embed import Learned, Sinusoidal
+from fxformer.layers.ffn import MoE
+from fxformer.model import position_limit
 from fxformer.names import nearest
+from fxformer.ops.rotary import Rotary
+from fxformer.specs import parts
+from train.errors import user_input
 from train.grid import parse
-from train.objectives import OBJECTIVES
+from train.objectives import OBJECTIVES, Batch
 from train.optimizer import OPTIMIZERS
 from train.schedule import SCHEDULES
+from train.signature import reads
 from train.synthetic import TASKS
 
-GIVEN_BY_DATA = ("vocab", "length")  # arguments of the factory that the data decides
+DTYPES = {"float32": 32, "bfloat16": 16, "float16": 16}  # that are computed in, with their bits
+GIVEN_BY_DATA = ("vocab", "length")  # arguments of the factory that data and objective decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +54,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train:
-    """[train]: how parameters are learned; numbers here never cause a compilation.
+    """[train]: how parameters are learned.
 
+    seed, steps, lr, warmup, final, weight_decay and weights of losses are traced: one compiled step serves all their
+    values (a sweep compiles for each number of steps, which its dispatches are cut from). The others are structure, and
+    each of their values is compiled: beta1, beta2, eps, clip and accumulate too.
     warmup: steps. final: share of the peak rate at the end. clip: bound on the global gradient norm, 0 is off.
-    accumulate: parts that a batch is cut into, one after another.
+    accumulate: parts that a batch is cut into, one after another. z_loss, balance, router_z, ahead: weights of losses
+    beside the objective's own: log Z squared, experts' loads, their routers' log Z squared, the token after the next.
     """
 
     objective: str = "causal"
@@ -62,6 +78,9 @@ class Train:
     eps: float = 1e-8
     clip: float = 1.0
     z_loss: float = 0.0
+    balance: float = 0.01
+    router_z: float = 0.0
+    ahead: float = 0.3
     accumulate: int = 1
     dtype: str = "float32"
 
@@ -98,6 +117,7 @@ class Config:
         nearest(OBJECTIVES, self.train.objective, "objective")
         nearest(OPTIMIZERS, self.train.optimizer, "optimizer")
         nearest(SCHEDULES, self.train.schedule, "schedule")
+        nearest(DTYPES, self.train.dtype, "dtype")
         if self.data.task != "text":
             nearest(TASKS, self.data.task, "task")
         for name, value in {**_plain(self.data), **_plain(self.train), **_plain(self.run)}.items():
@@ -112,7 +132,22 @@ class Config:
         others = [name for name in self.model if name not in complete]
         if complete and (others or len(complete) > 1):
             raise ValueError(f"{complete[0]} names a whole model; remove {', '.join(complete[1:] + others)}")
-        self.spec()
+        spec, limit = self.spec(), position_limit(self.spec())
+        check_objective(self.train.objective, spec, rows=jax.ShapeDtypeStruct((2, self.row), np.int32))
+        if limit is not None and self.data.length > limit:
+            raise ValueError(
+                f"length={self.data.length} is beyond the {limit} positions of the model; use {limit} or less"
+            )
+
+    @property
+    def row(self) -> int:
+        """Tokens of text in one row, of which the objective makes inputs of `length`."""
+        return OBJECTIVES[self.train.objective].raw_length(self.data.length)
+
+    @property
+    def text_length(self) -> int:
+        """What `train.data` calls length: tokens of a row after its first one."""
+        return self.row - 1
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its flat name, defaults of the model included."""
@@ -135,9 +170,11 @@ class Config:
         """The model; `numbers` are arguments of the toy factory that may be traced."""
         if "zoo" in self.model:
             return zoo.get(self.model["zoo"])
+        vocab = OBJECTIVES[self.train.objective].vocab
         if "tiny" in self.model:
-            return zoo.tiny(self.model["tiny"])
-        return zoo.toy(**{**self.model, **numbers, "length": self.data.length})
+            tiny = zoo.tiny(self.model["tiny"])
+            return replace(tiny, embed=replace(tiny.embed, vocab=max(vocab, tiny.embed.vocab)))
+        return zoo.toy(**{**self.model, **numbers, "length": self.data.length, "vocab": vocab})
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
         """This configuration with flat (`lr`) or dotted (`train.lr`) settings changed; unknown names are refused."""
@@ -153,28 +190,108 @@ class Config:
         return replace(self, model=model, **changed)
 
 
+def check_objective(name: str, spec: zoo.Transformer, rows: jax.ShapeDtypeStruct) -> None:
+    """Raise ValueError where the model cannot be trained with the objective, on rows of text of this shape."""
+    objective, said = OBJECTIVES[name], f"objective={name!r}"
+    known, needed = spec.embed.vocab, objective.vocab
+    if known < needed:
+        raise ValueError(f"{said} has {needed} tokens, the model knows {known}")
+    batch = shapes(name, rows)
+    if (batch.encoder_tokens is not None) != (spec.encoder is not None):
+        tokens, encoder = ("tokens", "no encoder") if spec.encoder is None else ("no tokens", "an encoder")
+        raise ValueError(f"{said} has {tokens} for an encoder, the model has {encoder}")
+    labels = 0 if spec.pooler is None else spec.pooler.labels
+    if batch.labels is not None and labels < 2:
+        raise ValueError(f"{said} has 2 classes of rows, the model has a pooler of labels={labels}; give it 2")
+    if batch.ahead is not None and spec.ahead is None:
+        raise ValueError(f"{said} predicts {1 + batch.ahead.shape[-1]} tokens, the model looks 1 ahead")
+    singles = [1 for _ in parts(spec, (Learned, Sinusoidal))]
+    given, seen = streams_of(batch), min([*singles, *(rotary.streams for rotary in parts(spec, Rotary))], default=2)
+    if given > seen:
+        raise ValueError(f"{said} has {given} streams of positions, the model sees {seen}")
+    if not objective.hides and any(block.attention.mask.ahead for block in spec.stack.blocks):
+        raise ValueError(f"{said} predicts tokens that the model's mask shows it; use a causal mask")
+
+
+@lru_cache(maxsize=64)
+def shapes(name: str, rows: jax.ShapeDtypeStruct) -> Batch:
+    """The shapes of what an objective makes of rows of text; starts no device."""
+    return jax.eval_shape(lambda rows: OBJECTIVES[name](rows, jax.random.key(0)), rows)
+
+
+def streams_of(batch: Batch) -> int:
+    """How many positions a token has."""
+    assert batch.coords.pos is not None
+    return 1 if batch.coords.pos.ndim == 2 else batch.coords.pos.shape[-1]
+
+
 def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply `name=value` settings. Raises ValueError with one sentence for anything unknown."""
-    path = Path(path)
+    """Read a TOML file and apply `name=value` settings. Raises UserError with one sentence for anything unknown, and
+    for a setting that nothing would read."""
+    with user_input():
+        document = _document(Path(path))
+        grid = document.pop("grid", None)
+        written = {f"{section}.{key}": value for section, values in document.items() for key, value in values.items()}
+        written |= dict(_split(setting) for setting in settings)
+        config = Config(name=Path(path).stem).with_settings(written)
+        cells = [{}] if grid is None else parse(grid)
+        placed = [{_place(name)[1]: value for name, value in cell.items()} for cell in cells]
+        _refuse_inert(config, {_place(name)[1] for name in written}, placed)
+        return replace(config, cells=tuple(placed))
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise ValueError(f"there is no configuration {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
-    grid = document.pop("grid", None)
     for name, section in document.items():
         nearest({"model": 0, "data": 0, "train": 0, "run": 0, "grid": 0}, name, "section")
         if not isinstance(section, dict):
             raise ValueError(f"{name} is a section; write [{name}]")
-    written = {f"{section}.{key}": value for section, values in document.items() for key, value in values.items()}
-    config = Config(name=path.stem).with_settings({**written, **dict(_split(setting) for setting in settings)})
-    if grid is None:
-        return config
-    cells = parse(grid)
-    for name in dict.fromkeys(name for cell in cells for name in cell):
-        _place(name)
-    return replace(config, cells=tuple({_place(name)[1]: value for name, value in cell.items()} for cell in cells))
+    return document
+
+
+READ_ONCE = ("path", "task", "validation")
+WEIGHTED: dict[str, Callable[[zoo.Transformer], bool]] = {  # weights of losses, and which models have the loss
+    "balance": lambda spec: any(True for _ in parts(spec, MoE)),
+    "router_z": lambda spec: any(True for _ in parts(spec, MoE)),
+    "ahead": lambda spec: spec.ahead is not None,
+}
+
+
+def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError for a written setting that no cell reads, or a swept one that its cell does not read."""
+    flat = config.flat()
+    for name in READ_ONCE:
+        if any(name in cell for cell in cells):
+            raise ValueError(f"{name} is read once for a whole sweep; take it out of the grid and run a sweep for each")
+    for name, concerned in WEIGHTED.items():
+        if name in written and not any(concerned(config.with_settings(cell).spec()) for cell in cells):
+            raise ValueError(f"{name}={flat[name]!r} does nothing: no model here has such a loss")
+    for name in sorted(written):
+        unread = [_inert(name, {**flat, **cell}) for cell in cells if name not in cell]
+        if unread and all(unread):
+            raise ValueError(f"{name}={flat[name]!r} does nothing {unread[0]}")
+    for cell in cells:
+        for name, value in cell.items():
+            if because := _inert(name, {**flat, **cell}):
+                raise ValueError(f"{name}={value!r} does nothing {because}")
+
+
+def _inert(name: str, flat: Mapping[str, Any]) -> str:
+    """Why a setting changes nothing beside the others, and who would read it; empty where it is read."""
+    for choice, table in {"schedule": SCHEDULES, "optimizer": OPTIMIZERS}.items():
+        readers = [entry for entry, function in table.items() if name in reads(function)]
+        if readers and flat[choice] not in readers:
+            return f"with {choice}={flat[choice]!r}; it is read by {', '.join(readers)}"
+    if name == "path" and flat["task"] != "text":
+        return f"with task={flat['task']!r}; it is read by text"
+    if name == "rules" and not flat["mesh"]:
+        return "without a mesh; set mesh too"
+    return ""
 
 
 def _split(setting: str) -> tuple[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import grain
 import numpy as np
 
+from train.errors import UserError
 from train.synthetic import TASKS
 
 VOCAB = 256  # bytes
@@ -33,10 +34,10 @@ class Corpus:
         return self.train.size + self.validation.size
 
     def check(self, length: int) -> None:
-        """Raise ValueError unless each part holds at least one sequence of `length` + 1 bytes."""
+        """Raise UserError unless each part holds at least one sequence of `length` + 1 bytes."""
         for part, tokens in (("training", self.train), ("validation", self.validation)):
             if tokens.size < length + 1:
-                raise ValueError(
+                raise UserError(
                     f"{self.name} has {tokens.size} bytes for {part}, a sequence needs {length + 1}; "
                     "give more text or a smaller length"
                 )
@@ -55,7 +56,7 @@ def load_corpus(path: str, task: str = "text") -> Corpus:
     """The corpus at `path`, a folder, a file, or "stdlib" for the running Python's library; or a synthetic task.
 
     Files of a folder are read in sorted order, hidden ones left out, and one in ten, by a hash of its name, is held
-    out; of a single file the last tenth is. Raises ValueError where there is nothing to read; bytes that are not
+    out; of a single file the last tenth is. Raises UserError where there is nothing to read; bytes that are not
     UTF-8 only warn.
     """
     if task != "text":
@@ -67,7 +68,7 @@ def load_corpus(path: str, task: str = "text") -> Corpus:
     if place.is_file():
         return _of_files(place.name, place.parent, [place])
     if not place.is_dir():
-        raise ValueError(f"there is no corpus at {path}; give a file, a folder or stdlib")
+        raise UserError(f"there is no corpus at {path}; give a file, a folder or stdlib")
     found = (file for file in place.rglob("*") if file.is_file())
     return _of_files(path, place, [file for file in found if not _hidden(file.relative_to(place))])
 
@@ -87,7 +88,7 @@ def _of_files(name: str, root: Path, files: list[Path]) -> Corpus:
     """A lone file is cut in two; of several, those whose hash says so are held out, and at least one."""
     texts = {file.relative_to(root).as_posix(): file.read_bytes() for file in sorted(files)}
     if not any(texts.values()):
-        raise ValueError(f"the corpus {name} is empty; give a file or a folder with text")
+        raise UserError(f"the corpus {name} is empty; give a file or a folder with text")
     for file, text in texts.items():
         _warn_unless_text(file, text)
     if len(texts) == 1:

@@ -1,36 +1,63 @@
-"""The figures of a report: each a function of results that returns a plotly figure, or None where it has no data."""
+"""The figures of a report: each a function of results that returns a plotly figure, or one sentence why it has none."""
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from train.outcome import WORKED
-from train.stats import Result, by, largest_stable_lr, loglog_slope, loss_of, lr_sensitivity
+from train.stats import Result, by, label, largest_stable_lr, loglog_slope, loss_of, lr_sensitivity
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666")  # Okabe & Ito 2008
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")  # five and eight: forty arms before two look the same
+SYMBOLS = ("circle", "square-open", "triangle-up", "diamond-open", "star", "pentagon-open", "hexagram")
 REFERENCES = {"log_vocab": "log V", "unigram_entropy": "unigram entropy", "bigram_entropy": "bigram entropy"}
-FAINT = "rgba(128,128,128,0.35)"
+FAINT = "rgba(128,128,128,0.5)"
+STATISTICS = {
+    "residual_rms": "residual RMS",
+    "attention_branch_ratio": "attention branch / stream",
+    "ffn_branch_ratio": "feed-forward branch / stream",
+    "attention_logit_max": "largest attention logit",
+    "attention_entropy": "attention entropy, nats",
+}
+
+
+class Style(NamedTuple):
+    """How an arm looks. Later ones are thinner and broken: an earlier one shows beneath where curves coincide."""
+
+    colour: str
+    dash: str
+    symbol: str
+    width: float
+
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "dash": self.dash, "width": self.width}
+
+    def marker(self, **more: Any) -> dict[str, Any]:
+        return {"color": self.colour, "symbol": self.symbol, "size": 7, **more}
 
 
 class Arms:
-    """What is compared: one arm for each combination of the compared settings, with a name and a colour of its own."""
+    """What is compared: one arm for each combination of the compared settings, with a name and a look of its own."""
 
     def __init__(self, results: Sequence[Result], axes: Sequence[str]) -> None:
         self.results, self.axes = results, axes
         distinct = dict.fromkeys(self.name(result) for result in results)
-        self.colours = dict(zip(distinct, itertools.cycle(COLOURS), strict=False))
+        widths = np.linspace(3.5, 1.5, len(distinct)).round(2).tolist()
+        looks = zip(itertools.cycle(COLOURS), itertools.cycle(DASHES), itertools.cycle(SYMBOLS), strict=False)
+        self.styles = {name: Style(*look, width) for name, look, width in zip(distinct, looks, widths, strict=False)}
 
     def name(self, result: Result) -> str:
-        """Like "pre · rms"."""
-        return " · ".join(str(result["args"][axis]) for axis in self.axes) or "all runs"
+        """Like "pre · width 32"."""
+        return " · ".join(label(axis, result["args"][axis]) for axis in self.axes) or "all runs"
 
     def of(self, results: Sequence[Result]) -> dict[str, list[Result]]:
-        """Results by arm, in the order of the colours; an arm without results is left out."""
-        arms: dict[str, list[Result]] = {name: [] for name in self.colours}
+        """Results by arm, in the order of the styles; an arm without results is left out."""
+        arms: dict[str, list[Result]] = {name: [] for name in self.styles}
         for result in results:
             arms[self.name(result)].append(result)
         return {name: runs for name, runs in arms.items() if runs}
@@ -38,53 +65,56 @@ class Arms:
 
 def losses_by_depth(arms: Arms) -> go.Figure:
     """Validation loss against the peak rate, a panel a depth: mean over seeds as a line, seeds as points."""
-    depths = sorted(by(arms.results, "depth").items())
+    depths = _by_depth(arms.results)
     figure = make_subplots(
-        cols=len(depths), shared_yaxes=True, subplot_titles=[f"depth {d}" for (d,), _ in depths], x_title="peak rate"
+        cols=len(depths),
+        shared_yaxes=True,
+        subplot_titles=["all runs" if depth is None else f"depth {depth}" for depth, _ in depths],
+        x_title="peak rate",
     )
     for column, (_, group) in enumerate(depths, 1):
         for name, runs in arms.of(group).items():
             rates = sorted(by(runs, "lr").items())
-            x = [lr for (lr,), _ in rates]
-            line = {"color": arms.colours[name]}
             means = [np.mean([loss_of(r) for r in each]) for _, each in rates]
-            figure.add_scatter(
-                x=x, y=means, name=name, legendgroup=name, showlegend=column == 1, line=line, col=column, row=1
-            )
             points = [(lr, loss_of(r)) for (lr,), each in rates for r in each]
-            _points(figure, points, name, arms.colours[name], column)
-        _reference(figure, group[0], "unigram_entropy", column)
+            style = arms.styles[name]
+            _line(figure, [lr for (lr,), _ in rates], means, name, style, column, marked=True)
+            _points(figure, points, name, style, column)
+        _references(figure, group[0], column)
     figure.update_xaxes(type="log")
+    shown = [loss_of(r) for r in arms.results] + [r["corpus"]["unigram_entropy"] for r in arms.results]
+    shown += [r["corpus"]["bigram_entropy"] for r in arms.results]
+    figure.update_yaxes(range=_range(shown))
     figure.update_yaxes(title="validation loss, nats per byte", col=1)
     return figure
 
 
-def stable_rates(arms: Arms) -> go.Figure | None:
+def stable_rates(arms: Arms) -> go.Figure | str:
     """The largest rate at which at least half of the seeds worked, against depth."""
     return _against_depth(arms, largest_stable_lr, "largest stable rate", log=True)
 
 
-def sensitivities(arms: Arms) -> go.Figure | None:
+def sensitivities(arms: Arms) -> go.Figure | str:
     """What a wrong rate costs: mean loss over the grid of rates, less the best."""
     return _against_depth(arms, lr_sensitivity, "LR sensitivity, nats per byte", log=False)
 
 
-def gradients_by_depth(arms: Arms) -> go.Figure | None:
+def gradients_by_depth(arms: Arms) -> go.Figure | str:
     """Gradient norm of the last feed-forward matrix at initialisation against depth, with the fitted exponent."""
     figure = go.Figure()
     for name, runs in arms.of(arms.results).items():
-        groups = sorted(by(runs, "depth").items())
+        groups = _by_depth(runs)
         if len(groups) < 3:
-            return None
-        x = [depth for (depth,), _ in groups]
+            return f"An exponent needs three depths; {name} ran at {len(groups)}."
+        x = [depth for depth, _ in groups]
         y = [np.mean([r["last_ffn_grad_norm"] for r in each]) for _, each in groups]
         slope = loglog_slope(x, y)
-        label = f"{name}: depth^{slope.slope:.2f} ± {slope.error:.2f}"
-        colour = arms.colours[name]
-        figure.add_scatter(x=x, y=y, name=label, legendgroup=name, mode="markers", marker={"color": colour})
+        text = f"{name}: depth^{slope.slope:.2f} ± {slope.error:.2f}"
+        style = arms.styles[name]
+        figure.add_scatter(x=x, y=y, name=text, legendgroup=name, mode="markers", marker=style.marker(size=9))
         fitted = np.exp(slope.intercept) * np.asarray(x, float) ** slope.slope
         figure.add_scatter(
-            x=x, y=fitted, legendgroup=name, showlegend=False, hoverinfo="skip", line={"color": colour, "dash": "dot"}
+            x=x, y=fitted, legendgroup=name, showlegend=False, hoverinfo="skip", mode="lines", line=style.line()
         )
     figure.update_xaxes(type="log", title="depth, blocks", tickvals=x)
     figure.update_yaxes(type="log", title="gradient norm")
@@ -96,44 +126,40 @@ def gradients_by_layer(arms: Arms) -> go.Figure:
     return _by_layer(arms, _deepest(arms), {"gradient norm": lambda r: r["grad_norm"]}, log=True)
 
 
-def curves(arms: Arms) -> go.Figure:
-    """Training loss of every run at the largest depth, a panel a rate; a cross marks where a run left its course."""
-    rates = sorted(by(_deepest(arms), "lr").items())
+def curves(arms: Arms) -> go.Figure | str:
+    """Training loss at the largest depth, a panel a rate: mean over seeds, and a band from the lowest to the highest.
+
+    A cross marks where a run left its course.
+    """
+    told = [r for r in _deepest(arms) if len(r["loss"])]
+    if not told:
+        return "No run at the largest depth has a loss curve in its record."
+    rates = sorted(by(told, "lr").items())
     figure = make_subplots(
         cols=len(rates), shared_yaxes=True, subplot_titles=[f"rate {lr:g}" for (lr,), _ in rates], x_title="step"
     )
     for column, (_, group) in enumerate(rates, 1):
         for name, runs in arms.of(group).items():
-            for k, run in enumerate(runs):
-                x = np.arange(1, len(run["loss"]) + 1) * run["loss_every"]
-                line = {"color": arms.colours[name], "width": 1}
-                show = column == 1 and k == 0
-                y = _smooth(run["loss"])
-                figure.add_scatter(
-                    x=x, y=y, name=name, legendgroup=name, showlegend=show, line=line, opacity=0.8, col=column, row=1
-                )
+            for run_step, same in _by_spacing(runs):
+                _band(figure, run_step, [_smooth(run["loss"]) for run in same], name, arms.styles[name], column)
+            for run in runs:
                 if run["outcome"] in ("diverged", "spiked"):
-                    _cross(figure, run, y, arms.colours[name], column)
-        for reference in REFERENCES:
-            _reference(figure, group[0], reference, column)
+                    _cross(figure, run, _smooth(run["loss"]), arms.styles[name].colour, column)
+        _references(figure, group[0], column)
     figure.update_yaxes(title="training loss, nats per byte", col=1)
     return figure
 
 
-def statistics_by_layer(arms: Arms) -> go.Figure:
+def statistics_by_layer(arms: Arms) -> go.Figure | str:
     """What flows where, by block at the largest depth, after training at each arm's best rate."""
-    shown = {
-        "residual RMS": "residual_rms",
-        "attention branch / stream": "attention_branch_ratio",
-        "feed-forward branch / stream": "ffn_branch_ratio",
-        "largest attention logit": "attention_logit_max",
-        "attention entropy, nats": "attention_entropy",
-    }
     best = []
     for runs in arms.of(_deepest(arms)).values():
         worked = [r for r in runs if r["outcome"] in WORKED] or runs
         rate = min(by(worked, "lr").items(), key=lambda item: np.mean([loss_of(r) for r in item[1]]))[0][0]
         best += [r for r in runs if r["args"]["lr"] == rate]
+    shown = {title: name for name, title in STATISTICS.items() if all(name in r["stats_final"] for r in best)}
+    if not shown:
+        return f"The runs at the largest depth share none of the statistics {', '.join(STATISTICS)}."
 
     def taken(name: str) -> Callable[[Result], Sequence[float]]:
         return lambda r: r["stats_final"][name]
@@ -141,19 +167,20 @@ def statistics_by_layer(arms: Arms) -> go.Figure:
     return _by_layer(arms, best, {title: taken(name) for title, name in shown.items()}, log=False)
 
 
-def _against_depth(arms: Arms, reduce: Callable[[Sequence[Result]], Any], title: str, *, log: bool) -> go.Figure | None:
-    if len(by(arms.results, "lr")) < 2:
-        return None
+def _against_depth(arms: Arms, reduce: Callable[[Sequence[Result]], Any], title: str, *, log: bool) -> go.Figure | str:
+    if len(rates := by(arms.results, "lr")) < 2:
+        return f"Only one rate was tried, {next(iter(rates))[0]:g}."
     figure = go.Figure()
     for name, runs in arms.of(arms.results).items():
-        groups = sorted(by(runs, "depth").items())
-        x = [str(depth) for (depth,), _ in groups]
+        groups = _by_depth(runs)
+        x = [str(depth) for depth, _ in groups]
         y = [reduce(each) for _, each in groups]
+        style = arms.styles[name]
         if log:
-            figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line={"color": arms.colours[name]})
+            figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line=style.line(), marker=style.marker())
         else:
             text = [f"{value:.2f}" for value in y]
-            figure.add_bar(x=x, y=y, name=name, marker={"color": arms.colours[name]}, text=text)
+            figure.add_bar(x=x, y=y, name=name, marker={"color": style.colour}, text=text)
     figure.update_xaxes(title="depth, blocks", type="category")
     figure.update_yaxes(title=title, type="log" if log else "linear")
     return figure
@@ -166,20 +193,76 @@ def _by_layer(
     for column, take in enumerate(panels.values(), 1):
         for name, runs in arms.of(results).items():
             profiles = [[np.nan if v is None else v for v in take(r)] for r in runs]
-            if profiles:
-                mean = np.nanmean(profiles, axis=0) if np.isfinite(profiles).any() else np.mean(profiles, axis=0)
-                figure.add_scatter(
-                    x=list(range(1, len(mean) + 1)),
-                    y=mean,
-                    name=name,
-                    legendgroup=name,
-                    showlegend=column == 1,
-                    line={"color": arms.colours[name]},
-                    col=column,
-                    row=1,
-                )
+            mean = _mean(profiles)
+            _line(figure, list(range(1, len(mean) + 1)), mean, name, arms.styles[name], column, marked=True)
     figure.update_yaxes(type="log" if log else "linear")
     return figure
+
+
+def _line(figure: go.Figure, x: ArrayLike, y: ArrayLike, name: str, style: Style, column: int, *, marked: bool) -> None:
+    figure.add_scatter(
+        x=x,
+        y=y,
+        name=name,
+        legendgroup=name,
+        showlegend=all(trace.name != name for trace in figure.data),
+        mode="lines+markers" if marked else "lines",
+        line=style.line(),
+        marker=style.marker(),
+        col=column,
+        row=1,
+    )
+
+
+def _band(figure: go.Figure, step: int, losses: list[np.ndarray], name: str, style: Style, column: int) -> None:
+    """The mean of several curves over the range that they span; a curve counts as long as it is a number."""
+    x = np.arange(1, len(losses[0]) + 1) * step
+    known = np.isfinite(losses).any(axis=0)
+    low, high = np.nanmin(np.array(losses)[:, known], axis=0), np.nanmax(np.array(losses)[:, known], axis=0)
+    figure.add_scatter(
+        x=np.concatenate([x[known], x[known][::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=_faint(style.colour),
+        col=column,
+        row=1,
+    )
+    _line(figure, x, _mean(losses), name, style, column, marked=False)
+
+
+def _by_spacing(runs: Sequence[Result]) -> list[tuple[int, list[Result]]]:
+    """Runs whose curves have equally many points, equally far apart: only those can be averaged."""
+    groups: dict[tuple[int, int], list[Result]] = {}
+    for run in runs:
+        groups.setdefault((run["loss_every"], len(run["loss"])), []).append(run)
+    return [(spacing, same) for (spacing, _), same in groups.items()]
+
+
+def _mean(profiles: ArrayLike) -> np.ndarray:
+    """Mean over runs of what is a number; NaN where none is."""
+    values = np.asarray(profiles, float)
+    count = np.isfinite(values).sum(axis=0)
+    return np.where(count, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
+
+
+def _by_depth(results: Sequence[Result]) -> list[tuple[Any, list[Result]]]:
+    return [(depth, group) for (depth,), group in sorted(by(results, "depth").items(), key=lambda item: item[0])]
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    """From the least to the largest, and a twentieth more on both sides."""
+    low, high = min(values), max(values)
+    return [low - 0.05 * (high - low), high + 0.05 * (high - low)]
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
 
 
 def _deepest(arms: Arms) -> list[Result]:
@@ -193,9 +276,9 @@ def _smooth(losses: Sequence[float | None], span: int = 5) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, span).mean(axis=1)
 
 
-def _points(figure: go.Figure, points: Sequence[tuple], name: str, colour: str, column: int) -> None:
+def _points(figure: go.Figure, points: Sequence[tuple], name: str, style: Style, column: int) -> None:
     x, y = zip(*points, strict=True)
-    marker = {"color": colour, "size": 5, "opacity": 0.6}
+    marker = style.marker(size=5, opacity=0.5)
     figure.add_scatter(
         x=x, y=y, legendgroup=name, showlegend=False, mode="markers", marker=marker, hoverinfo="y", col=column, row=1
     )
@@ -203,7 +286,8 @@ def _points(figure: go.Figure, points: Sequence[tuple], name: str, colour: str, 
 
 def _cross(figure: go.Figure, run: Result, y: np.ndarray, colour: str, column: int) -> None:
     step = min(run["outcome_step"], len(y))
-    height = y[np.isfinite(y)][-1] if not np.isfinite(y[step - 1]) else y[step - 1]
+    known = y[:step][np.isfinite(y[:step])]
+    height = known[-1] if known.size else run["initial_loss"]
     marker = {"symbol": "x", "color": colour, "size": 9}
     figure.add_scatter(
         x=[step],
@@ -217,8 +301,13 @@ def _cross(figure: go.Figure, run: Result, y: np.ndarray, colour: str, column: i
     )
 
 
-def _reference(figure: go.Figure, result: Result, name: str, column: int) -> None:
-    text = REFERENCES[name] if column == 1 else ""
-    figure.add_hline(
-        y=result["corpus"][name], line={"color": FAINT, "dash": "dash"}, annotation_text=text, col=column, row=1
-    )
+def _references(figure: go.Figure, result: Result, column: int) -> None:
+    """What a model would lose that knows nothing, the frequency of bytes, or the one byte before."""
+    for name, text in REFERENCES.items():
+        figure.add_hline(
+            y=result["corpus"][name],
+            line={"color": FAINT, "dash": "dash", "width": 1},
+            annotation={"text": text, "font": {"size": 11}} if column == 1 else None,
+            col=column,
+            row=1,
+        )

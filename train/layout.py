@@ -12,6 +12,7 @@ from jax import Array
 from fxformer import sharding
 from fxformer.names import nearest
 from train.config import Config
+from train.errors import user_input
 from train.step import Numbers, Recipe, State, start
 
 
@@ -24,14 +25,15 @@ class Layout(NamedTuple):
 
 @contextmanager
 def layout_of(config: Config) -> Iterator[Layout]:
-    """One device where `mesh` is empty. Raises ValueError for a mesh, batch or model that do not fit each other."""
+    """One device where `mesh` is empty. Raises UserError for a mesh, batch or model that do not fit each other."""
     if not config.run.mesh:
         yield Layout(start=jax.jit(start, static_argnums=0), batch=jax.numpy.asarray)
         return
-    rules = nearest(sharding.PRESETS, config.run.rules, "rules")
-    mesh = sharding.mesh(config.run.mesh)
-    sharding.plan(config.spec(), mesh, rules)
-    sharding.check_batch(config.data.batch, mesh, rules)
+    with user_input():
+        rules = nearest(sharding.PRESETS, config.run.rules, "rules")
+        mesh = sharding.mesh(config.run.mesh)
+        sharding.plan(config.spec(), mesh, rules)
+        sharding.check_batch(config.data.batch, mesh, rules)
     place = sharding.batch_sharding(mesh, rules)
 
     def start_sharded(recipe: Recipe, numbers: Numbers) -> State:

@@ -8,6 +8,7 @@ from typing import Any
 
 from train.config import Config
 from train.data import Corpus
+from train.errors import UserError
 from train.provenance import provenance
 
 
@@ -38,7 +39,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def claim(folder: Path, config: Config, corpus: Corpus) -> None:
-    """Make `folder` the home of this run, or find that it already is; ValueError where it is another run's."""
+    """Make `folder` the home of this run, or find that it already is; UserError where it is another run's."""
     home = folder / "config.json"
     settings = {name: value for name, value in config.flat().items() if name not in asdict(config.run)}
     content = {"settings": settings, "corpus": corpus.sha256}
@@ -52,7 +53,7 @@ def claim(folder: Path, config: Config, corpus: Corpus) -> None:
         if held["corpus"] != corpus.sha256:
             differing.append("the corpus is another")
         if differing:
-            raise ValueError(f"{folder} holds another run: {'; '.join(differing)}; choose another name or run.out")
+            raise UserError(f"{folder} holds another run: {'; '.join(differing)}; choose another name or run.out")
         return
     folder.mkdir(parents=True, exist_ok=True)
     partial = home.with_suffix(".partial")

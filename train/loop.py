@@ -52,10 +52,10 @@ class Session:
 def run(config: Config) -> Result:
     """Train one model as `config` says, in `out/name`; goes on from the last checkpoint where there is one.
 
-    Raises ValueError where the folder holds another configuration, or the corpus, mesh or batch does not fit.
+    Raises UserError where the folder holds another configuration, or the corpus, mesh or batch does not fit.
     """
     corpus = load_corpus(config.data.path, config.data.task)
-    corpus.check(config.data.length)
+    corpus.check(config.text_length)
     folder = Path(config.run.out) / config.name
     recipe, numbers = recipe_of(config), numbers_of(config)
     with layout_of(config) as layout:
@@ -70,7 +70,7 @@ def run(config: Config) -> Result:
                     bar.say(f"going on from step {begin} of {config.train.steps} in {folder}")
                 data = config.data
                 held_out = layout.batch(
-                    validation_windows(corpus.validation, length=data.length, count=data.validation)
+                    validation_windows(corpus.validation, length=config.text_length, count=data.validation)
                 )
                 read = partial(sequences, config, corpus)
                 judge = jax.jit(partial(evaluate, recipe))
@@ -124,9 +124,9 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
 
 
 def sequences(config: Config, corpus: Corpus, step: int) -> np.ndarray:
-    """uint8 [batch, length + 1]: what update number `step` reads, counted from 1."""
+    """uint8 [batch, row]: what update number `step` reads, counted from 1."""
     data, seed = config.data, config.train.seed
-    return batches(corpus.train, seed=seed, steps=range(step - 1, step), batch=data.batch, length=data.length)[0]
+    return batches(corpus.train, seed=seed, steps=range(step - 1, step), batch=data.batch, length=config.text_length)[0]
 
 
 def readable(metrics: Metrics) -> dict[str, Any]:

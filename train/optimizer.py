@@ -1,12 +1,12 @@
 """Optimizers from optax, put together inside the compiled step from numbers that may be traced.
 
 An update is -lr * (direction + weight_decay * parameter): decay is decoupled and spares gains and biases. A new
-optimizer is one function `(recipe, boxes) -> direction` and one line in OPTIMIZERS.
+optimizer is one function of the boxes and of the constants it reads, and one line in OPTIMIZERS.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ from flax.linen.spmd import LogicallyPartitioned
 from jax import Array
 from optax import GradientTransformation
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+from train.signature import given
 
 Tree = Any
 DECAYED = ("weight", "table")  # names of the leaves that weight decay applies to
@@ -33,9 +35,9 @@ class OptimizerRecipe:
     clip: float = 1.0
 
 
-def adamw(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
+def adamw(boxes: Tree, *, beta1: float, beta2: float, eps: float) -> GradientTransformation:
     """m / (sqrt(v) + eps), both corrected for their start at zero. Loshchilov & Hutter 2019."""
-    return optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.eps)
+    return optax.scale_by_adam(beta1, beta2, eps)
 
 
 class Moments(NamedTuple):
@@ -45,22 +47,22 @@ class Moments(NamedTuple):
     square: Tree
 
 
-def adamw_uncorrected(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
+def adamw_uncorrected(boxes: Tree, *, beta1: float, beta2: float, eps: float) -> GradientTransformation:
     """m / (sqrt(v) + eps) without the correction, as BERT was trained. google-research/bert, optimization.py."""
 
     def init(params: Tree) -> Moments:
         return Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
 
     def update(grads: Tree, moments: Moments, params: Tree = None) -> tuple[Tree, Moments]:
-        mean = jax.tree.map(lambda m, g: recipe.beta1 * m + (1 - recipe.beta1) * g, moments.mean, grads)
-        square = jax.tree.map(lambda v, g: recipe.beta2 * v + (1 - recipe.beta2) * g * g, moments.square, grads)
-        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + recipe.eps), mean, square)
+        mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, moments.mean, grads)
+        square = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, moments.square, grads)
+        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mean, square)
         return direction, Moments(mean, square)
 
     return GradientTransformation(init, update)
 
 
-def adafactor(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
+def adafactor(boxes: Tree) -> GradientTransformation:
     """Factored second moments, updates clipped to RMS 1 and scaled by the parameter's RMS. Shazeer & Stern 2018.
 
     The RMS is of one layer's parameter, however many layers are stacked in an array.
@@ -79,17 +81,17 @@ def adafactor(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
     return optax.chain(optax.scale_by_factored_rms(), optax.stateless(scale))
 
 
-def lion(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
+def lion(boxes: Tree, *, beta1: float, beta2: float) -> GradientTransformation:
     """sign(beta1 m + (1 - beta1) g). Chen et al. 2023, algorithm 2."""
-    return optax.scale_by_lion(recipe.beta1, recipe.beta2)
+    return optax.scale_by_lion(beta1, beta2)
 
 
-def sgd(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
+def sgd(boxes: Tree, *, beta1: float) -> GradientTransformation:
     """Gradients with momentum beta1."""
-    return optax.trace(recipe.beta1)
+    return optax.trace(beta1)
 
 
-def muon(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
+def muon(boxes: Tree, *, beta1: float, beta2: float, eps: float) -> GradientTransformation:
     """Orthogonalised momentum for the stack's matrices, AdamW for the rest. Jordan et al. 2024.
 
     Updates of [n, m] matrices are multiplied by 0.2 sqrt(max(n, m)), which gives them about the RMS of AdamW's, so one
@@ -110,10 +112,10 @@ def muon(recipe: OptimizerRecipe, boxes: Tree) -> GradientTransformation:
     matrices = jax.tree_util.tree_map_with_path(axes_of, boxes, is_leaf=_is_box)
     kinds = jax.tree.map(lambda axes: "matrix" if _is_axes(axes) else "other", matrices, is_leaf=_is_axes_or_masked)
     hidden = optax.chain(scale_by_muon(beta=0.95, weight_dimension_numbers=matrices), optax.stateless(scale))
-    return optax.partition({"matrix": hidden, "other": adamw(recipe, boxes)}, kinds)
+    return optax.partition({"matrix": hidden, "other": adamw(boxes, beta1=beta1, beta2=beta2, eps=eps)}, kinds)
 
 
-OPTIMIZERS: dict[str, Callable[[OptimizerRecipe, Tree], GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[..., GradientTransformation]] = {
     "adamw": adamw,
     "adamw-uncorrected": adamw_uncorrected,
     "adafactor": adafactor,
@@ -131,10 +133,11 @@ def build(
     The structure of its state does not depend on the numbers, so they may change from step to step.
     """
     decayed = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, boxes, is_leaf=_is_box)
+    optimizer = OPTIMIZERS[recipe.name]
     clip = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip > 0 else []
     return optax.chain(
         *clip,
-        OPTIMIZERS[recipe.name](recipe, boxes),
+        optimizer(boxes, **given(optimizer, asdict(recipe))),
         optax.add_decayed_weights(weight_decay, mask=decayed),
         optax.scale(-jnp.asarray(lr, jnp.float32)),
     )

@@ -28,7 +28,10 @@ class Outcome(NamedTuple):
 
 
 def classify(losses: np.ndarray, *, initial_loss: float, unigram_entropy: float, margin: float = 0.1) -> Outcome:
-    """The outcome of a run from its training losses, one a step; losses in nats per token."""
+    """The outcome of a run from its training losses, one a step, in nats per token.
+
+    initial_loss and unigram_entropy are of the training text too: a held-out text may be harder by more than a margin.
+    """
     losses = np.asarray(losses, float)
     broken = np.flatnonzero(~np.isfinite(losses))
     if broken.size:

@@ -15,9 +15,10 @@ class Progress:
 
     def __init__(self, title: str, *, total: float, done: int = 0, console: Console | None = None) -> None:
         self.console = Console() if console is None else console
-        self._title, self._total, self._first = title, total, done
+        self._title, self._total = title, total
         self._done: float = done
-        self._begin = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when, and how much, after the first work: that compiles
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
         self._bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal)
@@ -35,17 +36,20 @@ class Progress:
         self._done += units
         self._bar.update(self._task, completed=self._done, note=note)
         now = time.monotonic()
+        self._first = self._first or (now, self._done)
         if not self.console.is_terminal and now - self._last_line >= QUIET_SECONDS:
             self._last_line = now
-            self.say(f"{self._title}: {self._done / self._total:4.0%}, {self._left(now)} left  {note}".rstrip())
+            self.say(f"{self._title}: {self._done / self._total:4.0%}{self._left(now)}  {note}".rstrip())
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, now: float) -> str:
-        speed = (self._done - self._first) / (now - self._begin)
-        return clock((self._total - self._done) / speed)
+        if self._first is None or self._done == self._first[1]:
+            return ""
+        begin, first = self._first
+        return f", {clock((self._total - self._done) * (now - begin) / (self._done - first))} left"
 
 
 def clock(seconds: float) -> str:

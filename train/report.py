@@ -1,6 +1,7 @@
 """The report of a sweep: verdicts first, then figures, then settings and where it all comes from.
 
-`report.html` is one file that opens offline; `report.md` says the same verdicts for a terminal or an issue.
+`report.html` is one file that opens offline; `report.md` says the same verdicts for a terminal or an issue;
+`figure.svg` is the shortest answer, for a README.
 """
 
 import json
@@ -12,16 +13,22 @@ from typing import Any
 
 import jinja2
 import plotly.offline
+from plotly.graph_objects import Figure
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from train import figures
+from train import figures, svg
+from train.errors import UserError
 from train.figures import Arms
 from train.stats import Result, Verdict, by, outcomes, verdicts
 
 NUISANCE = ("lr", "seed")  # chosen for each arm, and paired
 SIZES = ("depth", "width", "heads", "kv_heads", "inner", "length", "batch", "steps")  # swept, but not rivals
+NEEDED = ("args", "outcome", "outcome_step", "initial_loss", "val_loss", "loss", "loss_every", "grad_norm",
+          "last_ffn_grad_norm", "stats_final", "params", "tokens", "flops", "seconds", "corpus",
+          "provenance")  # fmt: skip
 COLUMNS = ("compared", "at", "verdict", "difference, nats", "95 % interval", "effect d", "n", "p (Holm)", "best rates",
            "all runs")  # fmt: skip
 METHOD = (
@@ -30,7 +37,8 @@ METHOD = (
     "most as much as the loss at initialisation. Claims are withheld where the comparison would not be fair."
 )
 FIGURES = (
-    ("losses", "Loss against learning rate", "Mean over seeds, one point a run.", figures.losses_by_depth),
+    ("losses", "Loss against learning rate", "Mean over seeds, one point a run. Dashed: what a model would lose that "
+     "knows nothing (log V), the frequency of bytes, or the one byte before.", figures.losses_by_depth),
     ("stable", "Largest stable rate", "At which at least half of the seeds worked, and at all smaller ones.",
      figures.stable_rates),
     ("sensitivity", "LR sensitivity", "Mean loss over the rates less the best: lower is more forgiving.",
@@ -38,7 +46,8 @@ FIGURES = (
     ("gradients", "Gradient at initialisation against depth", "Of the last feed-forward matrix, with the exponent that "
      "fits. Theory: 0 for post-norm, -1/2 for pre-norm (Xiong et al. 2020).", figures.gradients_by_depth),
     ("layers", "Gradient at initialisation by block", "At the largest depth.", figures.gradients_by_layer),
-    ("curves", "Loss curves", "Running mean over five steps at the largest depth; crosses mark divergence and spikes.",
+    ("curves", "Loss curves", "Running mean over five steps at the largest depth: the mean over seeds in a band from "
+     "the lowest to the highest, without those that are no number; crosses mark divergence and spikes.",
      figures.curves),
     ("statistics", "What flows where", "By block at the largest depth, after training at the best rate.",
      figures.statistics_by_layer),
@@ -55,26 +64,36 @@ class Report:
 
 
 def write_report(results: Sequence[Result], folder: Path) -> Report:
-    """Write report.html and report.md of a sweep into `folder`. Raises ValueError where there is no result."""
+    """Write report.html, report.md and figure.svg of a sweep into `folder`. Raises UserError where there is nothing to
+    report on, or a record lacks what a report needs."""
     if not results:
-        raise ValueError(f"{folder} has no result to report on")
+        raise UserError(f"{folder} has no result to report on")
+    for result in results:
+        if lacking := [name for name in NEEDED if name not in result]:
+            raise UserError(
+                f"a result of {folder} has no {', '.join(lacking)}; remove its line and run the sweep again"
+            )
     swept = [name for name in results[0]["args"] if len(by(results, name)) > 1]
     axes = [name for name in swept if name not in (*NUISANCE, *SIZES)]
     context = [name for name in swept if name in SIZES]
     said = verdicts(results, axes, context) if axes else []
-    report = Report(folder.name, _answer(results, said), said)
+    report = Report(folder.name, _answer(results, said, axes, context), said)
     depths = [name for name in context if name == "depth"]  # the size that figures and budgets are laid out by
     arms = Arms(results, [*axes, *(name for name in context if name not in depths)])
     drawn = {key: (title, caption, draw(arms)) for key, title, caption, draw in FIGURES}
+    shown = {key: figure for key, (_, _, figure) in drawn.items() if isinstance(figure, Figure)}
     page = _template().render(
         title=report.title,
         answer=report.answer,
         method=METHOD,
         plotly=plotly.offline.get_plotlyjs(),
         verdict_columns=COLUMNS,
-        verdict_rows=[{"kind": _kind(v), "cells": row(v)} for v in said],
-        figures=[{"id": k, "title": t, "caption": c} for k, (t, c, figure) in drawn.items() if figure],
-        data=_script({k: figure.to_plotly_json() for k, (_, _, figure) in drawn.items() if figure}),
+        verdict_rows=[{"kind": v.kind, "cells": row(v)} for v in said],
+        figures=[
+            {"id": k, "title": t, "caption": c, "absent": "" if k in shown else figure}
+            for k, (t, c, figure) in drawn.items()
+        ],
+        data=_script({k: figure.to_plotly_json() for k, figure in shown.items()}),
         **_budgets(arms, depths),
         sections=[{"id": k, "title": t} for k, t in _sections(drawn)],
         command=f"python -m train report {folder}",
@@ -82,6 +101,7 @@ def write_report(results: Sequence[Result], folder: Path) -> Report:
     )
     _write(folder / "report.html", page)
     _write(folder / "report.md", markdown(report))
+    _write(folder / "figure.svg", svg.losses_by_depth(arms))
     return report
 
 
@@ -94,17 +114,26 @@ def markdown(report: Report) -> str:
 
 
 def say_verdicts(report: Report, console: Console | None = None) -> None:
-    """Print the verdict table."""
+    """Print the verdicts, a block for each two rivals; the table wraps within 80 columns."""
     console = Console() if console is None else console
-    table = Table(title=report.title, box=SIMPLE)
-    for name in ("at", "verdict", "difference, nats", "p (Holm)"):
-        table.add_column(name, justify="right" if name in ("difference, nats", "p (Holm)") else "left")
+    table = Table(title=report.title, box=SIMPLE, pad_edge=False)
+    table.add_column("at", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    table.add_column("nats", justify="right", no_wrap=True)
+    table.add_column("p (Holm)", justify="right", no_wrap=True)
+    rivals: dict[str, list[Verdict]] = {}
     for verdict in report.verdicts:
-        _, where, sentence, difference, _, _, _, p, _, _ = row(verdict)
-        style = {"claim": "bold", "open": "", "withheld": "dim"}[_kind(verdict)]
-        table.add_row(f"{where}: {verdict.first}, {verdict.second}", sentence, difference, p, style=style)
-    console.print(table)
-    console.print(report.answer, highlight=False, markup=False, soft_wrap=True)
+        rivals.setdefault(row(verdict)[0], []).append(verdict)
+    for name, said in rivals.items():
+        table.add_section()
+        table.add_row(Text(name, style="italic"))
+        for verdict in said:
+            _, where, sentence, difference, _, _, _, p, _, _ = row(verdict)
+            style = {"claim": "bold", "open": "", "withheld": "dim"}[verdict.kind]
+            table.add_row(Text(where), Text(sentence), difference, p, style=style)
+    if report.verdicts:
+        console.print(table)
+    console.print(report.answer, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def row(verdict: Verdict) -> list[str]:
@@ -118,24 +147,23 @@ def row(verdict: Verdict) -> list[str]:
     return [f"{verdict.first} - {verdict.second}", verdict.where, verdict.sentence, *numbers, p, rates, sides]
 
 
-def _answer(results: Sequence[Result], said: Sequence[Verdict]) -> str:
+def _answer(results: Sequence[Result], said: Sequence[Verdict], axes: Sequence[str], context: Sequence[str]) -> str:
     """The one paragraph at the top: how many runs, how they ended, and which claims can be made."""
     text = f"{len(results)} runs: {outcomes(results)}. "
-    claims = [v for v in said if _kind(v) == "claim"]
-    withheld = sum(_kind(v) == "withheld" for v in said)
-    if not said:
+    if not axes:
         return text + "Nothing was compared: a verdict needs a swept setting that is no size, rate or seed."
+    if not said:
+        apart = f"runs that differ in {', '.join(axes)} differ in {', '.join(context)} too"
+        return text + f"Nothing was compared: {apart}, so no two of them have the same size."
+    claims = [v for v in said if v.kind == "claim"]
+    withheld = sum(v.kind == "withheld" for v in said)
     text += f"Of {len(said)} comparisons {len(claims)} are separated, {withheld} are withheld. "
-    by_sentence: dict[str, list[str]] = {}
+    by_claim: dict[str, list[str]] = {}
     for verdict in claims:
-        by_sentence.setdefault(verdict.sentence, []).append(verdict.where)
-    return text + "; ".join(f"{sentence} at {' and at '.join(where)}" for sentence, where in by_sentence.items())
-
-
-def _kind(verdict: Verdict) -> str:
-    if verdict.p is None:
-        return "withheld"
-    return "open" if verdict.sentence.startswith("not separable") else "claim"
+        by_claim.setdefault(verdict.claim, []).append(verdict.where)
+    places = {claim: " and at ".join(where for where in wheres if where) for claim, wheres in by_claim.items()}
+    sentences = [f"{claim} at {where}" if where else claim for claim, where in places.items()]
+    return text + "; ".join([*sentences, *(v.failure for v in said if v.failure)])
 
 
 def _budgets(arms: Arms, context: Sequence[str]) -> dict[str, Any]:
@@ -151,8 +179,8 @@ def _budgets(arms: Arms, context: Sequence[str]) -> dict[str, Any]:
 
 
 def _sections(drawn: dict[str, tuple]) -> list[tuple[str, str]]:
-    shown = [(key, title) for key, (title, _, figure) in drawn.items() if figure]
-    return [("verdicts", "Verdicts"), *shown, ("budgets", "Budgets"), ("settings", "Settings and provenance")]
+    titles = [(key, title) for key, (title, _, _) in drawn.items()]
+    return [("verdicts", "Verdicts"), *titles, ("budgets", "Budgets"), ("settings", "Settings and provenance")]
 
 
 def _facts(results: Sequence[Result], swept: Sequence[str]) -> dict[str, str]:

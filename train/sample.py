@@ -1,23 +1,29 @@
 """Text from a finished or unfinished run, token by token."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import fxformer as fx
+from fxformer.coords import padded
 from train.checkpoint import Checkpoints
 from train.config import Config
+from train.data import VOCAB
+from train.errors import UserError, user_input
 from train.step import numbers_of, recipe_of, start
 
 
 def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
-    """The configuration, model and best parameters of a run. Raises ValueError where `folder` holds none."""
+    """The configuration, model and best parameters of a run. Raises UserError where `folder` holds none."""
     home = folder / "config.json"
     if not home.exists():
-        raise ValueError(f"{folder} is not a run: it has no config.json")
+        raise UserError(f"{folder} is not a run: it has no config.json")
     config = Config(name=folder.name).with_settings(json.loads(home.read_text(encoding="utf8"))["settings"])
     state = jax.eval_shape(partial(start, recipe_of(config)), numbers_of(config))
     with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
@@ -31,26 +37,32 @@ def sample(
     """Continue `prompt` by `tokens` bytes, each as soon as it is known.
 
     The model reads no more tokens than it was trained on: when they are full it goes on from the last half of them.
+    It always reads as many and makes as many, so that the whole text takes one program for each.
     """
     if not prompt:
-        raise ValueError("the prompt is empty; give at least one character")
+        raise UserError("the prompt is empty; give at least one character")
+    if tokens < 1:
+        raise UserError(f"tokens={tokens} asks for nothing; use 1 or more")
     config, spec, params = load_run(folder)
     key = jax.random.key(seed)
+    read = config.data.length // 2 + 1
     text, done = list(prompt), 0
     while done < tokens:
-        seen = text[-(config.data.length // 2 + 1) :]
-        count = min(config.data.length - len(seen) + 1, tokens - done)
+        seen = text[-read:]
         chunk = fx.decode.stream(
             spec,
             params,
-            jax.numpy.array([seen]),
-            count,
+            np.array([[0] * (read - len(seen)) + seen]),
+            config.data.length - read + 1,
             key=jax.random.fold_in(key, done),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            coords=padded(jnp.arange(read)[None] >= read - len(seen)),
         )
-        for token in chunk:
+        with user_input():  # the request is checked before the first token is made
+            first = next(chunk)
+        for token in itertools.islice(itertools.chain([first], chunk), tokens - done):
+            done += 1
             text.append(int(token[0]))
-            yield bytes(text[-1:])
-        done += count
+            yield bytes(text[-1:]) if text[-1] < VOCAB else b""  # a special token is no text

@@ -1,8 +1,8 @@
-"""Learning rates: `(step, *, peak, warmup, total, final) -> rate`, pure functions of numbers that may be traced.
+"""Learning rates: functions of the step and of what else they read, numbers that may be traced.
 
 step: the number of the update, counted from 1. peak: the largest rate. warmup: updates of linear increase, 0 is none.
-total: updates in all. final: share of the peak that decaying schedules end at. A new schedule is one function and one
-line in SCHEDULES.
+total: updates in all. final: share of the peak that decaying schedules end at. A new schedule is one function, whose
+signature says what it reads, and one line in SCHEDULES.
 """
 
 from collections.abc import Callable
@@ -10,16 +10,18 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from train.signature import given
+
 Number = Array | float | int
 Schedule = Callable[..., Array]
 
 
-def constant(step: Number, *, peak: Number, warmup: Number, total: Number, final: Number) -> Array:
+def constant(step: Number, *, peak: Number, warmup: Number) -> Array:
     """The peak after the warm-up."""
     return peak * _rise(step, warmup)
 
 
-def noam(step: Number, *, peak: Number, warmup: Number, total: Number, final: Number) -> Array:
+def noam(step: Number, *, peak: Number, warmup: Number) -> Array:
     """peak * min(step / warmup, sqrt(warmup / step)). Vaswani et al. 2017, eq. 3, scaled to its peak."""
     return peak * _rise(step, warmup) * jnp.sqrt(jnp.minimum(jnp.maximum(warmup, 1) / step, 1))
 
@@ -41,7 +43,7 @@ def linear(step: Number, *, peak: Number, warmup: Number, total: Number, final: 
     return peak * _rise(step, warmup) * (final + (1 - final) * (1 - _progress(step, warmup, total)))
 
 
-def rsqrt(step: Number, *, peak: Number, warmup: Number, total: Number, final: Number) -> Array:
+def rsqrt(step: Number, *, peak: Number, warmup: Number) -> Array:
     """peak / sqrt(max(step, warmup) / warmup): constant, then falling (T5: 0.01 and 10^4). Raffel et al. 2020."""
     return peak * jnp.sqrt(jnp.maximum(warmup, 1) / jnp.maximum(step, jnp.maximum(warmup, 1)))
 
@@ -58,7 +60,6 @@ def multistep(
     peak: Number,
     warmup: Number,
     total: Number,
-    final: Number,
     milestones: tuple[float, ...] = (0.6, 0.9),
     factor: float = 0.316,
 ) -> Array:
@@ -76,6 +77,12 @@ SCHEDULES: dict[str, Schedule] = {
     "wsd": wsd,
     "multistep": multistep,
 }
+
+
+def rate(name: str, step: Number, *, peak: Number, warmup: Number, total: Number, final: Number) -> Array:
+    """The rate by the schedule `name`, which is given what it reads."""
+    numbers = {"peak": peak, "warmup": warmup, "total": total, "final": final}
+    return SCHEDULES[name](step, **given(SCHEDULES[name], numbers))
 
 
 def _rise(step: Number, warmup: Number) -> Array:

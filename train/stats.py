@@ -8,7 +8,7 @@ import bisect
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,6 +72,13 @@ def depth_reach(results: Sequence[Result]) -> int | None:
 def best_lr(results: Sequence[Result]) -> float:
     """The rate of the least mean loss over seeds."""
     return min(by(results, "lr").items(), key=lambda item: np.mean([loss_of(r) for r in item[1]]))[0][0]
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and the ends of its 95 % interval by Student's t; of one value all three are the value."""
+    n, mean = len(values), float(np.mean(values))
+    half = scipy_stats.t.ppf(0.975, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return mean, mean - half, mean + half
 
 
 class Slope(NamedTuple):
@@ -138,51 +145,67 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+class Rivals(NamedTuple):
+    """Two arms to compare: the settings they differ in, their names, what they share in words, and their runs."""
+
+    axis: str
+    first: str
+    second: str
+    where: str
+    a: list[Result]
+    b: list[Result]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One claim. axis: what is compared. first, second: its values. where: the settings that both share.
 
-    sentence: "pre better than post", "not separable at n = 3; …" or "withheld: …". comparison: at each side's best
-    rate, None where nothing can be compared. p: corrected over the family. outcomes: of all runs of each side.
+    kind: "claim" where they are separated, "open" where they are not, "withheld" where it would not be fair to say.
+    claim: "pre better than post", "not separable at n = 3; …" or "withheld: …". failure: "every run of post is stuck at
+    depth 16 (15 of 15)" where one side worked nowhere, else "". comparison: at each side's best rate, None where
+    nothing can be compared. p: corrected over the family. outcomes: of all runs of each side.
     """
 
     axis: str
     first: str
     second: str
     where: str
-    sentence: str
+    kind: str
+    claim: str
+    failure: str
     comparison: Comparison | None
     p: float | None
     rates: tuple[float, float]
     outcomes: tuple[str, str]
 
+    @property
+    def sentence(self) -> str:
+        """The claim, and the failure that explains it."""
+        return self.claim + (": " if self.kind == "claim" else "; ") * bool(self.failure) + self.failure
+
 
 def verdicts(results: Sequence[Result], axes: Sequence[str], context: Sequence[str] = ()) -> list[Verdict]:
-    """For every axis and each two of its values, at equal other settings: which is better, at each one's best rate.
+    """For each two arms that no third one lies between: which is better, at each one's best rate.
 
-    context: settings that are swept but not compared, like depth. Seeds pair the runs. Holm's correction is over all
-    claims that are not withheld, and the seeds needed are those that would pass its strictest step.
+    An arm is one combination of the values of `axes`; it lies between two others where it has each value from one of
+    them. So arms of a product differ in one setting, and arms that were zipped in all that change together.
+    context: settings that are swept but not compared, like depth, equal on both sides. Seeds pair the runs. Holm's
+    correction is over all claims that are not withheld, and the seeds needed are those that pass its strictest step.
     """
-    pairs = [pair for axis in axes for pair in _pairs(results, axis, [*axes, *context])]
-    reasons = [_reason_to_withhold(a, b) for _, _, _, _, a, b in pairs]
+    rivals = _rivals(results, axes, context)
+    reasons = [_reason_to_withhold(each.a, each.b) for each in rivals]
     open_ = [i for i, reason in enumerate(reasons) if reason is None]
     level = LEVEL / max(1, len(open_))
-    comparisons = [None if _seeds(a, b) < 2 else _compare(a, b, level) for _, _, _, _, a, b in pairs]
+    comparisons = [None if _seeds(each.a, each.b) < 2 else _compare(each.a, each.b, level) for each in rivals]
     corrected = dict(zip(open_, holm([_p(comparisons[i]) for i in open_]), strict=True)) if open_ else {}
-    return [
-        Verdict(
-            axis=axis,
-            first=first,
-            second=second,
-            where=where,
-            sentence=_sentence(first, second, comparisons[i], corrected.get(i), reasons[i]),
-            comparison=comparisons[i],
-            p=corrected.get(i),
-            rates=(best_lr(a), best_lr(b)),
-            outcomes=(outcomes(a), outcomes(b)),
-        )
-        for i, (axis, first, second, where, a, b) in enumerate(pairs)
-    ]
+    return [_verdict(each, comparisons[i], corrected.get(i), reasons[i]) for i, each in enumerate(rivals)]
+
+
+def label(name: str, value: Any) -> str:
+    """A value as an arm is called by it: "rms", but "width 32" and "window none", which say nothing alone."""
+    if isinstance(value, str) and value not in ("", "none"):
+        return value
+    return f"{name} {'none' if value is None or value == '' else value}"
 
 
 def outcomes(results: Sequence[Result]) -> str:
@@ -190,12 +213,26 @@ def outcomes(results: Sequence[Result]) -> str:
     return ", ".join(f"{count} {name}" for name, count in Counter(r["outcome"] for r in results).most_common())
 
 
-def _pairs(results: Sequence[Result], axis: str, axes: Sequence[str]) -> Iterator[tuple]:
-    others = [name for name in axes if name != axis]
-    for settings, group in by(results, *others).items():
-        where = ", ".join(f"{name} {value}" for name, value in zip(others, settings, strict=True))
-        for (a, first), (b, second) in itertools.combinations(by(group, axis).items(), 2):
-            yield axis, str(a[0]), str(b[0]), where, first, second
+def _rivals(results: Sequence[Result], axes: Sequence[str], context: Sequence[str]) -> list[Rivals]:
+    """Pairs of arms of equal context with no arm between them; by what they differ in, then by what they share."""
+    found: dict[tuple, list[Rivals]] = {}
+    for sizes, group in by(results, *context).items():
+        arms = by(group, *axes)
+        for (a, first), (b, second) in itertools.combinations(arms.items(), 2):
+            differing = [i for i in range(len(axes)) if a[i] != b[i]]
+            if any(arm not in (a, b) and arm in arms for arm in itertools.product(*zip(a, b, strict=True))):
+                continue
+            alike = [(axes[i], a[i]) for i in range(len(axes)) if i not in differing]
+            pair = Rivals(
+                axis=", ".join(axes[i] for i in differing),
+                first=" · ".join(label(axes[i], a[i]) for i in differing),
+                second=" · ".join(label(axes[i], b[i]) for i in differing),
+                where=", ".join(f"{name} {value}" for name, value in [*alike, *zip(context, sizes, strict=True)]),
+                a=first,
+                b=second,
+            )
+            found.setdefault((tuple(differing), tuple(alike)), []).append(pair)
+    return [pair for key in sorted(found, key=lambda key: (len(key[0]), key[0])) for pair in found[key]]
 
 
 def _at_best(results: Sequence[Result]) -> dict[int, float]:
@@ -241,12 +278,42 @@ def _reason_to_withhold(a: Sequence[Result], b: Sequence[Result]) -> str | None:
 BUDGET_TOLERANCE = 0.05  # of parameters, tokens and FLOPs: a norm's bias is within it, a wider layer is not
 
 
-def _sentence(first: str, second: str, comparison: Comparison | None, p: float | None, reason: str | None) -> str:
+def _verdict(rivals: Rivals, comparison: Comparison | None, p: float | None, reason: str | None) -> Verdict:
+    kind, claim = _claim(rivals.first, rivals.second, comparison, p, reason)
+    return Verdict(
+        axis=rivals.axis,
+        first=rivals.first,
+        second=rivals.second,
+        where=rivals.where,
+        kind=kind,
+        claim=claim,
+        failure=_failure(rivals),
+        comparison=comparison,
+        p=p,
+        rates=(best_lr(rivals.a), best_lr(rivals.b)),
+        outcomes=(outcomes(rivals.a), outcomes(rivals.b)),
+    )
+
+
+def _claim(
+    first: str, second: str, comparison: Comparison | None, p: float | None, reason: str | None
+) -> tuple[str, str]:
     if reason is not None:
-        return f"withheld: {reason}"
+        return "withheld", f"withheld: {reason}"
     assert comparison is not None and p is not None
     if p < LEVEL:
         better, worse = (first, second) if comparison.difference < 0 else (second, first)
-        return f"{better} better than {worse}"
+        return "claim", f"{better} better than {worse}"
     needed = "more than 999" if comparison.needed is None else f"about {comparison.needed}"
-    return f"not separable at n = {comparison.n}; {needed} seeds would be needed"
+    return "open", f"not separable at n = {comparison.n}; {needed} seeds would be needed"
+
+
+def _failure(rivals: Rivals) -> str:
+    """Said where no run of one side worked, and some of the other did."""
+    worked = [any(r["outcome"] in WORKED for r in side) for side in (rivals.a, rivals.b)]
+    if worked[0] == worked[1]:
+        return ""
+    name, runs = (rivals.second, rivals.b) if worked[0] else (rivals.first, rivals.a)
+    how = " or ".join(dict.fromkeys(r["outcome"] for r in runs))
+    at = f" at {rivals.where}" if rivals.where else ""
+    return f"every run of {name} is {how}{at} ({len(runs)} of {len(runs)})"

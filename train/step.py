@@ -15,12 +15,16 @@ from jax import Array
 
 import fxformer as fx
 from fxformer.layers.context import Execution
+from fxformer.layers.ffn import MoE
 from fxformer.model import Params, abstract_params
-from fxformer.ops import cross_entropy, weighted_mean, z_loss
-from train.config import Config
-from train.objectives import OBJECTIVES
+from fxformer.ops import balance, cross_entropy, weighted_mean, z_loss
+from fxformer.specs import parts
+from fxformer.stack import Repeat
+from train.config import Config, Data, Train
+from train.objectives import OBJECTIVES, Batch
+from train.objectives.objective import answer, token_loss
 from train.optimizer import OptimizerRecipe, accumulate, build
-from train.schedule import SCHEDULES
+from train.schedule import rate
 
 
 class Numbers(NamedTuple):
@@ -33,6 +37,9 @@ class Numbers(NamedTuple):
     final: Array | float
     weight_decay: Array | float
     z_loss: Array | float
+    balance: Array | float
+    router_z: Array | float
+    ahead: Array | float
     residual_scale: Array | float
     branch_scale: Array | float
     init_scale: Array | float
@@ -67,7 +74,8 @@ class Recipe:
 
     def spec(self, numbers: Numbers) -> fx.Transformer:
         """The model; its numbers may be traced."""
-        structure = Config(name="recipe", model=dict(self.model)).with_settings({"length": self.length})
+        data, train = Data(length=self.length), Train(objective=self.objective)
+        structure = Config(name="recipe", model=dict(self.model), data=data, train=train)
         return structure.spec(**{name: getattr(numbers, name) for name in FACTORY_NUMBERS})
 
 
@@ -91,6 +99,7 @@ def recipe_of(config: Config) -> Recipe:
 
 
 UNROLLED_DEPTH = 8
+BALANCE_RATE = 0.001  # of DeepSeek-V3's selection biases
 
 
 class State(NamedTuple):
@@ -126,65 +135,75 @@ def start(recipe: Recipe, numbers: Numbers) -> State:
 
 
 def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) -> tuple[State, Metrics]:
-    """One update on tokens [batch, length + 1]. A non-finite loss is recorded by what it makes of the metrics."""
+    """One update on rows of text [batch, row]. A non-finite loss is recorded by what it makes of the metrics."""
     spec = recipe.spec(numbers)
     key = jax.random.fold_in(jax.random.key(numbers.seed), state.step)
     differentiate = jax.value_and_grad(partial(_loss, recipe, numbers, spec), has_aux=True)
 
-    def loss_and_grad(part: Array) -> tuple[Array, tuple]:
-        (loss, (weight, stats)), grads = differentiate(state.params, part, key)
+    def loss_and_grad(part: tuple[Array, Array]) -> tuple[Array, tuple]:
+        (_, (loss, weight, stats)), grads = differentiate(state.params, *part)
         return weight, (loss, stats, grads)
 
     parts = tokens.reshape(recipe.accumulate, -1, tokens.shape[-1])
-    loss, stats, grads = accumulate(loss_and_grad, parts)
+    loss, stats, grads = accumulate(loss_and_grad, (parts, jax.random.split(key, recipe.accumulate)))
     count = state.step + 1
     optimizer = _optimizer(recipe, numbers, spec, count)
     updates, moments = optimizer.update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = balanced(spec, optax.apply_updates(state.params, updates), stats)
     layers = {
         **stats,
-        "grad_norm": norm_by_layer(grads),
-        "param_norm": norm_by_layer(state.params),
-        "update_ratio": norm_by_layer(updates) / norm_by_layer(state.params),
+        "grad_norm": norm_by_layer(spec, grads),
+        "param_norm": norm_by_layer(spec, state.params),
+        "update_ratio": norm_by_layer(spec, updates) / norm_by_layer(spec, state.params),
     }
-    metrics = Metrics(loss, optax.global_norm(grads), learning_rate(recipe, numbers, count), layers)
+    metrics = Metrics(loss, optax.tree.norm(grads), learning_rate(recipe, numbers, count), layers)
     return State(count, params, moments), metrics
 
 
 def measure(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) -> Measurement:
-    """Validation loss on windows [W, length + 1]; gradients and statistics by layer on the first batch of them."""
+    """Validation loss on windows [W, row]; gradients and statistics by layer on the first batch of them."""
     spec = recipe.spec(numbers)
     loss_and_grad = jax.value_and_grad(partial(_loss, recipe, numbers, spec), has_aux=True)
-    (_, (_, stats)), grads = loss_and_grad(params, held_out[: recipe.batch], jax.random.key(numbers.seed))
-    last_ffn_grad_norm = norm_by_layer(_only(grads, ("ffn", "down")))[-1]
-    layers = {**stats, "grad_norm": norm_by_layer(grads), "param_norm": norm_by_layer(params)}
+    (_, (_, _, stats)), grads = loss_and_grad(params, held_out[: recipe.batch], jax.random.key(numbers.seed))
+    last_ffn_grad_norm = norm_by_layer(spec, _only(grads, ("ffn", "down")))[-1]
+    layers = {**stats, "grad_norm": norm_by_layer(spec, grads), "param_norm": norm_by_layer(spec, params)}
     return Measurement(evaluate(recipe, numbers, params, held_out), last_ffn_grad_norm, layers)
 
 
 def evaluate(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) -> Array:
-    """Mean loss in nats per token over windows [W, length + 1], a batch at a time, without dropout."""
+    """Mean loss in nats per token over windows [W, row], a batch at a time, without dropout; its masks are fixed."""
     spec = recipe.spec(numbers)
     parts = min(recipe.batch, held_out.shape[0])
     windows = held_out[: held_out.shape[0] // parts * parts].reshape(-1, parts, held_out.shape[-1])
-    losses = jax.lax.map(lambda part: _loss(recipe, numbers, spec, params, part, None)[0], windows)
-    return jnp.mean(losses)
+    keys = jax.random.split(jax.random.key(0), windows.shape[0])
+
+    def look(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        _, (loss, weight, _) = _loss(recipe, numbers, spec, params, *part, training=False)
+        return loss, weight
+
+    return weighted_mean(*jax.lax.map(look, (windows, keys)))
 
 
 def learning_rate(recipe: Recipe, numbers: Numbers, count: Array | int) -> Array:
     """The rate of update number `count`, counted from 1."""
-    schedule = SCHEDULES[recipe.schedule]
-    return schedule(count, peak=numbers.lr, warmup=numbers.warmup, total=numbers.steps, final=numbers.final)
+    return rate(
+        recipe.schedule, count, peak=numbers.lr, warmup=numbers.warmup, total=numbers.steps, final=numbers.final
+    )
 
 
-def norm_by_layer(tree: Params) -> Array:
-    """Euclidean norm of the stack's leaves in each layer: [layers]."""
+def norm_by_layer(spec: fx.Transformer, tree: Params) -> Array:
+    """Euclidean norm of the stack's leaves in each layer: [layers]; tied layers share theirs."""
 
-    def of_block(block: Params) -> Array:
-        squares = [jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(block)]
-        return jnp.sum(jnp.stack(squares), axis=0)
+    def of_group(group: Repeat, blocks: Params) -> Array:
+        def of_block(block: Params) -> Array:
+            layers = () if group.tied else (group.n,)
+            leaves = [leaf.reshape(*layers, -1) for leaf in jax.tree.leaves(block)]
+            return jnp.broadcast_to(sum(jnp.sum(jnp.square(leaf), axis=-1) for leaf in leaves), (group.n,))
 
-    groups = [group["blocks"] for name, group in sorted(tree["stack"].items()) if name.startswith("group_")]
-    squares = [jnp.stack([of_block(block) for block in blocks.values()], axis=1).reshape(-1) for blocks in groups]
+        return jnp.stack([of_block(blocks[f"block_{i}"]) for i in range(len(group.blocks))], axis=1).reshape(-1)
+
+    groups = enumerate(spec.stack.groups)
+    squares = [of_group(group, tree["stack"][f"group_{i}"]["blocks"]) for i, group in groups]
     return jnp.sqrt(jnp.concatenate(squares))
 
 
@@ -200,25 +219,70 @@ def _only(tree: Params, names: tuple[str, ...]) -> Params:
 
 
 def _loss(
-    recipe: Recipe, numbers: Numbers, spec: fx.Transformer, params: Params, tokens: Array, key: Array | None
-) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-    """The mean loss in nats per predicted token, with the number of those and the model's statistics."""
-    batch = OBJECTIVES[recipe.objective](tokens, jax.random.key(0) if key is None else key)
+    recipe: Recipe,
+    numbers: Numbers,
+    spec: fx.Transformer,
+    params: Params,
+    tokens: Array,
+    key: Array,
+    *,
+    training: bool = True,
+) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
+    """What is minimised; and the objective's own loss in nats per predicted token, the number of those, statistics.
+
+    Only the objective's loss is reported and compared: a regulariser is no loss of the model. Dropout is for training.
+    """
+    objective_key, dropout_key = jax.random.split(key)
+    batch = OBJECTIVES[recipe.objective](tokens, objective_key)
     execution = recipe.execution
-    out = fx.apply(
+    out = answer(
         spec,
         params,
-        batch.inputs,
-        coords=batch.coords,
-        key=key,
+        batch,
+        key=dropout_key if training else None,
         kernel=execution.kernel,
         unroll=execution.unroll,
         remat=execution.remat,
         dtype=jnp.dtype(recipe.dtype),
     )
-    loss = weighted_mean(cross_entropy(out.logits, batch.targets), batch.weights)
-    regulariser = numbers.z_loss * weighted_mean(z_loss(out.logits), batch.weights)
-    return loss + regulariser, (jnp.sum(batch.weights), out.stats)
+    loss = token_loss(out, batch)
+    if batch.labels is not None:
+        assert out.labels is not None
+        loss += jnp.mean(cross_entropy(out.labels, batch.labels))
+    return loss + _beside(numbers, out, batch), (loss, jnp.sum(batch.weights), out.stats)
+
+
+def _beside(numbers: Numbers, out: fx.Output, batch: Batch) -> Array:
+    """Losses beside the objective's own, each by its weight; an indexer's stands apart from all other gradients."""
+    loss = numbers.z_loss * weighted_mean(z_loss(out.logits), batch.weights)
+    weights = {"balance": numbers.balance, "router_z": numbers.router_z, "index_kl": 1.0}
+    for name, losses in out.losses.items():
+        loss += weights[name.removeprefix("encoder_")] * jnp.sum(losses)
+    if out.ahead is not None:
+        loss += numbers.ahead * weighted_mean(cross_entropy(out.ahead, batch.targets[:, 1:]), batch.weights[:, 1:])
+    return loss
+
+
+def balanced(spec: fx.Transformer, params: Params, stats: dict[str, Array]) -> Params:
+    """Selection biases moved against the load of their experts, outside of the gradient. DeepSeek-V3 2024, 2.1.2."""
+    stack, begin = dict(params["stack"]), 0
+    for i, group in enumerate(spec.stack.groups):
+        crowds = [j for j, block in enumerate(group.blocks) if any(True for _ in parts(block.ffn, MoE))]
+        if not crowds:
+            continue
+        end = begin + group.n * len(crowds)
+        load_LME = stats["ffn_load"][begin:end].reshape(group.n, len(crowds), -1)
+        blocks = dict(stack[f"group_{i}"]["blocks"])
+        for m, j in enumerate(crowds):
+            if "selection_bias" in blocks[f"block_{j}"]["ffn"]:
+                blocks[f"block_{j}"] = _moved(blocks[f"block_{j}"], load_LME[:, m])
+        stack[f"group_{i}"], begin = {**stack[f"group_{i}"], "blocks": blocks}, end
+    return {**params, "stack": stack}
+
+
+def _moved(block: Params, load_LE: Array) -> Params:
+    bias_LE = balance(block["ffn"]["selection_bias"], load_LE, BALANCE_RATE)
+    return {**block, "ffn": {**block["ffn"], "selection_bias": bias_LE}}
 
 
 def _optimizer(

@@ -1,0 +1,173 @@
+"""The commands run, ablate, report, sample and probe."""
+
+import codecs
+import itertools
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from fxformer.decode import check_decodable
+from fxformer.model import Transformer
+from fxformer.writer import Pace
+from train.config import load
+from train.errors import UserError, user_input
+from train.signals import INTERRUPTED
+
+ConfigFile = Annotated[Positional[Path], arg(help="TOML file of the run or sweep")]
+RunFolder = Annotated[Positional[Path], arg(help="folder of a run or sweep, like runs/norm_by_depth")]
+Settings = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(name="set", metavar="NAME=VALUE", help="change a setting, like lr=1e-3 or data.path=book.txt; may be repeated"),
+]
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def run(config: ConfigFile, settings: Settings = ()) -> int:
+    """Train one model; started again, it goes on from its last checkpoint."""
+    from fxformer.sharding import mesh_size
+    from train.loop import run as train
+
+    resolved = load(config, settings)
+    with user_input():
+        devices = mesh_size(resolved.run.mesh)
+    use_host_devices(devices)
+    keep_compiled(Path(resolved.run.out))
+    folder = Path(resolved.run.out) / resolved.name
+    result = train(resolved)
+    print(
+        f"{result.outcome} at step {result.step} of {resolved.train.steps}: "
+        f"validation loss {result.val_loss:.4f} nats, {result.val_loss / math.log(2):.4f} bits per byte; "
+        f"{result.seconds:.1f} s, {result.tokens_per_second:,.0f} tokens/s"
+    )
+    match result.outcome:
+        case "interrupted":
+            print(f"saved in {folder}; the same command goes on from step {result.step}")
+        case "non-finite":
+            print(f"the loss is not a number at step {result.step}; lower lr or lengthen warmup")
+            return 1
+        case _ if continues(resolved.spec()):
+            print(f"sample from it: python -m train sample {folder} --prompt 'ROMEO:'")
+    return 0
+
+
+@app.command
+def ablate(
+    config: ConfigFile,
+    settings: Settings = (),
+    dry_run: Annotated[bool, arg(help="print cells, compilations, memory and estimated time; train nothing")] = False,
+) -> int:
+    """Run a sweep and report on it; started again, it runs only what is missing."""
+    from train.ablate import Interrupted, ablate, preview
+    from train.report import say_verdicts, write_report
+
+    resolved = load(config, settings)
+    folder = Path(resolved.run.out) / resolved.name
+    use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    keep_compiled(Path(resolved.run.out))
+    if dry_run:
+        print(preview(resolved))
+        return 0
+    try:
+        results = ablate(resolved)
+    except Interrupted:
+        print(f"interrupted; what was done is in {folder / 'results.jsonl'}, the same command goes on from there")
+        return INTERRUPTED
+    say_verdicts(write_report(results, folder))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+@app.command
+def report(folder: RunFolder) -> int:
+    """Write report.html and report.md of a sweep again, from its results.jsonl."""
+    from train.ablate import Results
+    from train.report import say_verdicts, write_report
+
+    if not (folder / "results.jsonl").exists():
+        raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
+    say_verdicts(write_report(list(Results(folder / "results.jsonl").values()), folder))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+@app.command
+def sample(
+    folder: RunFolder,
+    prompt: Annotated[str, arg(help="the text to go on from")] = "\n",
+    tokens: Annotated[int, arg(help="bytes to add")] = 400,
+    temperature: Annotated[float, arg(help="0 takes the most likely byte each time")] = 0.8,
+    top_k: Annotated[int | None, arg(help="draw from the k most likely bytes")] = None,
+    top_p: Annotated[float | None, arg(help="draw from the fewest bytes of this probability")] = None,
+    seed: Annotated[int, arg(help="of the draws")] = 0,
+) -> int:
+    """Continue a prompt with a trained model, printing as it goes."""
+    from train.sample import sample as continue_text
+
+    keep_compiled(folder.parent)
+    pace = Pace()
+    decoder = codecs.getincrementaldecoder("utf8")(errors="replace")
+    chunks = continue_text(
+        folder, prompt.encode(), tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    chunks = pace.of(chunks)
+    first = next(chunks)  # what cannot be asked for is said before anything else
+    print(prompt, end="", flush=True)
+    for chunk in itertools.chain([first], chunks):
+        print(decoder.decode(chunk), end="", flush=True)
+    print(f"\n{pace}", file=sys.stderr)
+    return 0
+
+
+@app.command
+def probe(
+    folders: Annotated[Positional[tuple[Path, ...]], arg(help="folders of runs on one text, of any objectives")],
+    length: Annotated[int, arg(help="bytes in a row")] = 48,
+    size: Annotated[int, arg(help="bytes in the hole")] = 8,
+    count: Annotated[int, arg(help="rows of held-out text")] = 256,
+) -> int:
+    """Ask trained models what fills a hole in a row: in its middle (cloze) and at its end; bits per byte."""
+    from train.probe import probe as ask
+    from train.probe import table
+
+    print(table(ask(folders, length=length, size=size, count=count)))
+    return 0
+
+
+def continues(spec: Transformer) -> bool:
+    """Can the model go on from a prompt?"""
+    try:
+        check_decodable(spec)
+    except ValueError:
+        return False
+    return True
+
+
+def use_host_devices(count: int) -> None:
+    """Make the CPU look like `count` devices, unless XLA_FLAGS say otherwise; other platforms do not mind."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def keep_compiled(out: Path) -> None:
+    """Keep compiled programs between calls."""
+    jax.config.update("jax_compilation_cache_dir", str((out / ".compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def main() -> None:
+    """The command line: what a user can put right is one sentence and exit code 2, a bug keeps its traceback."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of a failed write by itself, at great length
+    try:
+        code = app.cli(prog="python -m train", description="Train, compare and sample small transformers.")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
