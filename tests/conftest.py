@@ -1,11 +1,36 @@
-"""Tests run on 8 host devices, and keep compiled programs between runs: most of their time is compilation."""
+"""Tests run on 8 host devices, and on programs that are compiled quickly: most of their time is compilation.
+
+A test's program runs a few times on a few tokens, so the compiler does without its optimisations, which may change
+rounding and nothing else. Commands that tests start, as a user would, are compiled as always.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
 
+TESTS = itertools.count()
+MAPS = 20_000  # of the 65530 memory maps that Linux gives a process; every program takes some
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Said before JAX starts; `pytest --cache-clear` forgets the programs."""
+    """Said before JAX starts; `pytest --cache-clear` forgets the programs kept between runs."""
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false")
+        jax.devices()
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Now and then, let go of compiled programs before there are too many for the process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(TESTS) % 50 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()

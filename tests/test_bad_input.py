@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import fxformer as fx
+from fxformer.cache import fork, rollback
 from fxformer.coords import padded, plain
+from fxformer.decode import Sampling, beam, fill_blanks, fill_masks, prefill, speculate, step, stream
 from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
@@ -179,7 +181,7 @@ def test_coordinates_of_other_tokens(params):
         lambda: fx.apply(SPEC, params, TOKENS, coords=plain(4)), "coords have 4 tokens a row, tokens have 5; give 5"
     )
     two = replace(plain(5), pos=jnp.zeros((1, 5, 2), int))
-    refuses(lambda: fx.apply(SPEC, params, TOKENS, coords=two), "positions have 2 streams, rotary has 1; give 1")
+    refuses(lambda: fx.apply(SPEC, params, TOKENS, coords=two), "coords have 2 streams of positions, the model sees 1")
 
 
 def test_ways_to_compute_that_do_not_exist(params):
@@ -197,3 +199,134 @@ def test_arrays_that_cannot_attend():
     refuses(lambda: fx.ops.attend(q, k, k, q=plain(4)), "coords have 4 tokens a row, tokens have 5")
     refuses(lambda: fx.ops.attend(q, k, k, k=padded(jnp.ones((3, 7), bool))), "coords have 3 rows, tokens have 2")
     refuses(lambda: fx.ops.rotate(q, jnp.arange(5)[None], Rotary(width=10)), "rotates 10 channels, heads have 8")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("t5-small", "reads with an encoder before it writes"), ("bert-base-mlm", "sees those after it")],
+)
+def test_generation_by_a_model_that_cannot_go_on_from_a_prompt(name, sentence):
+    spec = fx.zoo.tiny(name)
+    refuses(lambda: fx.generate(spec, {}, TOKENS, 2), sentence)
+    refuses(lambda: next(stream(spec, {}, TOKENS, 2)), sentence)
+
+
+WINDOW = fx.zoo.toy(**TOY, window=3)
+KEY = jax.random.key(0)
+EMPTY_ROW = padded(np.array([[1] * 5, [0] * 5], bool))
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"depth": 3}, ["key is 3 layers of [3, 8], this model needs 2 layers of [3, 8]"]),
+        ({"kv_heads": 1}, ["is 2 layers of [1, 8], this model needs 2 layers of [3, 8]"]),
+        ({"attention": "mla"}, ["attention.", "nothing", "2 layers of"]),
+        ({"window": 3}, ["group_0.block_0 keeps a window of 3, this model sees all tokens"]),
+    ],
+    ids=str,
+)
+def test_a_cache_of_another_model(params, choices, words):
+    cache = fx.empty_cache(fx.zoo.toy(**{**TOY, **choices}), 2, 9)
+    refuses(lambda: fx.apply(SPEC, params, TOKENS, cache=cache), "the cache is another model's: ", *words)
+
+
+def test_a_cache_for_which_there_is_no_room(params):
+    for dtype in (jnp.int32, bool):
+        refuses(lambda dtype=dtype: fx.empty_cache(SPEC, 2, 9, dtype=dtype), "holds no keys and values; use a floating")
+    refuses(lambda: fx.empty_cache(SPEC, 2, 9, spare=-1), "spare=-1 takes slots away; use 0 or more")
+    short = fx.empty_cache(SPEC, 2, 4)
+    refuses(lambda: prefill(SPEC, params, TOKENS, short), "token 4 does not fit a cache of 4 tokens")
+    _, full = prefill(SPEC, params, TOKENS, fx.empty_cache(SPEC, 2, 5))
+    refuses(lambda: step(SPEC, params, TOKENS[:, 0], full), "token 5 does not fit a cache of 5 tokens")
+    _, ring = prefill(WINDOW, params, TOKENS, fx.empty_cache(WINDOW, 2, 4))
+    step(WINDOW, params, TOKENS[:, 0], ring)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"top_p": 0.0}, ["top_p=0.0 is out of range; use more than 0, and at most 1"]),
+        ({"top_p": np.array([0.5, 1.5])}, ["top_p=1.5 is out of range"]),
+        ({"min_p": 1.5}, ["min_p=1.5 is out of range; use 0 to 1"]),
+        ({"min_p": -0.1}, ["min_p=-0.1 is out of range"]),
+        ({"top_k": 0}, ["top_k=0 is out of range; use 1 or more"]),
+        ({"temperature": -1.0}, ["temperature=-1.0 is out of range"]),
+        ({"repetition_penalty": 0.0}, ["repetition_penalty=0.0 is out of range; use more than 0; 1 changes nothing"]),
+        ({"top_p": np.ones(3)}, ["top_p is [3]; give a number or [2]"]),
+        ({"logit_bias": np.zeros(7)}, ["logit_bias is [7]; give [256] or [2, 256]"]),
+        ({"key": None, "top_p": 0.5, "top_k": 3}, ["give a key with top_k and top_p"]),
+        ({"key": jax.random.split(KEY, 3)}, ["keys are [3], the prompt has 2 rows; give one key, or 2"]),
+        ({"stop": 256}, ["stop token 256 is outside the vocabulary of 256"]),
+        ({"stop": (3, -1)}, ["stop token -1 is outside the vocabulary of 256"]),
+        ({"pad": 300}, ["pad token 300 is outside the vocabulary of 256"]),
+        ({"min_new_tokens": -1}, ["min_new_tokens=-1 is out of range; use 0 or more"]),
+        ({"min_new_tokens": 9}, ["min_new_tokens=9 is more than max_new_tokens=", "; use fewer"]),
+        ({"coords": plain(4)}, ["coords have 4 tokens a row, tokens have 5"]),
+        ({"coords": EMPTY_ROW}, ["prompt 1 is empty, all of it is padding; give at least one token"]),
+        ({"encoder_tokens": TOKENS}, ["encoder_tokens are given and the model has no encoder; leave them out"]),
+        ({"cache_dtype": jnp.int32}, ["dtype=int32 holds no keys and values"]),
+    ],
+    ids=str,
+)
+def test_texts_that_cannot_be_generated(params, options, words):
+    options = {"key": KEY, **options}
+    refuses(lambda: fx.generate(SPEC, params, TOKENS, 3, **options), *words)
+    refuses(lambda: next(stream(SPEC, params, TOKENS, 3, **options)), *words)
+
+
+def test_prompts_and_lengths_that_are_none(params, learned_params):
+    refuses(lambda: fx.generate(SPEC, params, np.zeros((2, 0), int), 3), "the prompt is empty; give at least one token")
+    refuses(lambda: fx.generate(SPEC, params, TOKENS, 0), "max_new_tokens=0 is out of range; use 1 or more")
+    refuses(lambda: fx.generate(SPEC, params, TOKENS, np.arange(3)), "max_new_tokens is int64 [3]", "or [2] of them")
+    refuses(lambda: fx.generate(SPEC, params, TOKENS, 2.5), "max_new_tokens is float64 []; give an integer")
+    refuses(lambda: fx.generate(LEARNED, learned_params, TOKENS, 3), "5 tokens and 3 new ones", "the 7 learned")
+
+
+def test_places_and_rows_that_a_cache_does_not_have(params):
+    _, cache = prefill(SPEC, params, TOKENS, fx.empty_cache(SPEC, 2, 9))
+    refuses(lambda: rollback(cache, -1), "rollback to -1 tokens is further than the beginning; use 0 or more")
+    refuses(
+        lambda: rollback(cache, np.arange(3)), "rollback is to int64 [3]" if jax.config.x64_enabled else "int32 [3]"
+    )
+    refuses(lambda: fork(cache, [0, 2]), "fork takes row 2 of a cache of 2 rows; use 0 to 1")
+    refuses(lambda: fork(cache, [-1]), "fork takes row -1 of a cache of 2 rows; use 0 to 1")
+    for rows in ([], [[0, 1]], [0.5], 1):
+        refuses(lambda rows=rows: fork(cache, rows), "fork takes rows as integers [n], 1 or more")
+
+
+def test_a_window_that_has_wrapped_cannot_go_back_to_what_it_overwrote(params):
+    """Neither at once nor in steps, each of which would be allowed."""
+    _, ring = prefill(WINDOW, params, TOKENS, fx.empty_cache(WINDOW, 2, 9))
+    refuses(lambda: rollback(ring, 2), "a window of 3 tokens that keeps 3 cannot go back to 2", "with spare=2 or more")
+    refuses(lambda: rollback(rollback(ring, 4), 3), "cannot go back to 3: token 1 is overwritten", "spare=1 or more")
+    _, spare = prefill(WINDOW, params, TOKENS, fx.empty_cache(WINDOW, 2, 9, spare=1))
+    rollback(rollback(spare, 4), 3)
+    refuses(lambda: rollback(spare, np.array([3, 2])), "keeps 4 cannot go back to 2", "spare=2 or more")
+
+
+def test_searches_and_guesses_that_are_none(params):
+    refuses(lambda: beam(SPEC, params, TOKENS, 3, beams=0), "beams=0 keeps no hypothesis; use 1 or more")
+    refuses(lambda: beam(SPEC, params, TOKENS, 3, stop=300), "stop token 300 is outside the vocabulary of 256")
+    draft, other = (SPEC, params), (fx.zoo.toy(**TOY, vocab=11), {})
+    refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=draft, guesses=0), "guesses=0 leaves nothing to check")
+    refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=other), "draft knows 11 tokens, the model 256")
+    refuses(lambda: speculate(SPEC, params, TOKENS, 3), "no look ahead to guess with; give a draft model")
+    refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=(LEARNED, {})), "3 new ones", "the 7 learned positions")
+
+
+def test_gaps_that_are_none(params):
+    encoder = fx.zoo.tiny("bert-base-mlm")
+    refuses(lambda: fill_masks(encoder, {}, TOKENS, 250), "no token is the mask 250; there is nothing to fill")
+    refuses(lambda: fill_masks(fx.zoo.tiny("bert-base"), {}, TOKENS, 3), "no head that says which token stands where")
+    refuses(lambda: fill_masks(encoder, {}, TOKENS, 256), "mask token 256 is outside the vocabulary of 256")
+    refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, rounds=0), "rounds=0 fills nothing; use 1 or more")
+    refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, coords=plain(4)), "coords have 4 tokens a row, tokens have 5")
+    cold = Sampling(temperature=0.5)
+    refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, sampling=cold), "give a key with temperature")
+    glm = fx.zoo.tiny("glm-10b")
+    refuses(
+        lambda: fill_blanks(glm, {}, TOKENS, 3, 4, start=1, stop=2), "rows have 0 to 1 blanks; give all rows as many"
+    )
+    refuses(lambda: fill_blanks(glm, {}, TOKENS[:1], 3, 4, start=1, stop=300), "stop token 300 is outside")
+    refuses(lambda: fill_blanks(glm, {}, TOKENS[:1], 3, 4, start=300, stop=2), "token 300 is outside the vocabulary")

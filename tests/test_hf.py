@@ -16,14 +16,34 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fxformer as fx
-from fxformer.hf.families import FAMILIES
+from fxformer.hf.depth import fold
+from fxformer.hf.families import FAMILIES, difference, family_of
 from fxformer.hf.family import settings
 from fxformer.ops.rotary import NTK, Llama3, Rotary, YaRN
 from fxformer.stack import Repeat
 
-ZOO = [name for name in fx.zoo.names() if fx.zoo.family_of(name).title in ("GPT-2", "LLaMA", "LLaMA-2")]
+TITLES = (
+    *("GPT-2", "LLaMA", "LLaMA-2", "Mistral", "Mixtral", "Gemma 2", "OLMo 2", "Qwen 3", "gpt-oss"),
+    *("DeepSeek-V2", "DeepSeek-V3", "GLM-130B", "ChatGLM", "ChatGLM2"),
+)
+UNWRITTEN = ("deepseek-v3-mtp",)  # transformers has no name for what looks ahead
+ZOO = [name for name in fx.zoo.names() if fx.zoo.family_of(name).title in TITLES and name not in UNWRITTEN]
 
-# config.json as published with the weights.
+# config.json as published with the weights; of DeepSeek-V3 without its quantization_config, which is refused.
+DEEPSEEK_V3 = {
+    "architectures": ["DeepseekV3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0,
+    "eos_token_id": 1, "ep_size": 1, "first_k_dense_replace": 3, "hidden_act": "silu", "hidden_size": 7168,
+    "initializer_range": 0.02, "intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 163840,
+    "model_type": "deepseek_v3", "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 8,
+    "n_routed_experts": 256, "n_shared_experts": 1, "norm_topk_prob": True, "num_attention_heads": 128,
+    "num_experts_per_tok": 8, "num_hidden_layers": 61, "num_key_value_heads": 128, "num_nextn_predict_layers": 1,
+    "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {
+        "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096, "type": "yarn",
+    }, "rope_theta": 10000, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": False,
+    "topk_group": 4, "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "transformers_version": "4.33.1",
+    "use_cache": True, "v_head_dim": 128, "vocab_size": 129280,
+}  # fmt: skip
 PUBLISHED = {
     "gpt2": {
         "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
@@ -51,6 +71,100 @@ PUBLISHED = {
             "rope_type": "llama3",
         }, "rope_theta": 500000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
         "transformers_version": "4.43.0.dev0", "use_cache": True, "vocab_size": 128256,
+    },
+    "mistral-7b": {
+        "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
+        "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0", "use_cache": True, "vocab_size": 32000,
+    },
+    "mixtral-8x7b": {
+        "architectures": ["MixtralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "model_type": "mixtral", "num_attention_heads": 32,
+        "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+        "output_router_logits": False, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.02,
+        "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+        "transformers_version": "4.36.0.dev0", "use_cache": True, "vocab_size": 32000,
+    },
+    "gemma2-2b": {
+        "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": 1,
+        "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "initializer_range": 0.02,
+        "intermediate_size": 9216, "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8,
+        "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096, "torch_dtype": "float32",
+        "transformers_version": "4.42.4", "use_cache": True, "vocab_size": 256000,
+    },
+    "olmo2-7b": {
+        "architectures": ["Olmo2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "eos_token_id": 100257, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+        "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "olmo2",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "pad_token_id": 100277,
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 500000, "tie_word_embeddings": False,
+        "torch_dtype": "float32", "transformers_version": "4.47.0.dev0", "use_cache": True, "vocab_size": 100352,
+    },
+    "qwen3-0.6b": {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+        "initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 40960,
+        "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000,
+        "sliding_window": None, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0", "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
+    },
+    "gpt-oss-20b": {
+        "architectures": ["GptOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,
+        "eos_token_id": 200002, "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880,
+        "initial_context_length": 4096, "initializer_range": 0.02, "intermediate_size": 2880,
+        "layer_types": ["sliding_attention", "full_attention"] * 12, "max_position_embeddings": 131072,
+        "model_type": "gpt_oss", "num_attention_heads": 64, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+        "num_key_value_heads": 8, "num_local_experts": 32, "output_router_logits": False, "pad_token_id": 199999,
+        "rms_norm_eps": 1e-05, "rope_scaling": {
+            "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+            "rope_type": "yarn", "truncate": False,
+        }, "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+        "tie_word_embeddings": False, "transformers_version": "4.55.0.dev0", "use_cache": True, "vocab_size": 201088,
+    },
+    "deepseek-v2-lite": {
+        "architectures": ["DeepseekV2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV2Config"}, "aux_loss_alpha": 0.001,
+        "bos_token_id": 100000, "eos_token_id": 100001, "first_k_dense_replace": 1, "hidden_act": "silu",
+        "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 10944, "kv_lora_rank": 512,
+        "max_position_embeddings": 163840, "model_type": "deepseek_v2", "moe_intermediate_size": 1408,
+        "moe_layer_freq": 1, "n_group": 1, "n_routed_experts": 64, "n_shared_experts": 2, "norm_topk_prob": False,
+        "num_attention_heads": 16, "num_experts_per_tok": 6, "num_hidden_layers": 27, "num_key_value_heads": 16,
+        "pretraining_tp": 1, "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-06, "rope_scaling": {
+            "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707,
+            "original_max_position_embeddings": 4096, "type": "yarn",
+        }, "rope_theta": 10000, "routed_scaling_factor": 1.0, "scoring_func": "softmax", "seq_aux": True,
+        "tie_word_embeddings": False, "topk_group": 1, "topk_method": "greedy", "torch_dtype": "bfloat16",
+        "transformers_version": "4.33.1", "use_cache": True, "v_head_dim": 128, "vocab_size": 102400,
+    },
+    "deepseek-v3": DEEPSEEK_V3,
+    "deepseek-v3.2": {
+        **DEEPSEEK_V3, "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32",
+        "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048,
+    },
+    "chatglm-6b": {
+        "architectures": ["ChatGLMModel"], "bos_token_id": 130004, "eos_token_id": 130005, "mask_token_id": 130000,
+        "gmask_token_id": 130001, "pad_token_id": 3, "hidden_size": 4096, "inner_hidden_size": 16384,
+        "layernorm_epsilon": 1e-05, "max_sequence_length": 2048, "model_type": "chatglm", "num_attention_heads": 32,
+        "num_layers": 28, "position_encoding_2d": True, "torch_dtype": "float16", "transformers_version": "4.23.1",
+        "use_cache": True, "vocab_size": 130528,
+    },
+    "chatglm2-6b": {
+        "model_type": "chatglm", "architectures": ["ChatGLMModel"], "add_bias_linear": False, "add_qkv_bias": True,
+        "apply_query_key_layer_scaling": True, "apply_residual_connection_post_layernorm": False,
+        "attention_dropout": 0.0, "attention_softmax_in_fp32": True, "bias_dropout_fusion": True,
+        "ffn_hidden_size": 13696, "fp32_residual_connection": False, "hidden_dropout": 0.0, "hidden_size": 4096,
+        "kv_channels": 128, "layernorm_epsilon": 1e-05, "multi_query_attention": True, "multi_query_group_num": 2,
+        "num_attention_heads": 32, "num_layers": 28, "original_rope": True, "padded_vocab_size": 65024,
+        "post_layer_norm": True, "rmsnorm": True, "seq_length": 32768, "use_cache": True, "torch_dtype": "float16",
+        "transformers_version": "4.27.1", "tie_word_embeddings": False, "eos_token_id": 2,
     },
 }  # fmt: skip
 
@@ -108,11 +222,13 @@ def test_load_of_save_is_the_identity(name, shard, tmp_path):
     assert_same(read_params, params)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama2-7b"])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in fx.zoo.names()])
 def test_published_configs_are_the_models_of_the_zoo(name):
     config = PUBLISHED[name]
-    family = FAMILIES[config["model_type"]]
-    assert family.read(settings(family, config)) == fx.zoo.get(name)
+    family = family_of(config)
+    spec = family.read(settings(family, config))
+    # DeepSeek's papers print another initialisation than its configs.
+    assert difference(spec, fx.zoo.get(name)) is None if "deepseek" in name else spec == fx.zoo.get(name)
 
 
 def test_llama_3_1_has_its_published_size_and_scaling():
@@ -121,6 +237,17 @@ def test_llama_3_1_has_its_published_size_and_scaling():
     assert fx.count(spec) == 8_030_261_248
     rotary = spec.stack.groups[0].blocks[0].attention.rotary
     assert rotary == Rotary(width=128, base=500_000.0, scaling=Llama3(factor=8.0, original_length=8192))
+
+
+def test_glm_4_9b_has_its_published_size():
+    family = FAMILIES["glm"]
+    assert fx.count(family.read(settings(family, {"model_type": "glm"}))) == 9_399_951_360
+
+
+def test_a_share_of_a_head_that_cannot_be_rotated_is_named():
+    family = FAMILIES["glm"]
+    with pytest.raises(ValueError, match=r"partial_rotary_factor=0\.4, which rotates 51 of 128 channels"):
+        family.read(settings(family, {"model_type": "glm", "partial_rotary_factor": 0.4}))
 
 
 def test_yarn_with_its_magnitude_reads_back(tmp_path):
@@ -152,6 +279,51 @@ def test_initialisers_and_dropout_do_not_stand_in_the_way(tmp_path):
     tokens = jnp.arange(11)[None] * 7
     np.testing.assert_array_equal(
         fx.apply(read_spec, read_params, tokens).logits, fx.apply(spec, params, tokens).logits
+    )
+
+
+def test_half_of_a_head_rotated_with_a_gain_reads_back(tmp_path):
+    spec = attention(
+        fx.zoo.tiny("llama2-70b"),
+        key_width=49,
+        rotary=Rotary(width=14, pairing="interleaved", scaling=YaRN(factor=4.0, original_length=64), gain=1.7),
+        bias=True,
+    )
+    fx.hf.save(spec, noise(spec), tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "glm"
+    assert fx.hf.load(tmp_path / "model")[0] == spec
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("lglglg", [(3, "lg")]),
+        ("lglgl", [(2, "lg"), (1, "l")]),
+        ("gggll", [(3, "g"), (2, "l")]),
+        ("glll", [(1, "g"), (3, "l")]),
+        ("llglllgl", [(2, "llgl")]),
+        ("l", [(1, "l")]),
+    ],
+)
+def test_layers_become_the_fewest_repeats_of_the_shortest_patterns(layers, expected):
+    full, local = (fx.zoo.tiny("gemma2-2b").stack.groups[0].blocks[i] for i in (1, 0))
+    blocks = {"g": full, "l": local}
+    folded = fold([blocks[layer] for layer in layers])
+    assert [(repeat.n, [*repeat.blocks]) for repeat in folded] == [
+        (n, [blocks[layer] for layer in pattern]) for n, pattern in expected
+    ]
+
+
+def test_layers_in_other_repeats_are_the_same_model(tmp_path):
+    spec = fx.zoo.tiny("llama-7b")
+    (block,) = spec.stack.groups[0].blocks
+    spec = replace(spec, stack=replace(spec.stack, groups=(Repeat(1, (block, block)), Repeat(2, (block,)))))
+    params, tokens = noise(spec), jnp.arange(11)[None] * 7
+    fx.hf.save(spec, params, tmp_path / "model")
+    read_spec, read_params = fx.hf.load(tmp_path / "model")
+    assert read_spec.stack.groups == (Repeat(4, (block,)),)
+    np.testing.assert_allclose(
+        fx.apply(read_spec, read_params, tokens).logits, fx.apply(spec, params, tokens).logits, rtol=1e-5, atol=1e-5
     )
 
 
@@ -220,6 +392,40 @@ def test_a_tied_head_may_be_stored_if_it_is_the_embedding(tmp_path):
         fx.hf.load(folder)
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-v3.2"])
+def test_the_layer_that_looks_ahead_is_read_past(name, tmp_path):
+    folder, depth = model(name, tmp_path), fx.zoo.tiny(name).stack.depth
+    before = fx.hf.load(folder)[1]
+    ahead = {f"model.layers.{depth}.{rest}": np.ones(3) for rest in ("eh_proj.weight", "self_attn.o_proj.weight")}
+    edit_tensors(folder, lambda tensors: {**tensors, **ahead})
+    assert_same(fx.hf.load(folder)[1], before)
+    edit_tensors(folder, lambda tensors: {**tensors, f"model.layers.{depth + 1}.enorm.weight": np.ones(3)})
+    with pytest.raises(ValueError, match=rf"unknown tensor 'model.layers.{depth + 1}.enorm.weight'"):
+        fx.hf.load(folder)
+
+
+def test_the_two_factors_of_yarn_in_latent_attention_read_back(tmp_path):
+    spec = fx.zoo.tiny("deepseek-v3")
+    attention = replace(spec.stack.blocks[0].attention, scale=0.4321)
+    attention = replace(attention, rotary=replace(attention.rotary, gain=1.2345))
+    groups = [Repeat(g.n, (replace(g.blocks[0], attention=attention),)) for g in spec.stack.groups]
+    spec = replace(spec, stack=replace(spec.stack, groups=tuple(groups)))
+    fx.hf.save(spec, noise(spec), tmp_path / "model")
+    read = fx.hf.load(tmp_path / "model")[0].stack.blocks[0].attention
+    assert read.rotary == attention.rotary
+    assert read.scale == pytest.approx(0.4321, rel=1e-12)
+
+
+@pytest.mark.parametrize(("nope_width", "model_type"), [(10, "deepseek_v2"), (11, "deepseek_v3")])
+def test_latent_attention_without_experts_is_written_for_a_class_that_runs_it(nope_width, model_type, tmp_path):
+    spec = fx.zoo.tiny("deepseek-v2-lite")
+    stack = replace(spec.stack, groups=spec.stack.groups[:1])
+    spec = attention(replace(spec, stack=stack), nope_width=nope_width, scale=None)
+    fx.hf.save(spec, noise(spec), tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == model_type
+    assert fx.hf.load(tmp_path / "model")[0] == spec
+
+
 def test_one_file_of_another_name_is_read(saved):
     folder, _, params = saved
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
@@ -249,8 +455,41 @@ def test_one_file_of_another_name_is_read(saved):
         ("llama-7b", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic'; only default, linear"),
         ("llama-7b", {"rope_scaling": {"type": "linear"}}, "rope_type='linear' and no factor"),
         ("llama-7b", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale with rope_type='lin"),
-        ("llama-7b", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "truncate with rope_type"),
+        ("llama-7b", {"rope_scaling": {"type": "linear", "factor": 2.0, "truncate": False}}, "truncate with rope_type"),
         ("llama-7b", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor with rope_type"),
+        ("mistral-7b", {"layer_types": ["full_attention"] * 3}, "layer_types=.*, which is unknown"),
+        ("mistral-7b", {"sliding_window": 0}, "sliding_window=0, which makes no model; a usual value is 4096"),
+        ("mistral-7b", {"attention_bias": True}, "attention_bias=True; only False"),
+        ("mixtral-8x7b", {"num_experts_per_tok": 6}, "k=6 choices among 5 experts"),
+        ("gemma2-27b", {"layer_types": ["full_attention"]}, "1 layer_types for num_hidden_layers=4; give as many"),
+        ("gemma2-27b", {"layer_types": ["chunked_attention"] * 4}, "'chunked_attention' in layer_types; only"),
+        ("gemma2-27b", {"sliding_window": None}, "sliding_window=None; give the window"),
+        ("gemma2-27b", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; only None"),
+        ("gemma2-27b", {"hidden_size": 45}, "num_attention_heads=6, which do not divide hidden_size=45"),
+        (
+            "qwen3-0.6b",
+            {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1.5},
+            "max_window_layers=1.5, which makes no model",
+        ),
+        ("gpt-oss-20b", {"swiglu_alpha": 2.0}, "swiglu_alpha=2.0; only 1.702 is supported"),
+        ("gpt-oss-20b", {"quantization_config": {"quant_method": "mxfp4"}}, "quantization_config=.*, which is unknown"),
+        (
+            "deepseek-v2",
+            {"topk_method": "noaux_tc"},
+            "topk_method='noaux_tc'; only 'greedy' and 'group_limited_greedy'",
+        ),
+        ("deepseek-v2", {"n_group": None}, "n_group=None, which makes no model; give a number"),
+        ("deepseek-v2", {"n_group": 4}, "groups=4 do not divide experts=9"),
+        ("deepseek-v2", {"num_key_value_heads": 3}, "num_key_value_heads=3, but each of 6 heads has its own"),
+        ("deepseek-v2", {"moe_layer_freq": 2}, "moe_layer_freq=2; only 1 is supported"),
+        ("deepseek-v2", {"scoring_func": "sigmoid"}, "scoring_func='sigmoid'; only 'softmax'"),
+        ("deepseek-v3", {"n_shared_experts": 0}, "n_shared_experts=0, which makes no model"),
+        ("deepseek-v3", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config=.*, which is unknown"),
+        ("deepseek-v3", {"mlp_bias": True}, "mlp_bias=True, which is unknown"),
+        ("deepseek-v3.2", {"mlp_layer_types": ["dense", "sparse"]}, "give 4 of 'dense' and 'sparse'"),
+        ("deepseek-v3.2", {"layer_types": ["full_attention"] * 4}, "give 4 of 'indexed_attention', or null"),
+        ("deepseek-v3.2", {"rope_interleave": False}, "rope_interleave=False; only True"),
+        ("deepseek-v3.2", {"q_lora_rank": None}, "q_lora_rank=None, which makes no model"),
     ],
 )
 def test_a_setting_that_is_not_understood_is_named(name, changes, sentence, tmp_path):
@@ -282,6 +521,11 @@ def without(name):
             "llama-7b",
             lambda t: {**t, "model.layers.0.self_attn.q_proj.bias": np.ones(48, np.float32)},
             "unknown tensor 'model.layers.0.self_attn.q_proj.bias'",
+        ),
+        (
+            "mixtral-8x7b",
+            without("model.layers.2.block_sparse_moe.experts.1.w2.weight"),
+            "lacks tensor 'model.layers.2.block_sparse_moe.experts.1.w2.weight'$",
         ),
     ],
 )
@@ -327,16 +571,19 @@ def test_a_dtype_that_is_no_float_is_refused(saved, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        (fx.zoo.toy(), "none of gpt2, llama has its structure"),
-        (fx.zoo.toy(ffn="glu"), "as llama spec.embed.scale would be 1.0, not 8.0"),
+        (fx.zoo.toy(), "none of gpt2, llama.* has its structure"),
+        (fx.zoo.toy(ffn="glu"), "as llama, .* spec.embed.scale would be 1.0, not 8.0"),
         (attention(fx.zoo.tiny("llama-7b"), softcap=30.0), "attention.softcap would be None, not 30.0"),
         (attention(fx.zoo.tiny("llama-7b"), scale=0.5), "attention.scale would be None, not 0.5"),
         (attention(fx.zoo.tiny("llama-7b"), out_bias=True), "attention.out_bias would be False, not True"),
         (
             attention(fx.zoo.tiny("llama-7b"), rotary=Rotary(width=8, scaling=NTK(factor=2.0))),
-            "none of gpt2, llama has its structure",
+            "none of gpt2, llama.* has its structure",
         ),
         (attention(fx.zoo.tiny("gpt2"), key_width=6), "as gpt2 .*key_width would be 8, not 6"),
+        (attention(fx.zoo.tiny("chatglm-6b"), softcap=3.0), "as chatglm .*softcap would be None, not 3.0"),
+        (attention(fx.zoo.tiny("glm-130b"), out_bias=False), "glm-130b .*out_bias would be True, not False"),
+        (fx.zoo.tiny("deepseek-v3-mtp"), r"as deepseek_v3 spec.ahead would be None, not Ahead\("),
     ],
 )
 def test_a_spec_that_transformers_cannot_compute_is_refused(spec, sentence, tmp_path):

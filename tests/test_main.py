@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from fxformer import block, model, stack, zoo
+from fxformer import ahead, block, model, stack, zoo
 from fxformer.__main__ import main
 from fxformer.describe import describe, python
-from fxformer.layers import bias, embed, ffn, norm, project, residual
-from fxformer.layers.attention import gqa
+from fxformer.layers import bias, embed, head, norm, project, residual
+from fxformer.layers.attention import gqa, indexer, mla
+from fxformer.layers.ffn import dense, moe
 from fxformer.ops import mask, rotary
 from fxformer.ops.mask import visible
 from fxformer.verify import LAWS
 
 attend = importlib.import_module("fxformer.ops.attend")  # the module, whose name in `ops` is its function's
-HOMES = (bias, block, embed, ffn, gqa, mask, model, norm, project, residual, rotary, stack)
+dispatch, route = (importlib.import_module(f"fxformer.ops.{name}") for name in ("dispatch", "route"))
+LAYERS = (bias, embed, head, norm, project, residual, gqa, indexer, mla, dense, moe)
+HOMES = (ahead, block, model, stack, *LAYERS, dispatch, mask, rotary, route)
 NAMES = {name: value for home in HOMES for name, value in vars(home).items()}
 TOYS = (
     zoo.toy(position="alibi", window=5, residual_scale=1.5, qk_norm="rms", kv_heads=2),
@@ -109,6 +112,7 @@ def test_describe_says_what_a_model_is_and_costs(capsys):
     assert facts["memory"] == "137.95 GB in 16 bits, 1,103.63 GB to train with Adam"
     assert "327,680 bytes in 16 bits" in text
     assert "1.428e+11 forward at 2048 tokens, 1.401e+11 if future keys are skipped" in text
+    assert facts["objective"] == "causal language model"
     assert "Touvron et al. 2023" in facts["source"]
 
 
@@ -119,7 +123,7 @@ def test_describe_says_what_a_model_is_and_costs(capsys):
         (TOYS[0], "mask", "The `size` most recent keys, the query's own included: t - size < s <= t (Mistral)."),
         (TOYS[1], "position", "Fixed sines and cosines added to the embedding. Vaswani et al. 2017, section 3.5."),
         (TOYS[1], "placement", "skip * x + norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."),
-        (TOYS[1], "head", "Logits are x W with a matrix of their own."),
+        (TOYS[1], "head", "Logits are (scale * x) W with a matrix of their own"),
         (TOYS[2], "position", "T5's learned bias by bucketed distance: one table for all layers of a stack."),
         (TOYS[2], "norm", "(x - mean(x)) / sqrt(var(x) + eps), population variance. Ba, Kiros & Hinton 2016, eq. 3."),
     ],
@@ -129,11 +133,33 @@ def test_each_part_is_described_by_its_own_formula(spec, part, formula):
     assert [line for line in lines if line.startswith(f"{part}  ") and formula in line]
 
 
+TERMS = (
+    "causal language model",
+    "prefix language model",
+    "masked language model",
+    "next sentence",
+    "sentence order",
+    "span corruption",
+    "blank infilling",
+    "multi-token prediction",
+)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES, ids=lambda family: family.title)
+def test_every_page_names_its_objective(family):
+    """In the terms of the objectives that can be trained here, and `describe` prints it."""
+    assert any(term in family.objective for term in TERMS)
+    name = next(iter(family.published))
+    if family.kind == "encoder":
+        assert "causal" not in family.objective
+    assert f"objective         {family.objective}" in describe(name, family, zoo.tiny(name), 64).splitlines()
+
+
 def test_verify_passes_and_says_so(capsys):
     title, *lines = said(capsys, "verify", "gpt2").splitlines()
     assert title.split() == ["model", "law", "verdict", "largest", "deviation"]
-    assert len(lines) == len(LAWS)
-    for law, line in zip(LAWS, lines, strict=True):
+    laws = [name for name, law in LAWS.items() if law.concerns(zoo.tiny("gpt2"))]
+    for law, line in zip(laws, lines, strict=True):
         assert line.startswith(f"gpt2   {law} ")
         assert line.split()[-2] == "ok"
 
@@ -144,20 +170,26 @@ def test_verify_sees_a_model_that_looks_ahead(capsys, monkeypatch):
     stack = replace(zoo.tiny("gpt2").stack, groups=(replace(group, blocks=(block,)),))
     wrong = replace(zoo.tiny("gpt2"), stack=stack)
     monkeypatch.setattr(zoo, "tiny", lambda name: wrong)
-    monkeypatch.setattr(
-        "fxformer.verify.LAWS", {name: LAWS[name] for name in ("the future is unseen", "the past is seen")}
-    )
+    laws = {name: LAWS[name]._replace(concerns=bool) for name in ("the future is unseen", "the past is seen")}
+    monkeypatch.setattr("fxformer.verify.LAWS", laws)
     assert main(["verify", "gpt2"]) == 1
     verdicts = [line.split()[-2] for line in capsys.readouterr().out.splitlines()[1:]]
     assert verdicts == ["FAILED", "ok"]
 
 
 def test_verify_sees_an_attention_that_forgets_its_mask(monkeypatch):
-    law, spec = LAWS["influence follows the mask"], zoo.toy(width=24, depth=2, heads=3, window=3)
+    law, spec = LAWS["influence follows the mask"].check, zoo.toy(width=24, depth=2, heads=3, window=3)
     assert law(spec) == (0, 0)
     monkeypatch.setattr(attend, "visible", lambda kind, q, k: visible(mask.Causal(), q, k))
     beyond_two_windows = sum(max(0, t - 2 * (3 - 1)) for t in range(13))
     assert law(spec) == (beyond_two_windows, 0)
+
+
+def test_combinations_need_the_laboratory(monkeypatch, capsys):
+    """Tried in tests/train/test_combinations.py; without the extra it is one sentence."""
+    monkeypatch.setitem(sys.modules, "train.combinations", None)
+    assert main(["verify", "--combinations"]) == 2
+    assert capsys.readouterr().err == "error: --combinations needs train.combinations; install fxformer[train]\n"
 
 
 @pytest.mark.parametrize("command", ["describe", "count", "verify"])
@@ -179,7 +211,7 @@ def test_a_mistyped_command_is_refused_with_the_valid_ones(capsys):
         ([], ["list", "describe", "count", "verify"]),
         (["describe"], ["a published name"]),
         (["count"], ["a published name", "--json", "print an object"]),
-        (["verify"], ["every one where it is left out", "exit code 1"]),
+        (["verify"], ["every one where it is left out", "exit code 1", "--combinations", "every two choices"]),
     ],
 )
 def test_help_explains_every_option(command, words, capsys):

@@ -10,23 +10,91 @@ import jax
 import numpy as np
 
 import fxformer as fx
+from fxformer.layers.attention import GQA
 from fxformer.layers.bias import ALiBi, Buckets
-from fxformer.layers.embed import Free, Learned, Sinusoidal, Tied
+from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP
+from fxformer.layers.head import Free, Tied
 from fxformer.ops.bias import BucketBias, DistanceBias
 from tests.ops import reference as ops
 
-PLACEMENTS = {
-    "pre": lambda x, f, norm, skip: skip * x + f(norm("before", x)),
-    "post": lambda x, f, norm, skip: norm("after", skip * x + f(x)),
-    "sandwich": lambda x, f, norm, skip: skip * x + norm("after", f(norm("before", x))),
+
+def pre(x, f, own, skip):
+    return skip * x + f(own("before", x))
+
+
+def post(x, f, own, skip):
+    return own("after", skip * x + f(x))
+
+
+def sandwich(x, f, own, skip):
+    return skip * x + own("after", f(own("before", x)))
+
+
+def output(x, f, own, skip):
+    return skip * x + own("after", f(x))
+
+
+def shifted(x, f, own, skip):
+    h = own("before", x)
+    return skip * h + f(h)
+
+
+def bare(x, f, own, skip):
+    return skip * x + f(x)
+
+
+def dual(streams, f, own, skip):
+    x, d = streams
+    y = f(x)
+    return own("after", skip * x + y), d + y
+
+
+def rezero(x, f, own, skip):
+    return skip * x + own.gate * f(x)
+
+
+def at_the_end(x, norm):
+    return norm(x)
+
+
+def as_is(x, norm):
+    return x
+
+
+def both(streams, norm):
+    return streams[0] + norm(streams[1])
+
+
+PLACEMENTS = {  # attention's join, feed-forward's, and the way out
+    "pre": (pre, pre, at_the_end),
+    "post": (post, post, as_is),
+    "sandwich": (sandwich, sandwich, at_the_end),
+    "output": (output, output, at_the_end),
+    "shifted": (shifted, shifted, at_the_end),
+    "hybrid": (bare, shifted, at_the_end),
+    "normformer": (sandwich, pre, at_the_end),
+    "dual": (dual, dual, both),
+    "rezero": (rezero, rezero, as_is),
 }
-NORMED_AT_THE_END = ("pre", "sandwich")
 
 
-def normed(spec, params, x):
-    y = ops.NORMS[spec.kind](x, spec.eps)
-    return y * params.get("scale", 1.0) + params.get("bias", 0.0)
+class Own:
+    """The norms and the gate of one join."""
+
+    def __init__(self, spec, params):
+        self.spec, self.params, self.gate = spec, params, params.get("gate")
+
+    def __call__(self, place, h):
+        return normed(self.spec, self.params.get(place, {}), h)
+
+
+def normed(spec, params, x, axes=1):
+    """Over the last `axes` axes together."""
+    flat = x.reshape(*x.shape[: x.ndim - axes], -1) * params.get("alpha", 1.0)
+    y = ops.NORMS[spec.kind](flat, spec.eps).reshape(x.shape)
+    gain = spec.offset + params["scale"] if spec.scale else 1.0
+    return y * gain + params.get("bias", 0.0)
 
 
 def linear(params, einsum, x):
@@ -34,14 +102,18 @@ def linear(params, einsum, x):
 
 
 def mlp(spec, params, x):
-    return linear(
-        params["down"], "btf,fd->btd", ops.ACTIVATIONS[spec.activation](linear(params["up"], "btd,df->btf", x))
-    )
+    return down(spec, params, ops.ACTIVATIONS[spec.activation](linear(params["up"], "btd,df->btf", x)))
 
 
 def glu(spec, params, x):
     gate, up = (linear(params[name], "btd,df->btf", x) for name in ("gate", "up"))
-    return linear(params["down"], "btf,fd->btd", ops.ACTIVATIONS[spec.activation](gate) * up)
+    return down(spec, params, ops.ACTIVATIONS[spec.activation](gate) * up)
+
+
+def down(spec, params, h):
+    if spec.inner_norm is not None:
+        h = normed(spec.inner_norm, params["inner_norm"], h)
+    return linear(params["down"], "btf,fd->btd", h)
 
 
 FFNS = {MLP: mlp, GLU: glu}
@@ -50,15 +122,29 @@ BIASES = {
     Buckets: lambda spec, params: BucketBias(params["bias"]["table"], spec.max_distance, spec.bidirectional),
     ALiBi: lambda spec, params: DistanceBias(np.array(ops.slopes(spec.heads))),
 }
+KNOWN = {GQA, *FFNS}  # others have a whole-layer oracle of their own: tests/test_mla.py, tests/test_moe.py
 POSITIONS = {
     type(None): lambda spec, params, pos, width: 0.0,
     Sinusoidal: lambda spec, params, pos, width: ops.sinusoids(pos, width, spec.base),
     Learned: lambda spec, params, pos, width: params["position"]["table"][pos],
+    LearnedPair: lambda spec, params, pos, width: params["position"]["text"][pos] + params["position"]["span"][0],
 }
 HEADS = {
-    Tied: lambda spec, params, x, table: spec.scale * x @ table.T,
-    Free: lambda spec, params, x, table: linear(params["head"]["out"], "btd,dv->btv", x),
+    Tied: lambda spec, params, x, table: capped(spec.softcap, spec.scale * x @ table.T),
+    Free: lambda spec, params, x, table: capped(
+        spec.softcap, linear(params["head"]["out"], "btd,dv->btv", spec.scale * x)
+    ),
 }
+
+
+def capped(cap, x):
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def knows(spec: fx.Transformer) -> bool:
+    """Whether all layers are in the tables here; what has an encoder is compared with Hugging Face in tests/parity."""
+    kinds = {type(layer) for block in spec.stack.blocks for layer in (block.attention, block.ffn)}
+    return kinds <= KNOWN and spec.encoder is None
 
 
 def root_mean_square(x):
@@ -69,7 +155,7 @@ def forward(spec: fx.Transformer, params, tokens, coords: fx.Coords):
     """(logits, hidden, stats) of `apply` without a cache."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     rows, length = tokens.shape
-    pos, index = (np.broadcast_to(np.asarray(x), (rows, length)) for x in (coords.positions, coords.index))
+    pos, index = (np.broadcast_to(np.asarray(x), (rows, length)) for x in (coords.pos, coords.index))
     table = params["embed"]["table"]
     x = np.zeros((rows, length, spec.embed.width))
     for b, t in np.ndindex(rows, length):
@@ -79,11 +165,12 @@ def forward(spec: fx.Transformer, params, tokens, coords: fx.Coords):
         x = normed(spec.embed.norm, params["embed"]["norm"], x)
     bias = BIASES[type(spec.stack.bias)](spec.stack.bias, params["stack"])
     stats = []
+    leave = PLACEMENTS[spec.stack.placement][2]
+    x = (x, x) if leave is both else x
     for block, layer in layers(spec, params["stack"]):
         x, numbers = one_block(block, layer, x, pos=pos, index=index, coords=coords, bias=bias)
         stats.append(numbers)
-    if spec.stack.groups[-1].blocks[-1].residual.placement in NORMED_AT_THE_END:
-        x = normed(spec.stack.norm, params["stack"].get("final_norm", {}), x)
+    x = leave(x, lambda h: normed(spec.stack.norm, params["stack"].get("final_norm", {}), h))
     logits = HEADS[type(spec.head)](spec.head, params, x, table)
     return logits, x, {name: np.array([numbers[name] for numbers in stats]) for name in stats[0]}
 
@@ -101,27 +188,29 @@ def layers(spec_or_groups, params):
 def one_block(block, params, x, *, pos, index, coords, bias):
     stats = {}
 
-    def join(name, x, f):
+    def join(name, stream, f):
+        x = stream[0] if isinstance(stream, tuple) else stream
+
         def measured(h):
             y = f(h)
             stats[f"{name}_branch_ratio"] = root_mean_square(y) / root_mean_square(x)
             return y
 
-        def norm(place, h):
-            return normed(block.residual.norm, params.get(f"{name}_residual", {}).get(place, {}), h)
-
-        return PLACEMENTS[block.residual.placement](x, measured, norm, block.residual.skip)
+        joins = dict(zip(("attention", "ffn"), PLACEMENTS[block.residual.placement], strict=False))
+        own = Own(block.residual.norm, params.get(f"{name}_residual", {}))
+        return joins[name](stream, measured, own, block.residual.skip)
 
     def attention(h):
         y, logits, weights = attend(block.attention, params["attention"], h, pos, index, coords, bias)
         rows = weights.sum(-1) > 0
+        weights = weights / np.where(rows, weights.sum(-1), 1)[..., None]  # between tokens: a sink is none
         entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
         stats["attention_logit_max"], stats["attention_entropy"] = logits.max(), entropy[rows].mean()
         return y
 
     x = join("attention", x, attention)
     x = join("ffn", x, lambda h: FFNS[type(block.ffn)](block.ffn, params["ffn"], h))
-    stats["residual_rms"] = root_mean_square(x)
+    stats["residual_rms"] = root_mean_square(x[0] if isinstance(x, tuple) else x)
     return x, stats
 
 
@@ -129,14 +218,22 @@ def attend(spec, params, h, pos, index, coords, bias):
     q = linear(params["query"], "btd,dhk->bthk", h)
     k, v = (linear(params[name], "btd,dgk->btgk", h) for name in ("key", "value"))
     if spec.qk_norm is not None:
-        q = normed(spec.qk_norm, params.get("query_norm", {}), q)
-        k = normed(spec.qk_norm, params.get("key_norm", {}), k)
+        q = normed(spec.qk_norm, params.get("query_norm", {}), q, axes=1 + spec.joint_norm)
+        k = normed(spec.qk_norm, params.get("key_norm", {}), k, axes=1 + spec.joint_norm)
+    if spec.value_norm is not None:
+        v = normed(spec.value_norm, params["value_norm"], v)
+    if spec.relative is not None:
+        bias = BIASES[type(spec.relative)](spec.relative, {"bias": params["relative"]})
     if spec.rotary is not None:
         for x in (q, k):
             for b, t, head in np.ndindex(*x.shape[:3]):
-                x[b, t, head] = ops.rotate(x[b, t, head], [pos[b, t]], spec.rotary)
+                x[b, t, head] = ops.rotate(x[b, t, head], [pos[b, t], *[0] * (spec.rotary.streams - 1)], spec.rotary)
     seen = ops.visible(spec.mask, coords, coords, len(h))
     y, logits, weights = ops.attend(
-        q, k, v, seen=seen, q_index=index, k_index=index, bias=bias, scale=spec.scale, softcap=spec.softcap
-    )
+        q, k, v, seen=seen, q_index=index, k_index=index, bias=bias, scale=spec.scale, softcap=spec.softcap,
+        sink=params.get("sinks"),
+    )  # fmt: skip
+    y = y * params.get("head_gains", np.ones(spec.heads))[:, None]
+    if spec.out_norm is not None:
+        y = normed(spec.out_norm, params["out_norm"], y, axes=2)
     return linear(params["out"], "bthk,hkd->btd", y), logits, weights

@@ -1,6 +1,7 @@
 """The models that laws are quantified over: every published one at toy widths, and a toy for each entry of each table.
 
-A new entry of a table is tested by existing.
+A new entry of a table is tested by existing. Published models obey the laws of `fxformer.verify`; toys, which are
+quicker to compile, those and more.
 """
 
 from dataclasses import replace
@@ -12,17 +13,23 @@ import numpy as np
 
 import fxformer as fx
 from fxformer import zoo
-from fxformer.layers.embed import Free
-from fxformer.layers.ffn import GLU
+from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention.indexer import Indexer
+from fxformer.layers.bias import Buckets
+from fxformer.layers.ffn import GLU, MoE
+from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
 from fxformer.model import abstract_params
 from fxformer.ops.activation import ACTIVATIONS
-from fxformer.ops.mask import Blocks, Mask, Strided, Window
-from fxformer.ops.norm import NORMS
-from fxformer.ops.rotary import NTK, Linear, Llama3, Scaling, YaRN
+from fxformer.ops.dispatch import Capacity
+from fxformer.ops.mask import Blocks, Mask, Prefix, Strided, Window
+from fxformer.ops.norm import ACROSS_TOKENS, NORMS
+from fxformer.ops.rotary import NTK, Linear, Llama3, Rotary, Scaling, YaRN
+from fxformer.specs import parts
 from fxformer.stack import Repeat
-from fxformer.zoo.toy import FFNS, HEADS, POSITIONS
+from fxformer.verify import lawful
+from fxformer.zoo.toy import ATTENTIONS, FFNS, HEADS, MASKS, POSITIONS
 
 BASE = {"width": 24, "depth": 2, "heads": 3, "inner": 40, "length": 32}
 VARIANTS = {
@@ -32,6 +39,8 @@ VARIANTS = {
     "activation": tuple(ACTIVATIONS),
     "ffn": tuple(FFNS),
     "head": tuple(HEADS),
+    "attention": tuple(ATTENTIONS),
+    "mask": tuple(MASKS),
     "qk_norm": tuple(NORMS),
     "kv_heads": (1, 3),
     "softcap": (2.0,),
@@ -57,12 +66,9 @@ def unique(named: dict[str, fx.Transformer]) -> dict[str, fx.Transformer]:
     return {name: spec for name, spec in named.items() if first[spec] == name}
 
 
-def specs() -> dict[str, fx.Transformer]:
-    """Name -> spec: the zoo, and what the toy factory can choose."""
-    named = {name: zoo.tiny(name) for name in zoo.names()}
-    for name, values in VARIANTS.items():
-        named |= {f"{name}={value}": toy(**{name: value}) for value in values}
-    return unique(named)
+def toys() -> dict[str, fx.Transformer]:
+    """Name -> spec: what the toy factory can choose, one choice at a time."""
+    return unique({f"{name}={value}": toy(**{name: value}) for name, values in VARIANTS.items() for value in values})
 
 
 def with_groups(spec: fx.Transformer, *groups: Repeat) -> fx.Transformer:
@@ -88,7 +94,10 @@ def written() -> dict[str, fx.Transformer]:
     base = toy()
     (block,) = base.stack.groups[0].blocks
     local = replace(block, attention=replace(block.attention, mask=Window(3)), ffn=GLU(inner=17, activation="silu"))
-    rotary = block.attention.rotary
+    rotary, rms, offset = block.attention.rotary, Norm(kind="rms"), Norm(kind="rms", offset=1.0)
+    latent = toy(attention="mla")
+    index = Indexer(heads=5, width=6, keep=3, rotary=Rotary(width=4))
+    crowded = replace(toy(ffn="moe").stack.blocks[0].ffn, dispatch=Capacity(factor=1.1, least=1))
     named = {
         "tied": with_groups(base, Repeat(3, (block,), tied=True)),
         "pattern": with_groups(base, Repeat(2, (block, local))),
@@ -99,6 +108,16 @@ def written() -> dict[str, fx.Transformer]:
         "attention=wide": with_attention(base, heads=4, kv_heads=2, key_width=10, scale=0.4, bias=True, out_bias=True),
         "embed=normed": replace(base, embed=replace(base.embed, norm=Norm(kind="layer", bias=True))),
         "head=biased": replace(base, head=Free(bias=True)),
+        "head=capped": replace(base, head=Tied(scale=0.5, softcap=3.0)),
+        "attention=sinks": with_attention(base, sinks=True, head_gains=True, out_bias=True),
+        "attention=normed": with_attention(
+            base, qk_norm=rms, joint_norm=True, value_norm=rms, out_norm=Norm(kind="layer", bias=True)
+        ),
+        "attention=relative": with_attention(base, relative=Buckets(heads=3, count=8, max_distance=20)),
+        "attention=sparse": with_attention(latent, query_latent=14, index=index),
+        "ffn=normed": with_groups(base, Repeat(2, (replace(block, ffn=replace(block.ffn, inner_norm=rms)),))),
+        "ffn=crowded": with_groups(base, Repeat(2, (replace(block, ffn=crowded),))),
+        "norm=offset": with_groups(base, Repeat(2, (replace(block, residual=replace(block.residual, norm=offset)),))),
     }
     named |= {
         f"scaling={kind.__name__}": with_attention(base, rotary=replace(rotary, base=50.0, scaling=scaling))
@@ -107,21 +126,58 @@ def written() -> dict[str, fx.Transformer]:
     return named
 
 
-SPECS = specs()
-STRUCTURES = unique(SPECS | written())
+TOYS = toys()
+STRUCTURES = unique(TOYS | written())
+PUBLISHED = unique({name: lawful(zoo.tiny(name)) for name in zoo.names()})
+
+
+def apart(named: dict[str, fx.Transformer]) -> dict[str, fx.Transformer]:
+    """Those whose tokens do not meet in a norm or in the queue before an expert: laws of influence are for them."""
+    return {
+        name: spec
+        for name, spec in named.items()
+        if not any(norm.kind in ACROSS_TOKENS for norm in parts(spec, Norm)) and not any(parts(spec, Capacity))
+    }
+
+
+def cacheable(named: dict[str, fx.Transformer]) -> dict[str, fx.Transformer]:
+    """Those of them that can be read piece by piece."""
+    return {
+        name: spec for name, spec in apart(named).items() if not any(b.attention.mask.ahead for b in spec.stack.blocks)
+    }
 
 
 def attentions(named: dict[str, fx.Transformer]) -> list[str]:
-    """The first name of each different way to attend: masks, groups of heads, logits, bias and depth pattern."""
+    """The first name of each different way in which tokens meet: masks, kinds of heads, experts, depth pattern."""
     first: dict[tuple, str] = {}
     for name, spec in named.items():
         pattern = tuple((group.n > 1, group.tied, len(group.blocks)) for group in spec.stack.groups)
         kinds = tuple(
-            (a.mask, a.heads == a.kv_heads, a.kv_heads == 1, a.softcap, a.scale, a.qk_norm is None)
-            for a in (block.attention for group in spec.stack.groups for block in group.blocks)
+            (*way(block.attention), block.cross is None, type(block.ffn) is MoE) for block in spec.stack.blocks
         )
-        first.setdefault((pattern, kinds, type(spec.stack.bias)), name)
+        first.setdefault((pattern, kinds, type(spec.stack.bias), spec.encoder is None), name)
     return list(first.values())
+
+
+def way(attention: GQA | MLA) -> tuple:
+    """What tells one attention from another, sizes aside."""
+    if type(attention) is MLA:
+        return MLA, attention.mask, attention.query_latent is None, attention.index is None
+    kinds = (attention.heads == attention.kv_heads, attention.kv_heads == 1, attention.softcap, attention.scale is None)
+    return GQA, attention.mask, *kinds, attention.qk_norm is None, attention.sinks, attention.relative is None
+
+
+def kinds(named: dict[str, fx.Transformer]) -> list[str]:
+    """The names that have some part that none before them has: what laws are tried on where they take long."""
+    chosen, met = [], set()
+    for name, spec in named.items():
+        attentions = [block.attention for block in spec.stack.blocks]
+        has = {(way(attention)[0], attention.mask.reach is None) for attention in attentions}
+        has |= {type(part).__name__ for part in parts(spec, (MoE, Indexer, Prefix))} | {spec.encoder is None}
+        if not has <= met:
+            chosen.append(name)
+            met |= has
+    return chosen
 
 
 def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:
@@ -129,7 +185,8 @@ def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        centre, deviation = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(path[-1].key, (0.0, 0.3))
+        usual = {"scale": (1.0, 0.2), "bias": (0.0, 0.2), "alpha": (0.5, 0.1), "head_gains": (1.0, 0.2)}
+        centre, deviation = usual.get(path[-1].key, (0.0, 0.3))
         return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fxformer as fx
-from tests.laws.specs import BASE, SPECS, disturbed, tokens_of, toy
+from tests.laws.specs import BASE, STRUCTURES, disturbed, tokens_of, toy
 
 TOKENS = tokens_of(toy(), 2, 11)
 
@@ -105,7 +105,7 @@ def test_models_of_one_key_start_alike_in_what_they_share(choice):
     """Arms of an ablation are paired: the key of each parameter depends on its path only."""
     base, other = (
         {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-        for params in (fx.init(SPECS[name], jax.random.key(5)) for name in ("placement=pre", choice))
+        for params in (fx.init(STRUCTURES[name], jax.random.key(5)) for name in ("placement=pre", choice))
     )
     shared = [path for path in base if path in other and base[path].shape == other[path].shape]
     assert sum("weight" in path for path in shared) >= 5

@@ -17,7 +17,7 @@ COORDS = {
 }
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", [name for name, spec in STRUCTURES.items() if reference.knows(spec)])
 def test_logits_hidden_states_and_statistics_equal_float64_numpy(name):
     spec = STRUCTURES[name]
     params, tokens = disturbed(spec), tokens_of(spec, 2, LENGTH)

@@ -16,6 +16,7 @@ ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
     "gelu_erf": lambda x: x / 2 * (1 + erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_sigmoid": lambda x: x / (1 + np.exp(-1.702 * x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "relu2": lambda x: np.where(x > 0, x * x, 0),
 }
@@ -23,8 +24,16 @@ ACTIVATIONS = {
 NORMS = {
     "layer": lambda x, eps: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps),
     "rms": lambda x, eps: x / np.sqrt((x**2).mean(-1, keepdims=True) + eps),
+    "l2": lambda x, eps: x / np.maximum(np.sqrt((x**2).sum(-1, keepdims=True)), eps),
+    "dyt": lambda x, eps: 1 - 2 / (np.exp(2 * x) + 1),
+    "batch": lambda x, eps: (x - over_tokens(np.mean, x)) / np.sqrt(over_tokens(np.var, x) + eps),
     "none": lambda x, eps: x,
 }
+
+
+def over_tokens(statistic, x):
+    """One number for each channel, over all tokens of all rows."""
+    return statistic(x.reshape(-1, x.shape[-1]), axis=0)
 
 
 def softmax(x):
@@ -52,8 +61,12 @@ def frequencies(spec: rotary.Rotary):
         def pair(turns):
             return p * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-        low, high = max(math.floor(pair(scaling.fast)), 0), min(math.ceil(pair(scaling.slow)), p - 1)
-        ramp = [min(max((i - low) / (high - low if high > low else 0.001), 0), 1) for i in range(p // 2)]
+        low, high = pair(scaling.fast), pair(scaling.slow)
+        if scaling.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, p - 1)
+        high += 0.001 if low == high else 0
+        ramp = [min(max((i - low) / (high - low), 0), 1) for i in range(p // 2)]
         return [w / scaling.factor * r + w * (1 - r) for w, r in zip(plain, ramp, strict=True)]
     if isinstance(scaling, rotary.Llama3):
         return [_llama3(w, scaling) for w in plain]
@@ -79,7 +92,7 @@ def rotate(x, pos, spec: rotary.Rotary):
         for i, w in enumerate(frequencies(spec)):
             a, b = {"half": (i, i + p // 2), "interleaved": (2 * i, 2 * i + 1)}[spec.pairing]
             a, b = a + stream * p, b + stream * p
-            turned = complex(x[a], x[b]) * np.exp(1j * pos[stream] * w)
+            turned = complex(x[a], x[b]) * spec.gain * np.exp(1j * pos[stream] * w)
             y[a], y[b] = turned.real, turned.imag
     return y
 
@@ -147,7 +160,7 @@ def visible(m, q: Coords, k: Coords, rows):
     return seen
 
 
-def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=None):
+def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=None, sink=None):
     """(y [B, T, H, U], logits and weights [B, H, T, S]) by a loop over rows and heads.
 
     A query that sees nothing gets zeros. Query head h looks at key head h // (H / G), as repeat_interleave does.
@@ -167,6 +180,7 @@ def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=No
         raw = raw if softcap is None else softcap * np.tanh(raw / softcap)
         logits[b, h] = np.where(seen[b], raw + added[b, h], -np.inf)
         for t in np.flatnonzero(seen[b].any(-1)):
-            weights[b, h, t] = softmax(logits[b, h, t])
+            added_logit = [] if sink is None else [float(sink[h])]
+            weights[b, h, t] = softmax(np.concatenate([logits[b, h, t], added_logit]))[: k.shape[1]]
         y[b, :, h] = weights[b, h] @ v[b, :, group]
     return y, logits, weights

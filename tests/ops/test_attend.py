@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxformer.coords import Coords, packed, padded, plain
-from fxformer.ops.attend import KERNELS, Scores, attend, logit_stats
+from fxformer.ops.attend import KERNELS, Scores, Terms, attend, logit_stats
 from fxformer.ops.bias import BucketBias, DistanceBias, alibi_slopes
 from fxformer.ops.mask import Causal, Full, Prefix, Window
 from tests.ops import reference
@@ -43,6 +43,8 @@ DOCUMENTS_K = Coords(
 )
 BUCKETS = BucketBias(jnp.asarray(TABLE, jnp.float32), max_distance=20, bidirectional=True)
 SLOPES = DistanceBias(jnp.asarray(alibi_slopes(G * Q), jnp.float32))
+SINKS = jnp.asarray(RNG.normal(size=G * Q), jnp.float32)
+SELECTED = jnp.asarray(RNG.integers(0, 2, (B, T, S)), bool)
 CASES = {
     "causal": {"mask": Causal(), "q": LATE, "k": plain(S)},
     "window": {"mask": Window(3), "q": LATE, "k": plain(S)},
@@ -55,6 +57,9 @@ CASES = {
     "alibi": {"mask": Causal(), "q": LATE, "k": plain(S), "bias": SLOPES},
     "softcap": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, "softcap": 0.7, "scale": 0.9},
     "softcap t5": {"mask": Full(), "q": RAGGED_Q, "k": RAGGED_K, "softcap": 0.7, "bias": BUCKETS},
+    "sinks": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, "sink_H": SINKS},
+    "selected": {"mask": Causal(), "q": LATE, "k": plain(S), "selected_BTS": SELECTED},
+    "selected sinks": {"mask": Window(4), "q": LATE, "k": plain(S), "selected_BTS": SELECTED, "sink_H": SINKS},
 }
 # Blocks of one key, of a size that does not divide S, and longer than S.
 BLOCKS = {"naive": [None], "blockwise": [1, 4, 256]}
@@ -66,9 +71,9 @@ def exact(case, q, k, v):
     rows = {"q_index": case["q"].index, "k_index": case["k"].index}
     index = {name: np.broadcast_to(np.asarray(value), (B, value.shape[1])) for name, value in rows.items()}
     seen = reference.visible(case["mask"], case["q"], case["k"], B)
-    return reference.attend(
-        q, k, v, seen=seen, bias=case.get("bias"), scale=case.get("scale"), softcap=case.get("softcap"), **index
-    )
+    seen = seen & np.asarray(case.get("selected_BTS", True))
+    numbers = {name: case.get(name) for name in ("bias", "scale", "softcap")}
+    return reference.attend(q, k, v, seen=seen, sink=case.get("sink_H"), **numbers, **index)
 
 
 def single(*arrays):
@@ -119,6 +124,43 @@ def test_a_kernel_and_its_gradient_equal_the_loop_and_its_numeric_slope(name, ke
         slope = (np.asarray(dbias.table_XH, np.float64) * toward).sum()
         assert abs(slope) > 0.1
         assert slope == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=2e-5)
+
+
+def test_a_sink_has_the_slope_of_the_loop(kernel):
+    case, (q, k, v, dy), step = CASES["sinks"], DATA, 1e-5
+
+    def loss(sink_H):
+        return (attend(*single(q, k, v), **{**case, "sink_H": sink_H}, kernel=kernel) * dy).sum()
+
+    slope = jax.jit(jax.grad(loss))(SINKS)
+    for h in range(G * Q):
+        moved = [np.asarray(SINKS, np.float64) + sign * step * (np.arange(G * Q) == h) for sign in (1, -1)]
+        above, below = ((dy * exact({**case, "sink_H": sink}, q, k, v)[0]).sum() for sink in moved)
+        assert slope[h] == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=2e-5)
+
+
+def test_dropped_weights_are_the_same_in_every_kernel(monkeypatch):
+    """With values one-hot in s the output is the table of weights: kept ones are scaled up, the others are zero."""
+    monkeypatch.setattr(module, "BLOCK", 4)
+    rate, (q, k, _) = 0.3, single(*DATA[:3])
+    v = jnp.broadcast_to(jnp.eye(S)[None, :, None], (B, S, G, S))
+    dropped = partial(attend, mask=Full(), dropout=rate, key=jax.random.key(3))
+    weights = attend(q, k, v, mask=Full())
+    tables = [dropped(q, k, v, kernel=kernel) for kernel in KERNELS]
+    kept = np.asarray(tables[0]) != 0
+    assert abs(kept.mean() - (1 - rate)) < 4 * math.sqrt(rate * (1 - rate) / kept.size)
+    assert not np.array_equal(kept[0], kept[1])
+    for table in tables:
+        np.testing.assert_allclose(table, np.where(kept, weights / (1 - rate), 0), atol=1e-6)
+
+    def gradients(kernel):
+        def loss(*arrays):
+            return (dropped(*arrays, kernel=kernel) * jnp.asarray(DATA[3])).sum()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*single(*DATA[:3]))
+
+    for ours, theirs in zip(gradients("blockwise"), gradients("naive"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @partial(jax.jit, static_argnames=("kernel", "mask"))
@@ -216,16 +258,17 @@ def test_printed_causal_softmax_and_its_determinant(kernel):
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_the_default_scale_makes_logits_of_unit_variance(width):
     q, k = (jax.random.normal(jax.random.key(seed), (1, 200, 1, 1, width)) for seed in (0, 1))
-    logits, _ = module.logits(q, k[:, :, :, 0], None, Scores(mask=Full()), plain(200), plain(200))
+    logits, _ = module.logits(q, k[:, :, :, 0], Scores(mask=Full()), Terms(q=plain(200), k=plain(200)))
     assert jnp.var(logits) == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if "sink_H" not in CASES[name]])  # a sink is no token
 def test_statistics_equal_the_loops(name):
     case = CASES[name]
     _, logits, weights = exact(case, *DATA[:3])
     scores = Scores(mask=case["mask"], scale=case.get("scale"), softcap=case.get("softcap"))
-    stats = logit_stats(*single(*DATA[:2]), case.get("bias"), scores, case["q"], case["k"])
+    terms = Terms(q=case["q"], k=case["k"], bias=case.get("bias"), selected_BTS=case.get("selected_BTS"))
+    stats = logit_stats(*single(*DATA[:2]), scores, terms)
     rows = weights.sum(-1) > 0
     entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
     assert stats["logit_max"] == pytest.approx(logits.max(), rel=1e-5)

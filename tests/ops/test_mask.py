@@ -94,7 +94,7 @@ def test_padded_coordinates_count_tokens_only():
     valid = jnp.array([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]], bool)
     coords = padded(valid)
     assert coords.index.tolist() == [[-1, 0, 1, -1, 2], [0, 1, 2, 3, 4]]
-    assert coords.positions.tolist() == [[0, 0, 1, 0, 2], [0, 1, 2, 3, 4]]
+    assert coords.pos.tolist() == [[0, 0, 1, 0, 2], [0, 1, 2, 3, 4]]
 
 
 def test_packed_documents_start_again_at_position_0_and_see_themselves_only():
@@ -102,7 +102,7 @@ def test_packed_documents_start_again_at_position_0_and_see_themselves_only():
     names = np.array([[4, 4, 4, 0, 0, 4, 4, -1, 4]])
     runs = np.array([0, 0, 0, 1, 1, 2, 2, -1, 3])
     coords = packed(jnp.asarray(names))
-    assert coords.positions.tolist() == [[0, 1, 2, 0, 1, 0, 1, 0, 0]]
+    assert coords.pos.tolist() == [[0, 1, 2, 0, 1, 0, 1, 0, 0]]
     assert coords.index.tolist() == [[0, 1, 2, 3, 4, 5, 6, -1, 8]]
     seen = np.asarray(visible(Full(), coords, coords))[0]
     np.testing.assert_array_equal(seen, (runs[:, None] == runs) & (runs >= 0) & (runs >= 0)[:, None])
@@ -110,4 +110,4 @@ def test_packed_documents_start_again_at_position_0_and_see_themselves_only():
 
 def test_plain_coordinates_start_where_each_row_stands():
     assert plain(3, start=jnp.array([0, 5])).index.tolist() == [[0, 1, 2], [5, 6, 7]]
-    assert plain(2, start=4).positions.tolist() == [[4, 5]]
+    assert plain(2, start=4).pos.tolist() == [[4, 5]]

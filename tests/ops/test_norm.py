@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxformer.ops.norm import NORMS, layer_norm, normalise, rms_norm
+from fxformer.layers.norm import Norm, NormModule
+from fxformer.ops.norm import ACROSS_TOKENS, NORMS, layer_norm, normalise, rms_norm
 from tests.ops import reference
 
 RNG = np.random.default_rng(0)
@@ -19,6 +20,10 @@ def test_printed_vectors():
         layer_norm(COUNTING), [-1.3416354200, -0.4472118067, 0.4472118067, 1.3416354200], rtol=1e-6
     )
     np.testing.assert_allclose(rms_norm(COUNTING), [0.3651483473, 0.7302966947, 1.0954450420, 1.4605933893], rtol=1e-6)
+    np.testing.assert_allclose(NORMS["l2"](jnp.array([3.0, 4.0]), 1e-6), [0.6, 0.8], rtol=1e-6)
+    columns = jnp.array([[[1.0, 8.0], [2.0, 8.0]], [[3.0, 8.0], [4.0, 8.0]]])
+    normed = np.stack([[-1.3416354200, -0.4472118067, 0.4472118067, 1.3416354200], np.zeros(4)], axis=-1)
+    np.testing.assert_allclose(NORMS["batch"](columns, 1e-5), normed.reshape(2, 2, 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -59,3 +64,62 @@ def test_half_precision_is_reduced_in_float32():
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8)
     np.testing.assert_array_equal(y, layer_norm(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_joint_axes_are_normalised_as_one_vector(kind, eps):
+    """OLMo 2 normalises all heads of a query together; the gain has a number for each head and channel."""
+    x, scale, bias = 0.1 * RNG.normal(size=(3, 5, 2, 7)) + 0.3, RNG.normal(size=(2, 7)), RNG.normal(size=(2, 7))
+    y = normalise(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)), kind=kind, eps=eps, joint=2)
+    expected = reference.NORMS[kind](x.reshape(3, 5, 14), eps) * scale.reshape(14) + bias.reshape(14)
+    np.testing.assert_allclose(y, expected.reshape(x.shape), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_across_tokens_are_the_norms_by_which_a_token_sees_others(kind):
+    x_BTD = jnp.asarray(RNG.normal(size=(2, 3, 5)), jnp.float32)
+    weights_D = jnp.asarray(RNG.normal(size=5), jnp.float32)
+    influence_BTD = jax.grad(lambda x_BTD: NORMS[kind](x_BTD, 1e-6)[1, 1] @ weights_D)(x_BTD)
+    others_BT = np.ones((2, 3), bool)
+    others_BT[1, 1] = False
+    assert np.all(influence_BTD[1, 1] != 0)
+    assert np.all(np.any(influence_BTD[others_BT] != 0, axis=-1) == (kind in ACROSS_TOKENS))
+
+
+def test_short_vectors_are_divided_by_eps_and_zeros_have_a_gradient():
+    x, eps = jnp.array([0.03, -0.04, 0.0]), 0.1
+    np.testing.assert_allclose(NORMS["l2"](x, eps), x / eps, rtol=1e-6)
+    np.testing.assert_allclose(jax.jacobian(NORMS["l2"])(jnp.zeros(3), eps), np.eye(3) / eps, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("offset", "start"), [(0.0, 1.0), (1.0, 0.0), (0.25, 0.75)])
+def test_the_gain_is_its_offset_and_a_parameter_and_starts_at_one(offset, start):
+    x = RNG.normal(size=(3, 5, 2, 7))
+    module = NormModule(Norm(kind="rms", eps=1e-3, offset=offset), axes="hk")
+    params = jax.tree.map(np.asarray, module.init(jax.random.key(0), jnp.asarray(x, jnp.float32)))["params"]
+    np.testing.assert_array_equal(params["scale"].unbox(), np.full((2, 7), start))
+    assert params["scale"].names == ("head", "key")
+    scale = RNG.normal(size=(2, 7))
+    y = module.apply({"params": {"scale": jnp.asarray(scale, jnp.float32)}}, jnp.asarray(x, jnp.float32))
+    expected = reference.NORMS["rms"](x.reshape(3, 5, 14), 1e-3).reshape(x.shape) * (offset + scale)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dynamic_tanh_is_the_papers_formula_with_a_learned_alpha():
+    """gamma tanh(alpha x) + beta; alpha is one number, learned."""
+    x, gamma, alpha, beta = RNG.normal(size=(3, 5, 7)), RNG.normal(size=7), 0.8, RNG.normal(size=7)
+    module, x_f32 = NormModule(Norm(kind="dyt", bias=True, alpha=0.5)), jnp.asarray(x, jnp.float32)
+    fresh = module.init(jax.random.key(0), x_f32)
+    np.testing.assert_allclose(module.apply(fresh, x_f32), reference.NORMS["dyt"](x / 2, None), rtol=1e-5, atol=1e-6)
+    params = {name: jnp.float32(value) for name, value in {"scale": gamma, "alpha": alpha, "bias": beta}.items()}
+    y, pull = jax.vjp(lambda params: module.apply({"params": params}, x_f32), params)
+    tanh = reference.NORMS["dyt"](alpha * x, None)
+    np.testing.assert_allclose(y, gamma * tanh + beta, rtol=1e-5, atol=1e-5)
+    slope = (gamma * x * (1 - tanh**2)).sum()
+    assert pull(jnp.ones_like(y))[0]["alpha"] == pytest.approx(slope, rel=1e-4)
+
+
+def test_an_offset_without_a_gain_is_refused():
+    with pytest.raises(ValueError, match=r"^offset=0\.5 has no gain to move; use offset=0\.0, or scale=True$"):
+        Norm(kind="rms", scale=False, offset=0.5)

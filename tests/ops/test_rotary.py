@@ -54,8 +54,8 @@ def test_rotation_equals_complex_multiplication(pairing, scaling):
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
-def test_two_streams_turn_two_runs_of_channels_by_two_positions(pairing):
-    rotary = Rotary(width=4, base=50.0, pairing=pairing, streams=2)
+def test_two_streams_turn_two_runs_of_channels_by_two_positions_and_gain_is_on_them_alone(pairing):
+    rotary = Rotary(width=4, base=50.0, pairing=pairing, streams=2, gain=1.3)
     x, pos = RNG.normal(size=(1, 5, 3, 11)), RNG.integers(0, 30, size=(1, 5, 2))
     expected = [[[reference.rotate(x[0, t, h], pos[0, t], rotary) for h in range(3)] for t in range(5)]]
     np.testing.assert_allclose(rotate(jnp.asarray(x, jnp.float32), jnp.asarray(pos), rotary), expected, atol=1e-5)
@@ -149,6 +149,22 @@ def test_llama3_keeps_short_waves_and_stretches_long_ones():
 def test_scaling_by_one_is_no_scaling(scaling):
     one = frequencies(Rotary(width=10, scaling=replace(SCALED[scaling], factor=1.0)))
     np.testing.assert_allclose(one, frequencies(Rotary(width=10)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("length", "truncate", "expected"),
+    [
+        (4096, False, np.clip((np.arange(32) - 8.0927789) / (17.3980245 - 8.0927789), 0, 1)),  # gpt-oss
+        (4096, True, np.clip((np.arange(32) - 8) / (18 - 8), 0, 1)),
+        (3, True, np.zeros(32)),  # no channel turns once: high < low
+        (10**16, True, np.ones(32)),  # every channel turns more than 32 times
+    ],
+)
+def test_yarn_of_gpt_oss_ramps_between_fractions_of_a_channel(length, truncate, expected):
+    scaling = YaRN(factor=32.0, original_length=length, truncate=truncate)
+    scaled = frequencies(Rotary(width=64, base=150_000.0, scaling=scaling))
+    plain = np.array([150_000 ** (-2 * i / 64) for i in range(32)])
+    np.testing.assert_allclose((plain - scaled) / (plain - plain / 32), expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

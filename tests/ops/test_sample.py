@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, temper
+from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, temper
 
 LOGITS = np.log([[0.1, 0.4, 0.05, 0.3, 0.15], [0.02, 0.03, 0.05, 0.2, 0.7]])
 
@@ -87,3 +87,35 @@ def test_filtered_tokens_are_never_chosen():
     logits = jnp.broadcast_to(keep_top_k(jnp.asarray(LOGITS), 2), (500, 2, 5))
     draws = np.asarray(choose(jax.random.key(1), logits))
     assert set(draws[:, 0]) == {1, 3} and set(draws[:, 1]) == {3, 4}
+
+
+def test_seen_tokens_are_weakened_whatever_their_sign():
+    logits = np.array([[2.0, -3.0, 0.5, 0.0, -1.0], [1.0, 4.0, -2.0, 3.0, -0.5]])
+    seen = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 0, 0]], bool)
+    for penalty in (1.0, 2.0, 0.5, np.array([1.5, 3.0])):
+        expected = logits.copy()
+        for row, token in zip(*np.nonzero(seen), strict=True):
+            own = np.broadcast_to(penalty, 2)[row]
+            expected[row, token] = logits[row, token] / own if logits[row, token] > 0 else logits[row, token] * own
+        np.testing.assert_allclose(penalise(jnp.asarray(logits), jnp.asarray(seen), penalty), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "numbers"),
+    [
+        (temper, [0.5, 0.0]),
+        (keep_top_k, [1, 4]),
+        (keep_top_p, [0.69, 0.92]),
+        (keep_min_p, [0.5, 0.05]),
+        (lambda logits, penalty: penalise(logits, logits > -1.3, penalty), [1.3, 4.0]),
+    ],
+)
+def test_each_row_may_have_a_number_of_its_own(narrow, numbers):
+    """Leading axes may be more than one: [2, 3] numbers for logits [2, 3, V]."""
+    logits = jnp.asarray(LOGITS, jnp.float32)
+    together = narrow(logits, np.array(numbers))
+    alone = [narrow(logits[row : row + 1], number) for row, number in enumerate(numbers)]
+    np.testing.assert_array_equal(together, jnp.concatenate(alone))
+    assert (np.asarray(together) != np.asarray(narrow(logits, numbers[0]))).any()
+    several = narrow(jnp.stack([logits] * 3, axis=1), np.stack([numbers] * 3, axis=1))
+    np.testing.assert_array_equal(several, jnp.stack([together] * 3, axis=1))

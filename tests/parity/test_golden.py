@@ -12,46 +12,83 @@ from safetensors.numpy import load_file
 import fxformer as fx
 from fxformer.layers.norm import Norm
 from fxformer.stack import Repeat
+from tests.parity.say import apart, reading, say
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(folder.name for folder in GOLDEN.iterdir())
-GREEDY = ("gpt2", "llama-llama3")  # `make_golden.py --check` continues all of them
+BEAMS = {file.stem: file for file in sorted((Path(__file__).parent / "beams").iterdir())}
+GREEDY = ("gpt2", "llama-llama3", "gemma2", "gpt-oss", "t5-gated-untied", "switch-untied")
 TOLERANCE = 1e-5
+NEW = 20  # tokens of a continuation
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_and_loss_are_those_of_transformers(name):
+def test_all_that_is_said_is_what_transformers_says(name):
     spec, params = fx.hf.load(GOLDEN / name)
     expected = load_file(GOLDEN / name / "expected.safetensors")
-    tokens = jnp.asarray(expected["tokens"])
-    logits = fx.apply(spec, params, tokens).logits
-    loss = jnp.mean(fx.ops.cross_entropy(logits[:, :-1], tokens[:, 1:]))
-    assert relative(logits, expected["logits"]) <= TOLERANCE, by_layer(spec, params, tokens, expected["hidden"])
-    assert abs(loss - expected["loss"]) <= TOLERANCE * expected["loss"]
+    said = say(spec, params, expected)
+    shares = apart(said, {**expected, "last": expected["hidden"][-1]}, expected)
+    assert {"last", *(expected.keys() & {"logits", "pooled", "labels", "memory"})} <= shares.keys()
+    assert max(shares.values()) <= TOLERANCE, f"{shares}; {by_layer(spec, params, expected)}"
+    if "loss" in expected:
+        loss = jnp.mean(
+            fx.ops.cross_entropy(jnp.asarray(said["logits"][:, :-1]), jnp.asarray(expected["tokens"][:, 1:]))
+        )
+        assert abs(loss - expected["loss"]) <= TOLERANCE * expected["loss"]
 
 
 @pytest.mark.parametrize("name", GREEDY)
 def test_greedy_continuations_are_those_of_transformers(name):
+    """`make_golden.py --check` continues all of them."""
     spec, params = fx.hf.load(GOLDEN / name)
     expected = load_file(GOLDEN / name / "expected.safetensors")
-    length = expected["generated"].shape[1]
-    prompt = expected["tokens"][:, : length - 20]
-    np.testing.assert_array_equal(fx.generate(spec, params, jnp.asarray(prompt), 20), expected["generated"])
+    generated = fx.generate(spec, params, expected["generated"][:, :-NEW], NEW, **reading(expected))
+    np.testing.assert_array_equal(generated, expected["generated"])
 
 
-def relative(ours, theirs):
-    """The largest difference as a share of the largest number."""
-    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+@pytest.mark.parametrize("name", BEAMS)
+def test_beam_search_finds_the_texts_and_scores_of_transformers(name):
+    """Those that it finds when it stops no sooner than it may, with one stop token and with two."""
+    spec, params = fx.hf.load(GOLDEN / name)
+    inputs, expected = load_file(GOLDEN / name / "expected.safetensors"), load_file(BEAMS[name])
+    stop, prompt = expected.pop("stop"), inputs["generated"][:, :-NEW]
+    penalties = {key.split()[1] for key in expected}
+    assert len(penalties) == 3
+    for penalty in penalties:
+        text, scores = expected[f"text {penalty}"], expected[f"scores {penalty}"]
+        lengths = np.argmax(np.isin(text[..., prompt.shape[1] :], stop), axis=-1)
+        assert len(np.unique(lengths)) > 3
+        found = fx.decode.beam(
+            spec, params, prompt, NEW, beams=3, stop=stop, length_penalty=float(penalty), **reading(inputs)
+        )
+        np.testing.assert_array_equal(found.text, text)
+        np.testing.assert_allclose(found.scores, scores, rtol=TOLERANCE)
 
 
-def by_layer(spec, params, tokens, hidden):
-    """The difference of the stream after each layer but the last, and after the final norm, in words."""
+def by_layer(spec, params, expected):
+    """The difference of the stream after each layer but the last, and of all that is said in the end, in words."""
+    layers = [
+        (block, jax.tree.map(lambda leaf, i=None if group.tied else slice(i, i + 1): leaf[i], own))
+        for g, group in enumerate(spec.stack.groups)
+        for i in range(group.n)
+        for block, own in zip(group.blocks, params["stack"][f"group_{g}"]["blocks"].values(), strict=True)
+    ]
+    shared = {name: own for name, own in params["stack"].items() if name == "bias"}
     lines = []
-    for depth in range(1, spec.stack.depth):
-        groups = (Repeat(depth, spec.stack.groups[0].blocks),)
+    for depth in range(1, len(layers)):
+        groups = tuple(Repeat(1, (block,)) for block, _ in layers[:depth])
         cut = replace(spec, stack=replace(spec.stack, groups=groups, norm=Norm(kind="none", scale=False)))
-        blocks = jax.tree.map(lambda leaf, depth=depth: leaf[:depth], params["stack"]["group_0"])
-        stream = fx.apply(cut, {**params, "stack": {"group_0": blocks}}, tokens).hidden
-        lines.append(f"after layer {depth}: {relative(stream, hidden[depth]):.1e}")
-    lines.append(f"after the final norm: {relative(fx.apply(spec, params, tokens).hidden, hidden[-1]):.1e}")
+        blocks = {f"group_{i}": {"blocks": {"block_0": own}} for i, (_, own) in enumerate(layers[:depth])}
+        said = say(cut, {**params, "stack": {**shared, **blocks}}, expected)
+        share = apart({"last": said["last"]}, {"last": expected["hidden"][depth]}, expected)["last"]
+        lines.append(f"after layer {depth}: {share:.1e}")
     return "; ".join(lines)
+
+
+def test_differences_are_found_by_layer():
+    """What is wrong after the second layer is not said of the first."""
+    spec, params = fx.hf.load(GOLDEN / "albert")
+    expected = load_file(GOLDEN / "albert" / "expected.safetensors")
+    expected["hidden"][2] *= 1.5
+    first, second = (float(line.split(": ")[1]) for line in by_layer(spec, params, expected).split("; "))
+    assert first <= TOLERANCE and second > 0.1

@@ -1,12 +1,14 @@
 """The default ablation in miniature: once, again, interrupted, and with a torn file."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from train.ablate import Results, ablate, cells_of, groups_of, preview
 from train.config import Config, load
 from train.data import load_corpus
+from train.outcome import classify
 
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
 
@@ -41,6 +43,24 @@ def test_every_cell_runs_once_and_says_everything(swept):
         assert len(r["grad_norm"]) == len(r["stats_final"]["residual_rms"]) == 2
         assert r["val_loss"] < r["initial_loss"]
         assert r["tokens"] == 20 * 4 * 12
+
+
+def test_an_outcome_is_judged_by_training_losses_alone(tmp_path, monkeypatch):
+    """Training text of one byte, held-out text of every other: their losses at initialisation differ, as they must."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.txt").write_bytes(b"ab" * 500)
+    (tmp_path / "text" / "other.txt").write_bytes(bytes(range(128)) * 8)
+    judged = []
+
+    def spy(losses, *, initial_loss, unigram_entropy):
+        judged.append((initial_loss, losses[0], unigram_entropy))
+        return classify(losses, initial_loss=initial_loss, unigram_entropy=unigram_entropy)
+
+    monkeypatch.setattr("train.ablate.classify", spy)
+    few = config(tmp_path, "task=text", f"path={tmp_path / 'text'}")
+    results = ablate(replace(few, cells=few.cells[:2]))
+    for (initial, first, _), result in zip(judged, results, strict=True):
+        assert abs(initial - first) < 0.1 < abs(initial - result["initial_loss"])
 
 
 def test_a_second_call_trains_nothing(swept, capsys):

@@ -1,5 +1,8 @@
 """Runs: what they leave, and that an interrupted one goes on bit for bit."""
 
+import errno
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -7,6 +10,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from train.checkpoint import CheckpointError, Checkpoints
@@ -113,6 +117,55 @@ def test_a_checkpoint_of_another_structure_is_refused(tmp_path):
         ):
             with pytest.raises(CheckpointError, match=sentence):
                 checkpoints.restore(other)
+
+
+def test_a_write_that_the_system_refuses_leaves_the_last_good_checkpoint(tmp_path):
+    """For a while no file may grow beyond 50 kB, as on a full disk; the arrays are larger and do not compress."""
+    good, large = ({"a": np.random.default_rng(k).random(50_000)} for k in range(2))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(1, good, val_loss=2.0)
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        try:
+            with pytest.raises(CheckpointError) as refused:
+                checkpoints.save(2, large, val_loss=1.0)
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (
+        str(refused.value)
+        == f"a checkpoint in {tmp_path} could not be written: File too large; the one of step 1 is complete"
+    )
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert (checkpoints.latest(), checkpoints.best()) == (1, 1)
+        np.testing.assert_array_equal(checkpoints.restore({"a": np.zeros(50_000)})["a"], good["a"])
+
+
+def test_a_run_that_found_no_room_goes_on_from_the_last_good_checkpoint(tmp_path, monkeypatch):
+    """Bit for bit: the state that could not be saved is computed again."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    save = ocp.CheckpointManager.save
+
+    def refuse(manager, step, **kept):
+        if step == 18:
+            raise full
+        return save(manager, step, **kept)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.CheckpointManager, "save", refuse)
+        sentence = "could not be written: No space left on device; the one of step 12 is complete"
+        with pytest.raises(CheckpointError, match=sentence):
+            run(config(tmp_path / "full"))
+    assert run(config(tmp_path / "full")).outcome == "finished"
+    run(config(tmp_path / "whole"))
+    assert kept(tmp_path / "full" / "run") == kept(tmp_path / "whole" / "run")
+
+
+def test_an_error_of_orbax_that_is_not_the_system_s_stays_one(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints, pytest.raises(ValueError) as raised:
+        checkpoints.save(1, {"a": object()}, val_loss=1.0)
+    assert not isinstance(raised.value, CheckpointError)
 
 
 def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from flax.linen.spmd import LogicallyPartitioned
 
 from train.optimizer import OPTIMIZERS, OptimizerRecipe, accumulate, build
+from train.signature import reads
 
 L, D, H, K, F, E, V, A = 2, 5, 3, 4, 7, 6, 11, 8
 LEAVES = {
@@ -252,6 +253,18 @@ def test_clip_scales_only_gradients_above_the_bound():
         after = descend(recipe, random_tree(9), [grads], weight_decay=0.0)[0]
         for path, grad in flattened(grads).items():
             np.testing.assert_allclose(after[path], start[path] - RATE * factor * grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_an_optimizer_reads_is_what_changes_it(name):
+    params, plain = random_tree(9), {"beta1": 0.8, "beta2": 0.9, "eps": 1e-3}
+    after = flattened(descend(recipe_of(name, **plain), params, GRADS[:3])[-1])
+    moved = set()
+    for constant, value in {"beta1": 0.5, "beta2": 0.6, "eps": 1e-1}.items():
+        other = flattened(descend(recipe_of(name, **{**plain, constant: value}), params, GRADS[:3])[-1])
+        if any(np.any(other[path] != after[path]) for path in after):
+            moved.add(constant)
+    assert moved == set(reads(OPTIMIZERS[name]))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -59,6 +59,13 @@ def test_numbers_that_differ_make_replicas_that_differ():
     assert len({round(float(each[-1]), 6) for each in losses[:4]}) == 4
 
 
+def test_a_regulariser_is_minimised_and_not_reported():
+    """Of the first step, before any update, the loss is the same with and without; the update is not."""
+    plain, regularised = (trained(PLANS["loop"], [{"z_loss": weight}]) for weight in (0.0, 0.5))
+    np.testing.assert_array_equal(plain[1][:, 0], regularised[1][:, 0])
+    assert np.abs(plain[1][:, -1] - regularised[1][:, -1]).min() > 1e-4
+
+
 def test_a_sweep_over_numbers_compiles_once():
     step = jax.jit(partial(train_step, recipe_of(config())))
     for settings in VARIED:

@@ -6,12 +6,14 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 from rich.console import Console
 
+from train.errors import UserError
 from train.figures import Arms, curves, gradients_by_depth, losses_by_depth
 from train.report import COLUMNS, markdown, row, say_verdicts, write_report
 
@@ -188,8 +190,24 @@ def test_the_terminal_shows_every_verdict(written):
     say_verdicts(written[0], console)
     lines = console.export_text().splitlines()
     for verdict in written[0].verdicts:
-        (line,) = [line for line in lines if f"{verdict.where}: {verdict.first}, {verdict.second} " in line]
+        (line,) = [line for line in lines if line.strip().startswith(f"{verdict.where} ")]
         assert verdict.sentence in line
+        block = lines[: lines.index(line)]
+        assert f"{verdict.first} - {verdict.second}" in [line.strip() for line in block]
+
+
+def test_the_terminal_shows_every_word_within_80_columns(written):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    say_verdicts(written[0], console)
+    table = console.export_text().split(written[0].answer[:20])[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" not in table
+    said = "".join(table.split())
+    for verdict in written[0].verdicts:
+        assert row(verdict)[3] in said
+    (start,) = [line.index("verdict") for line in table.splitlines() if "verdict" in line]
+    sentences = " ".join(line[start:].split("  ")[0] for line in table.splitlines())
+    assert all(verdict.sentence in sentences for verdict in written[0].verdicts)
 
 
 def test_budgets_show_parameters_tokens_and_flops_of_every_arm(page):
@@ -209,16 +227,52 @@ def test_settings_provenance_and_the_command_are_on_the_page(written, page):
     assert f"python -m train report {written[1]}" in (written[1] / "report.html").read_text(encoding="utf8")
 
 
-def test_figures_are_valid_and_one_colour_means_one_arm(page):
-    colours: dict[str, set[str]] = {}
-    for figure in figures_of(page).values():
+def looks(figures: dict[str, dict], take) -> dict[str, set]:
+    """What `take` finds in the traces of each arm, in all figures."""
+    found: dict[str, set] = {}
+    for figure in figures.values():
         for trace in go.Figure(figure).data:
-            if trace.name:
-                colour = trace.line.color if trace.type == "scatter" and trace.line.color else trace.marker.color
-                colours.setdefault(trace.name.split(":")[0], set()).add(colour)
-    assert {arm: len(used) for arm, used in colours.items()} == dict.fromkeys(colours, 1)
-    assert set(colours) == {"pre · rms", "pre · layer", "post · rms", "post · layer"}
-    assert len(set().union(*colours.values())) == 4
+            if trace.name and (look := take(trace)) is not None:
+                found.setdefault(trace.name.split(":")[0], set()).add(look)
+    return found
+
+
+@pytest.mark.parametrize(
+    "take",
+    [lambda t: t.marker.color, lambda t: t.line.dash if t.type == "scatter" else None,
+     lambda t: t.marker.symbol if t.type == "scatter" else None],
+    ids=["colour", "dash", "marker"],
+)  # fmt: skip
+def test_figures_are_valid_and_one_look_means_one_arm(page, take):
+    found = looks(figures_of(page), take)
+    assert {arm: len(used) for arm, used in found.items()} == dict.fromkeys(found, 1)
+    assert set(found) == {"pre · rms", "pre · layer", "post · rms", "post · layer"}
+    assert len(set().union(*found.values())) == 4
+
+
+def test_where_curves_coincide_the_one_beneath_is_wider(results):
+    drawn = {t.name: t.line.width for t in losses_by_depth(Arms(results, ["placement", "norm"])).data if t.name}
+    widths = list(drawn.values())
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) == 4
+
+
+def test_the_band_spans_the_seeds_and_the_line_is_their_mean(results):
+    figure = curves(Arms(results, ["placement", "norm"]))
+    panel = {t.name or "band": t for t in figure.data if t.xaxis == "x" and t.legendgroup == "post · rms"}
+    runs = [r for r in results if list(r["args"].values())[:4] == ["post", "rms", 16, 3e-4]]
+    smooth = np.array([np.convolve(np.pad(r["loss"], 2, mode="edge"), np.ones(5) / 5, "valid") for r in runs])
+    assert len(runs) == 3
+    np.testing.assert_allclose(panel["post · rms"].y, smooth.mean(axis=0))
+    np.testing.assert_allclose(panel["band"].y, np.concatenate([smooth.max(axis=0), smooth.min(axis=0)[::-1]]))
+
+
+def test_loss_plots_have_the_reference_lines(results):
+    arms = Arms(results, ["placement", "norm"])
+    for figure, panels in ((losses_by_depth(arms), 4), (curves(arms), 5)):
+        heights = [shape.y0 for shape in figure.layout.shapes]
+        assert sorted(heights) == sorted(
+            [CORPUS[n] for n in ("log_vocab", "unigram_entropy", "bigram_entropy")] * panels
+        )
 
 
 def test_the_loss_figure_shows_the_mean_over_seeds_at_every_rate(results):
@@ -241,6 +295,65 @@ def test_gradient_profiles_print_the_exponents_they_were_made_with(results):
 def test_a_diverged_run_is_crossed_out_where_it_left(results):
     crosses = [t for t in curves(Arms(results, ["placement"])).data if t.marker.symbol == "x"]
     assert [(c.x, c.hovertext) for c in crosses] == [((121,), "diverged")] * 2  # one in each norm
+
+
+def test_a_run_that_never_had_a_loss_is_crossed_out_too(results):
+    """Not a number from the first step on, in one seed: the mean is of the others."""
+    lost = [{**r, "loss": [None] * STEPS, "outcome": "diverged", "outcome_step": 1} if r["args"]["seed"] == 0 else r
+            for r in results]  # fmt: skip
+    crosses = [t for t in curves(Arms(lost, ["placement", "norm"])).data if t.marker.symbol == "x"]
+    assert (1,) in [c.x for c in crosses] and all(np.isfinite(c.y[0]) for c in crosses)
+
+
+@pytest.mark.parametrize("empty", ["all", "some"])
+def test_empty_curves_give_one_sentence_and_are_left_out_where_others_are_not(results, tmp_path, empty):
+    cut = [{**r, "loss": []} if empty == "all" or r["args"]["seed"] == 0 else r for r in results]
+    write_report(cut, tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
+    said = "No run at the largest depth has a loss curve in its record." in page.text
+    assert (said, "curves" in figures_of(page)) == (empty == "all", empty == "some")
+
+
+def test_a_result_that_lacks_something_is_refused_in_one_sentence(results, tmp_path):
+    lacking = {name: value for name, value in results[0].items() if name != "flops"}
+    with pytest.raises(UserError, match=r"a result of .* has no flops; remove its line and run the sweep again"):
+        write_report([*results[1:], lacking], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_changes_only_with_size_is_not_compared_and_says_so(tmp_path):
+    runs = [r for r in sweep() if (r["args"]["placement"], r["args"]["depth"]) in (("pre", 4), ("post", 16))]
+    report = write_report([r for r in runs if r["args"]["norm"] == "rms"], tmp_path)
+    assert report.verdicts == []
+    sentence = (
+        "Nothing was compared: runs that differ in placement differ in depth too, so no two of them have the same"
+    )
+    assert sentence in report.answer
+
+
+def test_the_answer_names_who_fails_everywhere(results, tmp_path):
+    failed = [{**r, "outcome": "stuck"} if (r["args"]["placement"], r["args"]["depth"]) == ("post", 16) else r
+              for r in results]  # fmt: skip
+    answer = write_report(failed, tmp_path).answer
+    for norm in ("rms", "layer"):
+        assert f"; every run of post is stuck at norm {norm}, depth 16 (15 of 15)" in answer
+
+
+def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(written, results):
+    """Heights are linear in the loss: from two marks the others follow. Hollow marks are arms that worked nowhere."""
+    root = ElementTree.fromstring((written[1] / "figure.svg").read_text(encoding="utf8"))
+    marks = [m for m in root.findall("{*}circle") if float(m.get("cy")) > 60]  # below the legend
+    losses = []
+    for placement, norm, depth in itertools.product(AXES["placement"], AXES["norm"], AXES["depth"]):
+        group = [r for r in results if list(r["args"].values())[:3] == [placement, norm, depth]]
+        at = {lr: [r["val_loss"] or 5.61 for r in group if r["args"]["lr"] == lr] for lr in AXES["lr"]}
+        losses.append(min(np.mean(values) for values in at.values()))
+    heights = [float(mark.get("cy")) for mark in marks]
+    slope, offset = np.polyfit(losses, heights, 1)
+    assert slope < 0
+    np.testing.assert_allclose(heights, np.polyval([slope, offset], losses), atol=0.11)
+    assert [mark.get("fill") == "none" for mark in marks] == [False] * 16
+    assert (written[1] / "figure.svg").stat().st_size < 100_000
 
 
 def test_a_sweep_without_depth_reports_without_figures_against_it(tmp_path):
@@ -275,9 +388,9 @@ def test_widths_are_not_averaged_into_one_curve(tmp_path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
     figure = go.Figure(figures_of(page)["losses"])
     means = {t.name: t.y for t in figure.data if t.name}
-    assert means.keys() == {"pre · 32", "pre · 64", "post · 32", "post · 64"}
+    assert means.keys() == {"pre · width 32", "pre · width 64", "post · width 32", "post · width 64"}
     for placement in ("pre", "post"):
-        assert means[f"{placement} · 64"] == pytest.approx(np.subtract(means[f"{placement} · 32"], 1))
+        assert means[f"{placement} · width 64"] == pytest.approx(np.subtract(means[f"{placement} · width 32"], 1))
     start = page.rows.index(["arm", "parameters", "tokens", "FLOPs", "seconds a run"])
     assert [cells[0] for cells in page.rows[start + 1 : start + 5]] == list(means)
 
@@ -308,4 +421,4 @@ def test_writing_again_gives_the_same_bytes(written, results):
     before = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     write_report(results, folder)
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
-    assert before.keys() == {"report.html", "report.md"}
+    assert before.keys() == {"report.html", "report.md", "figure.svg"}

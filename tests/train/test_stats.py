@@ -12,10 +12,12 @@ from train.stats import (
     best_lr,
     depth_reach,
     holm,
+    label,
     largest_stable_lr,
     loglog_slope,
     loss_of,
     lr_sensitivity,
+    mean_interval,
     outcomes,
     paired_comparison,
     pairs_needed,
@@ -235,7 +237,7 @@ def test_what_is_compared_is_each_pair_of_values_at_equal_other_settings():
     }
     norms = {
         ("norm", a, b, f"placement {p}, depth {d}")
-        for a, b in itertools.combinations(("rms", "layer", "none"), 2)
+        for a, b in itertools.combinations(("rms", "layer", "norm none"), 2)
         for p in ("pre", "post")
         for d in (2, 8)
     }
@@ -335,8 +337,57 @@ def test_a_side_that_works_nowhere_is_a_finding_and_no_edge():
             result |= {"val_loss": 3.31 + 0.02 * args["lr"] + 0.001 * args["seed"], "outcome": "stuck"}
     (verdict,) = verdicts(runs, ["placement"])
     assert verdict.rates[1] == RATES[0]
-    assert verdict.sentence == "pre better than post"
-    assert verdict.outcomes == ("15 converged", "15 stuck")
+    assert verdict.sentence == "pre better than post: every run of post is stuck (15 of 15)"
+    assert (verdict.kind, verdict.outcomes) == ("claim", ("15 converged", "15 stuck"))
+
+
+def test_a_side_that_works_nowhere_is_said_where_it_is_and_how_it_failed():
+    """At depth 16 post diverges at the two largest rates and is stuck elsewhere; at depth 2 it is only worse."""
+    runs = sweep(post_is_worse(0.5), noise=0.001, depth=(2, 16), **PLACEMENT)
+    for result in runs:
+        if (result["args"]["placement"], result["args"]["depth"]) == ("post", 16):
+            result["outcome"] = "diverged" if result["args"]["lr"] > 0.01 else "stuck"
+    shallow, deep = verdicts(runs, ["placement"], ["depth"])
+    assert (shallow.sentence, shallow.failure) == ("pre better than post", "")
+    assert deep.failure == "every run of post is stuck or diverged at depth 16 (15 of 15)"
+    (one_rate,) = verdicts([r for r in runs if (r["args"]["depth"], r["args"]["lr"]) == (16, 0.01)], ["placement"])
+    assert one_rate.sentence == "withheld: only the rate 0.01 was tried; every run of post is stuck (3 of 3)"
+
+
+def test_settings_that_were_zipped_are_compared_together():
+    """pre with rms against post with layer: neither setting alone can be blamed, both together can."""
+    runs = [r for r in sweep(post_is_worse(0.5), noise=0.005, norm=("rms", "layer"), **PLACEMENT)
+            if (r["args"]["placement"], r["args"]["norm"]) in (("pre", "rms"), ("post", "layer"))]  # fmt: skip
+    (verdict,) = verdicts(runs, ["norm", "placement"])
+    assert verdict.axis == "norm, placement"
+    assert verdict.sentence == "rms · pre better than layer · post"
+
+
+def test_an_arm_between_two_others_is_compared_in_their_place():
+    """post was given its own residual scale by depth, and also none: each difference is of one setting."""
+    cells = [("pre", 1.0), ("post", 1.0), ("post", 1.68)]
+    runs = [r for r in sweep(lambda _: 0.0, residual_scale=(1.0, 1.68), **PLACEMENT)
+            if (r["args"]["placement"], r["args"]["residual_scale"]) in cells]  # fmt: skip
+    found = {(v.axis, v.first, v.second, v.where) for v in verdicts(runs, ["placement", "residual_scale"])}
+    assert found == {
+        ("placement", "pre", "post", "residual_scale 1.0"),
+        ("residual_scale", "residual_scale 1.0", "residual_scale 1.68", "placement post"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("norm", "rms", "rms"), ("norm", "none", "norm none"), ("width", 32, "width 32"), ("window", None, "window none")],
+)
+def test_what_says_nothing_alone_is_called_by_its_setting_too(name, value, text):
+    assert label(name, value) == text
+
+
+def test_the_interval_of_a_mean_is_student_s():
+    values = [2.51, 2.47, 2.55]
+    known = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert mean_interval(values) == pytest.approx((np.mean(values), *known))
+    assert mean_interval([2.5]) == (2.5, 2.5, 2.5)
 
 
 def test_outcomes_are_counted_the_most_frequent_first():

@@ -1,0 +1,214 @@
+"""`generate` and `stream` against a loop that knows no cache and no batch."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fxformer as fx
+from fxformer.coords import Coords, padded
+from fxformer.decode import Sampling, loop, stream
+from fxformer.ops.mask import Causal, Prefix
+from tests.decode.plainly import filled_up, greedy, logits_of
+from tests.laws.specs import disturbed, toy, with_mask
+
+SPEC = toy(vocab=11, head="free")
+PARAMS = disturbed(SPEC, seed=3)
+TOKENS = np.random.default_rng(3).integers(0, 11, (3, 9)).astype(np.int32)
+COUNTS = [5, 9, 2]  # tokens of each prompt
+
+
+def ragged(side):
+    """The prompts, and the batch of them with padding on one side."""
+    prompts = [row[:count] for row, count in zip(TOKENS.tolist(), COUNTS, strict=True)]
+    batch, valid = np.full((3, 9), 7), np.zeros((3, 9), bool)
+    for row, prompt in enumerate(prompts):
+        place = slice(9 - len(prompt), 9) if side == "left" else slice(0, len(prompt))
+        batch[row, place], valid[row, place] = prompt, True
+    return prompts, batch, padded(jnp.asarray(valid))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_row_has_its_own_prompt_and_settings(side):
+    """Stops, least and most tokens, penalty and bias of three rows, each as if it were alone."""
+    prompts, batch, coords = ragged(side)
+    most, least, penalty = [12, 7, 9], [0, 6, 3], [1.0, 1.8, 1.3]
+    bias = np.random.default_rng(4).normal(size=(3, 11)).astype(np.float32)
+    own = [{"penalty": penalty[row], "bias": bias[row]} for row in range(3)]
+    free = [greedy(SPEC, PARAMS, prompts[row], 12, **own[row]) for row in range(3)]
+    stop = (free[0][3], free[2][4])
+    options = {"stop": stop, "pad": 10, "coords": coords, "logit_bias": bias, "repetition_penalty": np.array(penalty)}
+    text = fx.generate(SPEC, PARAMS, batch, np.array(most), min_new_tokens=np.array(least), **options)
+    assert text.shape == (3, 9 + 12) and text.dtype == jnp.int32
+    np.testing.assert_array_equal(text[:, :9], batch)
+    for row in range(3):
+        new = greedy(SPEC, PARAMS, prompts[row], most[row], stop=stop, least=least[row], **own[row])
+        assert text[row, 9:].tolist() == filled_up(new, 12, 10)
+
+
+def stopping(params, prompt, most):
+    """A token that the greedy text of a prompt has somewhere, but not at its beginning."""
+    text = greedy(SPEC, params, prompt, most)
+    return next(token for token in text if text.index(token) > 1)
+
+
+def test_a_stop_counts_only_after_the_least_tokens_and_the_first_stop_is_what_pads():
+    prompt = TOKENS[:1]
+    stop = stopping(PARAMS, prompt[0], 12)
+    free = greedy(SPEC, PARAMS, prompt[0], 12, stop=[stop])
+    assert fx.generate(SPEC, PARAMS, prompt, 12, stop=stop)[0, 9:].tolist() == filled_up(free, 12, stop)
+    late = fx.generate(SPEC, PARAMS, prompt, 12, stop=stop, min_new_tokens=len(free))[0, 9:].tolist()
+    assert late[: len(free) - 1] == free[:-1] and stop not in late[: len(free)]
+
+
+def test_a_row_drawn_with_its_key_is_the_same_alone_and_among_others():
+    """Temperatures, filters and keys of three rows; temperature 0 and top_k 1 leave the likeliest text."""
+    prompts, batch, coords = ragged("left")
+    keys = jax.random.split(jax.random.key(5), 3)
+    numbers = {
+        "temperature": np.array([0.0, 0.9, 1.4]),
+        "top_k": np.array([9, 1, 7]),
+        "top_p": np.array([0.9, 0.9, 0.97]),
+        "min_p": np.array([0.0, 0.0, 0.01]),
+    }
+    text = np.asarray(fx.generate(SPEC, PARAMS, batch, 8, key=keys, coords=coords, **numbers))[:, 9:]
+    for row in range(2):
+        assert text[row].tolist() == greedy(SPEC, PARAMS, prompts[row], 8)
+    assert text[2].tolist() != greedy(SPEC, PARAMS, prompts[2], 8)
+    for row in range(3):
+        own = {name: number[row] for name, number in numbers.items()}
+        alone = fx.generate(SPEC, PARAMS, np.array([prompts[row]]), 8, key=keys[row : row + 1], **own)
+        assert alone[0, len(prompts[row]) :].tolist() == text[row].tolist()
+    other = np.where(np.arange(3)[:, None] == 1, (batch + 1) % 11, batch)
+    beside = np.asarray(fx.generate(SPEC, PARAMS, other, 8, key=keys, coords=coords, **numbers))[:, 9:]
+    np.testing.assert_array_equal(beside[[0, 2]], text[[0, 2]])
+    assert (beside[1] != text[1]).any()
+
+
+def test_one_key_gives_each_row_one_of_its_own_whatever_their_number():
+    batch, key = np.repeat(TOKENS[:1], 3, axis=0), jax.random.key(6)
+    three = np.asarray(fx.generate(SPEC, PARAMS, batch, 8, key=key))
+    two = np.asarray(fx.generate(SPEC, PARAMS, batch[:2], 8, key=key))
+    np.testing.assert_array_equal(three[:2], two)
+    assert len({tuple(row) for row in three.tolist()}) == 3
+
+
+def test_tokens_are_drawn_with_the_probability_of_the_text():
+    """20 000 rows, two tokens: chi-square against the exact probabilities of all 25, at five standard deviations."""
+    spec = toy(vocab=5, head="free")
+    params = disturbed(spec)
+    many = np.broadcast_to(np.array([[1, 2]]), (20_000, 2))
+    new = np.asarray(fx.generate(spec, params, many, 2, key=jax.random.key(7)))[:, 2:]
+    assert chi_square(new, exact(spec, params, [1, 2], 2)) < 5
+
+
+def exact(spec, params, prompt, count):
+    """The probability of every text of `count` new tokens: [V] * count."""
+    vocab = spec.embed.vocab
+    texts = np.array(list(np.ndindex(*(vocab,) * count)))
+    logits = logits_of(spec, params, np.concatenate([np.repeat([prompt], len(texts), axis=0), texts], axis=1))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    at = np.arange(count)
+    return shares[np.arange(len(texts))[:, None], len(prompt) - 1 + at, texts].prod(axis=1).reshape((vocab,) * count)
+
+
+def chi_square(drawn, probability):
+    """How far frequencies are from probabilities, in standard deviations of the statistic; rare texts are pooled."""
+    expected = probability.reshape(-1) * len(drawn)
+    observed = np.bincount(np.ravel_multi_index(drawn.T, probability.shape), minlength=probability.size)
+    rare = expected < 10
+    groups = [(observed[~rare], expected[~rare]), ([observed[rare].sum()], [max(expected[rare].sum(), 1e-9)])]
+    observed, expected = (np.concatenate(parts) for parts in zip(*groups, strict=True))
+    freedom = len(expected) - 1
+    return (np.sum((observed - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom)
+
+
+def test_all_prompts_of_a_bucket_share_one_program(monkeypatch):
+    traces = []
+
+    def counted(*arguments):
+        traces.append(None)
+        return read_prompt(*arguments)
+
+    read_prompt = loop.read_prompt
+    monkeypatch.setattr(loop, "read_prompt", counted)
+    spec = toy(vocab=13, depth=1)
+    params, tokens = disturbed(spec), np.random.default_rng(0).integers(0, 13, (2, 20))
+    for length in (3, 9, 16):
+        for options in ({"stop": 2}, {"stop": 5, "min_new_tokens": 2}):
+            fx.generate(spec, params, tokens[:, :length], 4, **options)
+    assert len(traces) == 1
+    fx.generate(spec, params, tokens[:, :17], 4, stop=2)
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_stream_says_what_generate_says_until_all_rows_have_stopped(drawn):
+    _, batch, coords = ragged("left")
+    stop = stopping(PARAMS, TOKENS[1], 12)
+    options = {"stop": stop, "pad": 10, "coords": coords, "repetition_penalty": 1.2}
+    options |= {"key": jax.random.key(2), "temperature": np.array([0.5, 1.0, 2.0])} if drawn else {}
+    most = np.array([4, 9, 6])
+    said = [np.asarray(token) for token in stream(SPEC, PARAMS, batch, most, **options)]
+    text = np.asarray(fx.generate(SPEC, PARAMS, batch, most, **options))[:, 9:]
+    np.testing.assert_array_equal(np.stack(said, axis=1), text[:, : len(said)])
+    assert (text[:, len(said) :] == 10).all() and (text[:, len(said) - 1] != 10).any()
+
+
+def test_a_stream_may_be_left_and_its_tokens_stay():
+    """What was given out is not taken back by the next step, which gives its own state away."""
+    tokens = stream(SPEC, PARAMS, TOKENS, 5)
+    first, second = next(tokens), next(tokens)
+    text = np.asarray(fx.generate(SPEC, PARAMS, TOKENS, 5))[:, 9:]
+    np.testing.assert_array_equal(np.stack([first, second], axis=1), text[:, :2])
+
+
+def test_an_encoder_decoder_writes_what_each_source_asks_for():
+    """Sources and prompts of two lengths, padded on both sides, each as alone."""
+    spec = replace(fx.zoo.tiny("t5-small"), embed=replace(fx.zoo.tiny("t5-small").embed, vocab=13))
+    params = disturbed(spec)
+    rng = np.random.default_rng(5)
+    prompt, source = rng.integers(0, 13, (2, 3)), rng.integers(0, 13, (2, 6))
+    valid, read = np.array([[0, 1, 1], [1, 1, 1]], bool), np.array([[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1]], bool)
+    given = {"encoder_tokens": jnp.asarray(source), "encoder_coords": padded(read)}
+    text = np.asarray(fx.generate(spec, params, prompt, 6, coords=padded(valid), **given))[:, 3:]
+    for row in range(2):
+        alone = jnp.asarray(source[row, read[row]][None])
+        assert text[row].tolist() == greedy(spec, params, prompt[row, valid[row]], 6, encoder_tokens=alone)
+    assert text[0].tolist() != text[1].tolist()
+
+
+def test_a_prompt_that_is_a_prefix_is_read_in_both_directions():
+    """New tokens are not of the prefix: each is the likeliest of a pass over the text with the same prefix."""
+    spec = with_mask(SPEC, Causal() | Prefix())
+    prompt = TOKENS[:2, :5]
+    prefix = Coords(**coords_of(5, 5))
+    text = np.asarray(fx.generate(spec, PARAMS, prompt, 7, coords=prefix))
+    logits = logits_of(spec, PARAMS, text, coords=Coords(**coords_of(28, 5)))
+    np.testing.assert_array_equal(np.argmax(logits, axis=-1)[:, 4:-1], text[:, 5:])
+    assert (np.asarray(fx.generate(spec, PARAMS, prompt, 7)) != text).any()
+
+
+def coords_of(length, prefix):
+    place = jnp.arange(length)[None]
+    return {"index": place, "segment": 0 * place, "prefix": place < prefix, "pos": place}
+
+
+def test_every_learned_position_can_be_used():
+    spec = toy(position="learned", length=9, vocab=11, head="free")
+    params = disturbed(spec)
+    text = np.asarray(fx.generate(spec, params, TOKENS[:2, :4], 5))
+    whole = np.asarray(fx.apply(spec, params, text).logits)
+    np.testing.assert_array_equal(np.argmax(whole, axis=-1)[:, 3:-1], text[:, 4:])
+
+
+def test_a_cache_of_another_type_is_close_and_not_the_same_numbers():
+    request = loop.request_of(SPEC, TOKENS, 3, cache_dtype=jnp.int8, sampling=Sampling())
+    exact_logits = loop.read_prompt(SPEC, PARAMS, loop.request_of(SPEC, TOKENS, 3))[1]
+    state, logits, _ = loop.read_prompt(SPEC, PARAMS, request)
+    records = state.cache.tables["group_0"]["block_0"]["attention"].records
+    assert {type(record) for record in records.values()} == {fx.cache.Int8}
+    error = float(jnp.abs(logits - exact_logits).max() / jnp.abs(exact_logits).max())
+    assert 0 < error < 0.05

@@ -1,0 +1,158 @@
+"""The command line tells what a user can put right, in one sentence, from a bug, which keeps its traceback."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import orbax.checkpoint as ocp
+import pytest
+
+from train import cli as command_line
+from train.config import Config, load
+from train.errors import UserError, user_input
+
+
+@pytest.fixture(autouse=True)
+def same_process(monkeypatch):
+    """The number of devices and the cache of programs are those of the tests' own process."""
+    monkeypatch.setattr(command_line, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(command_line, "keep_compiled", lambda out: None)
+
+
+def called(monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    return ended.value.code
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(
+        f'[model]\nwidth = 16\nheads = 2\ndepth = 1\n[data]\ntask = "copy"\nlength = 12\nbatch = 4\nvalidation = 4\n'
+        f'[train]\nsteps = 2\n[run]\nout = "{tmp_path / "out"}"\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("run", "FILE", "--set", "norm=rsm"), "did you mean 'rms'?"),
+        (("run", "FILE", "--set", "heads=3"), "heads=3 does not divide width=16"),
+        (("run", "FILE", "--set", "dtype=float23"), "dtype='float23' is unknown; did you mean"),
+        (("run", "FILE", "--set", "mesh=data"), "mesh"),
+        (("run", "FILE", "--set", "objective=span_corruption"), "the model has no encoder"),
+        (("run", "FILE", "--set", "mask=full"), "predicts tokens that the model's mask shows it"),
+        (("run", "FILE", "--set", "position=learned", "--set", "tiny=gpt2"), "tiny names a whole model"),
+        (("run", "FILE", "--set", "length=200000"), "a sequence needs 200001"),
+        (("run", "FILE", "--set", "task=text", "--set", "path=nowhere"), "there is no corpus at nowhere"),
+        (("run", "nowhere.toml"), "there is no configuration nowhere.toml"),
+        (("ablate", "FILE", "--set", "steps=0"), "steps=0 is too small"),
+        (("report", "nowhere"), "nowhere is not a sweep"),
+        (("sample", "nowhere"), "nowhere is not a run"),
+        (("sample", "nowhere", "--tokens", "0"), "tokens=0 asks for nothing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(file, tmp_path, monkeypatch, capsys, words, sentence):
+    assert called(monkeypatch, *(file if word == "FILE" else word for word in words)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert sentence in told
+    assert not (tmp_path / "out" / "small").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "ablate"])
+def test_a_bug_inside_the_step_keeps_its_traceback(file, monkeypatch, command):
+    """The loss is called while the step is traced: what it raises is no mistake of the user."""
+
+    def broken(*_):
+        raise ValueError("shapes (3,) and (4,) do not fit")
+
+    monkeypatch.setattr("train.step.cross_entropy", broken)
+    monkeypatch.setattr(sys, "argv", ["train", command, str(file)])
+    with pytest.raises(ValueError, match="do not fit") as raised:
+        command_line.main()
+    assert not isinstance(raised.value, UserError)
+
+
+def test_only_input_is_the_user_s(monkeypatch, capsys):
+    with pytest.raises(UserError, match="heads=3"), user_input():
+        Config(name="x", model={"width": 16, "heads": 3})
+    with pytest.raises(KeyError), user_input():
+        {}["a bug"]
+
+
+def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
+    def refuse(manager, step, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
+    assert called(monkeypatch, "run", file) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: a checkpoint in ") and told.count("\n") == 1
+    assert told.endswith("could not be written: No space left on device; none was complete before\n")
+
+
+LEAVES = "from train.signals import leave_at_once, stop_signals\nimport os, signal, time\nleave_at_once()\n"
+INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said", "done"),
+    [
+        (f"{INTERRUPT}print('lost')", 130, ["interrupted; the same command goes on from what was saved"], ""),
+        (f"try:\n    {INTERRUPT}except BaseException: pass\nprint('lost')", 130, ["interrupted"], ""),
+        (f"with stop_signals() as stopped:\n    {INTERRUPT}    print(stopped())", 0, ["stopping in good order"],
+         "True\n"),
+        (f"with stop_signals() as stopped:\n    {INTERRUPT}    {INTERRUPT}    print('lost')", 130,
+         ["stopping in good order", "interrupted"], ""),
+    ],
+    ids=["outside", "swallowed", "once", "twice"],
+)  # fmt: skip
+def test_an_interrupt_is_heard_and_says_how_to_go_on(program, code, said, done):
+    ended = subprocess.run([sys.executable, "-c", LEAVES + program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (code, done)
+    lines = [line for line in ended.stderr.splitlines() if line]
+    assert len(lines) == len(said) and all(line.startswith(words) for line, words in zip(lines, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (("schedule=constant", "final=0.2"), "final=0.2 does nothing with schedule='constant'; it is read by cosine, "
+         "linear, wsd"),
+        (("optimizer=sgd", "beta2=0.9"), "beta2=0.9 does nothing with optimizer='sgd'; it is read by adamw, "
+         "adamw-uncorrected, lion, muon"),
+        (("optimizer=lion", "train.eps=1e-6"), "eps=1e-06 does nothing with optimizer='lion'"),
+        (("optimizer=adafactor", "beta1=0.8"), "beta1=0.8 does nothing with optimizer='adafactor'"),
+        (("path=book.txt",), "path='book.txt' does nothing with task='copy'; it is read by text"),
+        (("rules=tp",), "rules='tp' does nothing without a mesh"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)  # fmt: skip
+def test_a_setting_that_nothing_reads_is_refused(file, settings, sentence):
+    with pytest.raises(UserError) as refused:
+        load(file, settings)
+    assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
+
+
+def test_settings_that_are_read_are_not_refused(file):
+    assert load(file, ("schedule=wsd", "final=0.2", "optimizer=sgd", "beta1=0.8")).train.final == 0.2
+    assert load(file, ("schedule=constant", "optimizer=adafactor")).train.final == 0.1
+
+
+def test_in_a_sweep_some_cell_must_read_it(file):
+    """A number written for all may be read by some; one that is swept, by each cell that has it."""
+    text = file.read_text()
+    file.write_text(text + "[grid.product]\noptimizer = ['adamw', 'sgd']\n")
+    assert len(load(file, ("beta2=0.9",)).cells) == 2
+    with pytest.raises(UserError, match="eps=1e-06 does nothing with optimizer='sgd'"):
+        file.write_text(text + "[grid.product]\noptimizer = ['adamw', 'sgd']\neps = [1e-6, 1e-4]\n")
+        load(file)
+    file.write_text(text + "[grid.product]\noptimizer = ['lion', 'sgd']\n")
+    with pytest.raises(UserError, match="eps=1e-06 does nothing with optimizer='lion'"):
+        load(file, ("eps=1e-6",))
