@@ -46,8 +46,8 @@ test-latest:
 	.venv-latest/bin/python -m pytest -n $(WORKERS)
 
 parity: .venv-parity/.ready
-	.venv-parity/bin/python tests/parity/make_golden.py
-	.venv-parity/bin/python tests/parity/make_golden.py --check
+	.venv-parity/bin/python -m tests.parity.make_golden
+	.venv-parity/bin/python -m tests.parity.make_golden --check
 
 .venv-parity/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-parity
