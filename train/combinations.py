@@ -26,7 +26,7 @@ from fxformer.zoo.toy import ATTENTIONS, FFNS, MASKS, POSITIONS
 from train.config import check_objective, shapes
 from train.covering import Pair, Row, covering, pairs
 from train.objectives import OBJECTIVES, Batch
-from train.trial import ROWS, Finding, findings
+from train.trial import Finding, findings
 
 AXES: dict[str, tuple[str, ...]] = {
     "position": tuple(POSITIONS),
@@ -38,6 +38,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "objective": tuple(OBJECTIVES),
 }
 WIDTH, DEPTH, HEADS = 24, 2, 3
+ROWS = 2
 INPUTS = 72  # tokens that an objective makes, at most; GLM's spans with their gaps need most of them
 TEXT = b"Every two choices meet in a model that works, or one sentence says why not; a third choice is no excuse. "
 

@@ -7,23 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from fxformer.model import Transformer
 from fxformer.verify.decoding import DECODE_LAWS
-from fxformer.verify.laws import (
-    GRADIENT_ROUNDING,
-    LAWS,
-    LENGTH,
-    ROUNDING,
-    Finding,
-    Law,
-    Sample,
-    lawful,
-    sample_of,
-    uncacheable,
-)
+from fxformer.verify.laws import GRADIENT_ROUNDING, LAWS, Finding, Law, gap, lawful, uncacheable
+from fxformer.verify.reading import QUICK, Text, text_of
 
 __all__ = [
     "verify", "verify_decoding", "LAWS", "DECODE_LAWS", "Law", "Finding",
-    "Sample", "sample_of", "lawful", "uncacheable",
-    "LENGTH", "ROUNDING", "GRADIENT_ROUNDING",
+    "Text", "text_of", "lawful", "uncacheable", "gap", "QUICK", "GRADIENT_ROUNDING",
 ]  # fmt: skip
 
 Verdict = tuple[str, str, str]
@@ -40,7 +29,8 @@ def verify_decoding(spec: Transformer) -> Iterator[Verdict]:
 
 
 def _tried(spec: Transformer, laws: Mapping[str, Law]) -> Iterator[Verdict]:
+    text = text_of(spec)
     for name, law in laws.items():
         if law.concerns(spec):
-            deviation, allowed = law.check(spec)
+            deviation, allowed = law.check(text)
             yield name, "ok" if deviation <= allowed else "FAILED", f"{deviation:.1e}"

@@ -1,164 +1,129 @@
 """What holds for every model, whatever it computes: a function for each law, and the table of them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fxformer.coords import of_index, packed, padded, plain
+from fxformer.coords import PADDING, packed, plain
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.norm import Norm
-from fxformer.model import Params, Transformer, apply, check_cacheable, empty_cache, init
+from fxformer.model import Params, Transformer, apply, check_cacheable
 from fxformer.ops.dispatch import Capacity, Dropless
 from fxformer.ops.loss import cross_entropy
 from fxformer.ops.mask import visible
 from fxformer.ops.norm import ACROSS_TOKENS
 from fxformer.specs import parts, replaced
+from fxformer.verify.reading import (
+    ROWS,
+    Text,
+    at_once,
+    at_the_end,
+    empty,
+    in_chunks,
+    off,
+    quick,
+    read,
+    source_of,
+    with_a_hole,
+)
 
-LENGTH = 13  # tokens of the sequences that laws are tried on
 ROUNDING = 2e-5  # relative to the largest logit, in float32
 GRADIENT_ROUNDING = 5e-5  # relative to the largest gradient: sums over all tokens
-Finding = tuple[float, float]
+Finding = tuple[float, float]  # how far a model is from keeping a law, and how far it may be
 
 
-class Sample(NamedTuple):
-    """Parameters at twice their usual size, so that every path matters, tokens [B, T], and what an encoder reads."""
-
-    params: Params
-    tokens: Array
-    source: dict[str, Any]
+def cached_is_uncached(text: Text) -> Finding:
+    """Reading in chunks of 6, and token by token, gives what one pass gives."""
+    return max(off(text, in_chunks(text, empty(text), [[size, size]])) for size in (6, 1)), ROUNDING
 
 
-def sample_of(spec: Transformer, batch: int = 2, length: int = LENGTH) -> Sample:
-    """A random sample for a model."""
-    params = jax.tree.map(lambda leaf: 2 * leaf, init(spec, jax.random.key(1)))
-    tokens, read = (jax.random.randint(jax.random.key(i), (batch, length), 0, spec.embed.vocab) for i in (2, 3))
-    return Sample(params, tokens, {} if spec.encoder is None else {"encoder_tokens": read})
+def the_future_is_unseen(text: Text) -> Finding:
+    """Another token changes nothing before it: not by rounding, not at all. The deviation counts pairs of tokens."""
+    return float(np.sum(np.triu(influence(text), 1))), 0.0
 
 
-def cached_is_uncached(spec: Transformer) -> Finding:
-    """Reading in chunks of 1, 6 and 6, and token by token, gives what one pass gives."""
-    params, tokens, source = sample_of(spec)
-    whole = apply(spec, params, tokens, **source).logits
-    worst = 0.0
-    for size in (6, 1):
-        out = apply(spec, params, tokens[:, :1], cache=empty_cache(spec, tokens.shape[0], LENGTH), **source)
-        said = [out.logits]
-        for start in range(1, LENGTH, size):
-            out = apply(spec, params, tokens[:, start : start + size], cache=out.cache)
-            said.append(out.logits)
-        worst = max(worst, gap(jnp.concatenate(said, axis=1), whole))
-    return worst, ROUNDING
-
-
-def the_future_is_unseen(spec: Transformer) -> Finding:
-    """Other tokens after a place change nothing before it: not by rounding, not at all."""
-    params, tokens, source = sample_of(spec)
-    logits = apply(spec, params, tokens, **source).logits
-    worst = 0.0
-    for t in range(1, LENGTH):
-        other = tokens.at[:, t:].set((tokens[:, t:] + 1) % spec.embed.vocab)
-        change = apply(spec, params, other, **source).logits - logits
-        worst = max(worst, float(jnp.max(jnp.abs(change)[:, :t])))
-    return worst, 0.0
-
-
-def the_past_is_seen(spec: Transformer) -> Finding:
+def the_past_is_seen(text: Text) -> Finding:
     """Another last-but-one token does change the last logits; the deviation is 1 where it does not."""
-    params, tokens, source = sample_of(spec)
-    other = tokens.at[:, -2].set((tokens[:, -2] + 1) % spec.embed.vocab)
-    change = apply(spec, params, other, **source).logits - apply(spec, params, tokens, **source).logits
-    return float(jnp.max(jnp.abs(change)[:, -1]) == 0), 0.0
+    return float(not influence(text)[-1, -2]), 0.0
 
 
-def the_source_is_seen(spec: Transformer) -> Finding:
+def the_source_is_seen(text: Text) -> Finding:
     """Another last token for the encoder changes the first logits; the deviation is 1 where it does not."""
-    params, tokens, source = sample_of(spec)
-    other = source["encoder_tokens"].at[:, -1].set((source["encoder_tokens"][:, -1] + 1) % spec.embed.vocab)
-    change = apply(spec, params, tokens, encoder_tokens=other).logits - apply(spec, params, tokens, **source).logits
-    return float(jnp.max(jnp.abs(change)[:, 0]) == 0), 0.0
+    assert text.encoder_tokens is not None
+    other = text.of(text.tokens, _changed(text, text.encoder_tokens, -1))
+    return float(not np.any(other.whole[:, 0] != text.whole[:, 0])), 0.0
 
 
-def influence_follows_the_mask(spec: Transformer) -> Finding:
-    """A token has a gradient to another's output exactly where masks, block after block, let it through.
+def influence_follows_the_mask(text: Text) -> Finding:
+    """A token changes what is said to another exactly where masks, block after block, let it through.
 
     Where an indexer chooses among what masks let through, nowhere else. The deviation is the number of pairs of which
     this is not so.
     """
-    params, _, source = sample_of(spec)
-    coords, tokens = plain(LENGTH), jnp.arange(LENGTH)[None]  # each token once: its row of the table is its own
-    source = {name: tokens + LENGTH for name in source}
-    reached_TS = np.eye(LENGTH, dtype=bool)
-    for block in spec.stack.blocks:
+    coords, seen_TS = plain(text.length), influence(text)
+    reached_TS = np.eye(text.length, dtype=bool)
+    for block in text.spec.stack.blocks:
         reached_TS |= np.asarray(visible(block.attention.mask, coords, coords)[0]) @ reached_TS
-
-    def read(table_VD: Array) -> Array:
-        own = {**params, "embed": {**params["embed"], "table": table_VD}}
-        return jnp.sum(jnp.sin(apply(spec, own, tokens, **source).hidden[0]), axis=-1)
-
-    influence_TVD = jax.jit(jax.jacrev(read))(params["embed"]["table"])
-    influence_TS = np.any(influence_TVD[:, :LENGTH] != 0, axis=-1)
-    chosen = any(True for _ in parts(spec.stack, Indexer))
-    wrong_TS = influence_TS & ~reached_TS if chosen else influence_TS != reached_TS
-    return float(np.sum(wrong_TS)), 0.0
+    chosen = any(True for _ in parts(text.spec.stack, Indexer))
+    return float(np.sum(seen_TS & ~reached_TS if chosen else seen_TS != reached_TS)), 0.0
 
 
-def padding_is_invisible(spec: Transformer) -> Finding:
-    """A sequence padded on either side, or inside, says what it says alone; so does one that an encoder reads."""
-    params, tokens, source = sample_of(spec)
-    alone = apply(spec, params, tokens, **source).logits
-    worst = 0.0
-    for places in (np.arange(LENGTH), np.arange(LENGTH) + 4, np.arange(LENGTH) + (np.arange(LENGTH) > 5) * 3):
-        valid = jnp.zeros((tokens.shape[0], LENGTH + 4), bool).at[:, places].set(True)
-        coords = padded(valid)
-        wide: dict[str, Any] = {name: jnp.full(valid.shape, 9).at[:, places].set(read) for name, read in source.items()}
-        filled = jnp.full(valid.shape, 7).at[:, places].set(tokens)
-        out = apply(spec, params, filled, coords=coords, encoder_coords=coords if wide else None, **wide)
-        worst = max(worst, gap(out.logits[:, places], alone))
-    return worst, ROUNDING
+def influence(text: Text) -> np.ndarray:
+    """bool [T, S]: does another token S change what is said to token T?"""
+    seen_TS = np.zeros((text.length, text.length), bool)
+    for s in range(text.length):
+        other = text.of(_changed(text, text.tokens, s), text.encoder_tokens)
+        seen_TS[:, s] = np.any(other.whole != text.whole, axis=(0, 2))
+    return seen_TS
 
 
-def packed_documents_are_apart(spec: Transformer) -> Finding:
+def _changed(text: Text, tokens: np.ndarray, place: int) -> np.ndarray:
+    other = tokens.copy()
+    other[:, place] = (other[:, place] + 1) % text.spec.embed.vocab
+    return other
+
+
+def padding_is_invisible(text: Text) -> Finding:
+    """With other padding, on the left or inside, a text says the same; so does one that an encoder reads."""
+    return max(off(text, at_once(text, places, filler=9)) for places in (at_the_end, with_a_hole)), ROUNDING
+
+
+def packed_documents_are_apart(text: Text) -> Finding:
     """Two documents in one row say what each says alone."""
-    params, tokens, source = sample_of(spec)
-    cut = 5
-    coords = packed(jnp.where(jnp.arange(LENGTH) < cut, 0, 1)[None])
-    together = apply(spec, params, tokens, coords=coords, encoder_coords=coords if source else None, **source).logits
-    alone = [
-        apply(spec, params, tokens[:, part], **{name: read[:, part] for name, read in source.items()}).logits
-        for part in (slice(0, cut), slice(cut, None))
-    ]
-    return gap(together, jnp.concatenate(alone, axis=1)), ROUNDING
+    cut, place = 5, jnp.arange(text.width)
+    documents = jnp.where(place < text.length, place >= cut, PADDING)
+    together = at_once(text, coords=packed(jnp.tile(documents, (ROWS, 1))))
+    apart = [text.only(0, cut).whole, text.only(cut, text.length).whole]
+    return off(text._replace(whole=np.concatenate(apart, axis=1)), together), ROUNDING
 
 
-def ragged_rows_are_alone(spec: Transformer) -> Finding:
+def ragged_rows_are_alone(text: Text) -> Finding:
     """Rows that stand at different places of one cache go on as each would alone."""
-    params, tokens, source = sample_of(spec)
-    cut = np.array([4, 9])
-    valid = jnp.arange(LENGTH)[None] < cut[:, None]
-    cache = apply(spec, params, tokens, coords=padded(valid), cache=empty_cache(spec, 2, LENGTH), **source).cache
-    next_tokens = tokens[np.arange(2), cut][:, None]
-    out = apply(spec, params, next_tokens, coords=of_index(jnp.asarray(cut)[:, None]), cache=cache)
-    alone = apply(spec, params, tokens, **source).logits[np.arange(2), cut][:, None]
-    return gap(out.logits, alone), ROUNDING
+    stop_B = np.array([4, 9])
+    _, cache = read(text, empty(text), np.zeros_like(stop_B), stop_B, source=source_of(text))
+    said, _ = read(text, cache, stop_B, stop_B + 1)
+    return off(text, said), ROUNDING
 
 
-def execution_changes_nothing(spec: Transformer) -> Finding:
+def execution_changes_nothing(text: Text) -> Finding:
     """Kernel, unrolling and recomputation change neither loss nor gradients."""
-    params, tokens, source = sample_of(spec)
+    other, plainly = _both_ways(text.spec, text.params, text.tokens, text.encoder_tokens)
+    return gap(other, plainly), GRADIENT_ROUNDING
 
-    def loss_and_grad(kernel: str | None = None, unroll: int = 1, remat: bool = False) -> tuple[Array, Params]:
-        def loss(params: Params) -> Array:
-            out = apply(spec, params, tokens, kernel=kernel, unroll=unroll, remat=remat, **source)
-            return jnp.mean(cross_entropy(out.logits[:, :-1], tokens[:, 1:] % out.logits.shape[-1]))
 
-        return jax.jit(jax.value_and_grad(loss))(params)
+@quick
+def _both_ways(spec: Transformer, params: Params, tokens: Array, read: Array | None) -> list[tuple[Array, Params]]:
+    def loss(params: Params, kernel: str, unroll: int = 1, remat: bool = False) -> Array:
+        out = apply(spec, params, tokens, encoder_tokens=read, kernel=kernel, unroll=unroll, remat=remat)
+        return jnp.mean(cross_entropy(out.logits[:, :-1], tokens[:, 1:] % out.logits.shape[-1]))
 
-    other = loss_and_grad(kernel="blockwise", unroll=3, remat=True)
-    return gap(_flat(other), _flat(loss_and_grad(kernel="naive"))), GRADIENT_ROUNDING
+    ways = partial(loss, kernel="blockwise", unroll=3, remat=True), partial(loss, kernel="naive")
+    return [jax.value_and_grad(way)(params) for way in ways]
 
 
 def always(spec: Transformer) -> bool:
@@ -190,9 +155,9 @@ def reads(spec: Transformer) -> bool:
 
 
 class Law(NamedTuple):
-    """How far a model is from keeping it and how far it may be; and which models can have it."""
+    """What came of trying it; and which models can have it."""
 
-    check: Callable[[Transformer], Finding]
+    check: Callable[[Text], Finding]
     concerns: Callable[[Transformer], bool]
 
 
@@ -214,11 +179,12 @@ def lawful(spec: Transformer) -> Transformer:
     return replaced(spec, Capacity, Dropless())
 
 
-def _flat(tree: object) -> Array:
-    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
-
-
-def gap(a: Array, b: Array) -> float:
-    """The largest difference, relative to the largest entry; infinite where something is not a number."""
-    gap = float(jnp.max(jnp.abs(a - b)) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-30))
+def gap(a: object, b: object) -> float:
+    """The largest difference of two trees, relative to the largest entry; infinite where one is not a number."""
+    a_x, b_x = _flat(a), _flat(b)
+    gap = float(np.max(np.abs(a_x - b_x)) / max(np.max(np.abs(b_x)), 1e-30))
     return gap if np.isfinite(gap) else float("inf")
+
+
+def _flat(tree: object) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)])

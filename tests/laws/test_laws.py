@@ -1,22 +1,27 @@
 """What `fxformer.verify` checks holds for the zoo, and notices models that break it; ways to compute change nothing."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fxformer as fx
-from fxformer.ops.mask import Full, Window
-from fxformer.verify import LAWS
+from fxformer.layers.attention import gqa
+from fxformer.ops.mask import Causal, Full, Window, visible
+from fxformer.ops.rotary import rotate
+from fxformer.verify import LAWS, text_of
 from tests.laws.specs import PUBLISHED, STRUCTURES, attentions, disturbed, kinds, tokens_of, toy, with_mask
 
+attend = importlib.import_module("fxformer.ops.attend")  # where a function has the name of its module
 CONCERNED = [(law, name) for name in kinds(PUBLISHED) for law in LAWS if LAWS[law].concerns(PUBLISHED[name])]
 
 
 @pytest.mark.parametrize(("law", "name"), CONCERNED)
 def test_published_models_obey_every_law(law, name):
     """Toys obey the same: see the tests of influence, of the reference and of the cache, which try more of each."""
-    deviation, allowed = LAWS[law].check(PUBLISHED[name])
+    deviation, allowed = LAWS[law].check(text_of(PUBLISHED[name]))
     assert deviation <= allowed
 
 
@@ -29,7 +34,41 @@ def test_every_law_concerns_some_model():
     [("the future is unseen", Full()), ("the past is seen", Window(1))],
 )
 def test_a_model_that_breaks_a_law_is_noticed(law, mask):
-    deviation, allowed = LAWS[law].check(with_mask(toy(), mask))
+    deviation, allowed = LAWS[law].check(text_of(with_mask(toy(), mask)))
+    assert deviation > 10 * allowed
+
+
+def causal(kind, q, k):
+    return visible(Causal(), q, k)
+
+
+def without_padding_and_segments(kind, q, k):
+    return kind(q, k)
+
+
+def from_each_chunk(x, pos, rotary):
+    return rotate(x, pos - pos[:, :1], rotary)
+
+
+BREAKS = {  # law -> what is put in place of what
+    "influence follows the mask": (attend, "visible", causal),
+    "padding is invisible": (attend, "visible", without_padding_and_segments),
+    "packed documents are apart": (attend, "visible", without_padding_and_segments),
+    "cached = uncached": (gqa, "rotate", from_each_chunk),
+    "ragged rows are alone": (gqa, "rotate", from_each_chunk),
+}
+
+
+@pytest.mark.parametrize("law", BREAKS)
+def test_code_that_breaks_a_law_is_noticed(law, monkeypatch):
+    whole, broken = (toy(window=3, inner=inner) for inner in (43, 44))  # another program each
+    deviation, allowed = LAWS[law].check(text_of(whole))
+    assert deviation <= allowed
+    place, name, wrong = BREAKS[law]
+    jax.clear_caches()
+    monkeypatch.setattr(place, name, wrong)
+    deviation, allowed = LAWS[law].check(text_of(broken))
+    jax.clear_caches()
     assert deviation > 10 * allowed
 
 
