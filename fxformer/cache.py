@@ -104,7 +104,7 @@ class Cache:
     """What a model remembers.
 
     tables: a `Table` for each attention and a `CrossTable` for each cross-attention, in the tree of the model's stack,
-    stacked on the layer axis.
+    stacked on the layer axis where a group has one.
     length_B: int32 [B], tokens remembered in each row: the index of the next one.
     """
 
@@ -255,7 +255,12 @@ def fork(cache: Cache, rows: ArrayLike) -> Cache:
         wrong = [row for row in rows.tolist() if not 0 <= row < batch]
         if wrong:
             raise ValueError(f"fork takes row {wrong[0]} of a cache of {batch} rows; use 0 to {batch - 1}")
-    return Cache(jax.tree.map(lambda leaf: leaf[:, rows], cache.tables), cache.length_B[rows])
+
+    def of_rows(table: Table | CrossTable) -> Table | CrossTable:
+        return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=table.coords.index.ndim - 2), table)
+
+    tables = jax.tree.map(of_rows, cache.tables, is_leaf=lambda node: isinstance(node, Table | CrossTable))
+    return Cache(tables, cache.length_B[rows])
 
 
 def rollback(cache: Cache, length: ArrayLike) -> Cache:

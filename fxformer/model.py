@@ -19,7 +19,7 @@ from fxformer.layers.head import HEADS, HeadSpec, Pooler, PoolerModule
 from fxformer.layers.norm import Norm
 from fxformer.ops.norm import ACROSS_TOKENS
 from fxformer.specs import parts
-from fxformer.stack import Repeat, Stack, StackModule, check_tables, empty_tables
+from fxformer.stack import Once, Stack, StackModule, check_tables, empty_tables
 
 Params = dict[str, Any]
 
@@ -191,10 +191,10 @@ def look_ahead(
     assert spec.ahead is not None
     embed, ahead = EmbedModule(spec.embed), AheadModule(spec.ahead)
     embedded, _ = embed.apply({"params": params["embed"]}, next_BT, succeeding(coords), hidden_BTD.dtype)
-    tables = jax.tree.map(lambda leaf: leaf[0], cache.tables["group_0"]["block_0"])
-    x_BTD, tables = ahead.apply({"params": params["ahead"]}, hidden_BTD, embedded, Context(coords=coords), tables)
-    tables = {"group_0": {"block_0": jax.tree.map(lambda leaf: leaf[None], tables)}}
-    return read_out(spec, params, x_BTD), advance(cache, tables, coords)
+    x_BTD, tables = ahead.apply(
+        {"params": params["ahead"]}, hidden_BTD, embedded, Context(coords=coords), cache.tables["group_0"]["block_0"]
+    )
+    return read_out(spec, params, x_BTD), advance(cache, {"group_0": {"block_0": tables}}, coords)
 
 
 def empty_ahead_cache(
@@ -203,7 +203,7 @@ def empty_ahead_cache(
     """What `look_ahead` remembers: like `empty_cache`, of its one block. Raises ValueError where there is none."""
     if spec.ahead is None:
         raise ValueError("the model has no look ahead to guess with; give a draft model")
-    block = Stack(groups=(Repeat(1, (spec.ahead.block,)),), norm=spec.ahead.norm)
+    block = Stack(groups=(Once((spec.ahead.block,)),), norm=spec.ahead.norm)
     tables = empty_tables(block, batch=batch, length=length, encoder_length=1, spare=spare, dtype=dtype)
     return Cache(tables, jnp.zeros(batch, jnp.int32))
 

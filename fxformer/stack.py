@@ -1,8 +1,8 @@
-"""Depth: a `Repeat` loops over a pattern of blocks, a `Stack` is a few repeats, one logit bias and the last norm."""
+"""Depth: a `Repeat` loops over a pattern of blocks, a `Stack` is a few groups, one logit bias and the last norm."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -32,16 +32,31 @@ class Repeat:
         if self.n < 1 or not self.blocks:
             raise ValueError(f"depth {self.n} x {len(self.blocks)} blocks is no stack; use 1 or more of each")
 
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """Leading axes of its cache tables."""
+        return (self.n,)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A pattern of blocks that stands once: its parameters and cache tables have no layer axis."""
+
+    blocks: tuple[Block, ...]
+    n: ClassVar[int] = 1
+    tied: ClassVar[bool] = False
+    stacked: ClassVar[tuple[int, ...]] = ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """Repeats one after another, the logit bias that their attentions share, and the norm at the end.
+    """Groups one after another, the logit bias that their attentions share, and the norm at the end.
 
     The last block's placement says whether the stream needs that norm; `norm` says which one it is. dropout: of what
     leaves the stack (T5).
     """
 
-    groups: tuple[Repeat, ...]
+    groups: tuple[Repeat | Once, ...]
     norm: Norm
     bias: Buckets | ALiBi | None = None
     dropout: float = 0.0
@@ -98,9 +113,8 @@ class RepeatModule(nn.Module):
     @nn.compact
     def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
         spec, execution = self.spec, context.execution
-        pattern = nn.remat(PatternModule, prevent_cse=False) if execution.remat else PatternModule
         loop = nn.scan(
-            pattern,
+            _pattern(context),
             length=spec.n,
             in_axes=(0, nn.broadcast),
             variable_axes={} if spec.tied else {"params": 0},
@@ -115,6 +129,28 @@ class RepeatModule(nn.Module):
             losses=_by_layer([side.losses for side in sides.values()]),
             stats=_by_layer([side.stats for side in sides.values()]),
         )
+
+
+class OnceModule(nn.Module):
+    """The pattern by itself."""
+
+    spec: Once
+
+    @nn.compact
+    def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
+        stream, sides = _pattern(context)(self.spec.blocks, name="blocks")(stream, tables, context)
+        return stream, Side(
+            tables=None if tables is None else {name: side.tables for name, side in sides.items()},
+            losses=_concatenate([jax.tree.map(jnp.atleast_1d, side.losses) for side in sides.values()]),
+            stats=_concatenate([jax.tree.map(jnp.atleast_1d, side.stats) for side in sides.values()]),
+        )
+
+
+def _pattern(context: Context) -> type[PatternModule]:
+    return nn.remat(PatternModule, prevent_cse=False) if context.execution.remat else PatternModule
+
+
+GROUPS: dict[type, Callable[..., nn.Module]] = {Repeat: RepeatModule, Once: OnceModule}
 
 
 class StackModule(nn.Module):
@@ -132,7 +168,7 @@ class StackModule(nn.Module):
         for i, group in enumerate(spec.groups):
             name = f"group_{i}"
             table = None if tables is None else tables[name]
-            stream, sides[name] = RepeatModule(group, name=name)(stream, context, table)
+            stream, sides[name] = GROUPS[type(group)](group, name=name)(stream, context, table)
         x_BTD = placement.leave(stream, OwnParameters(self, spec.norm, suffix="_norm"))
         return dropout(self, x_BTD, spec.dropout), Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
@@ -142,18 +178,18 @@ class StackModule(nn.Module):
 
 
 def empty_tables(spec: Stack, *, batch: int, length: int, encoder_length: int, spare: int, dtype: DTypeLike) -> Any:
-    """Empty cache tables in the tree of the stack, one for each attention, stacked on the layer axis."""
+    """Empty cache tables in the tree of the stack, one for each attention, stacked as the groups are."""
 
-    def of_block(block: Block, n: int) -> Any:
+    def of_block(block: Block, stacked: tuple[int, ...]) -> Any:
         own, cross = block.attention, block.cross
         table = empty_table(own.records, batch=batch, length=length, reach=own.mask.reach, spare=spare, dtype=dtype)
         tables: dict[str, Any] = {"attention": table}
         if cross is not None:
             tables["cross"] = empty_cross_table(cross.records, batch=batch, length=encoder_length, dtype=dtype)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), tables)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*stacked, *leaf.shape)), tables)
 
     return {
-        f"group_{i}": {f"block_{j}": of_block(block, group.n) for j, block in enumerate(group.blocks)}
+        f"group_{i}": {f"block_{j}": of_block(block, group.stacked) for j, block in enumerate(group.blocks)}
         for i, group in enumerate(spec.groups)
     }
 
@@ -161,7 +197,7 @@ def empty_tables(spec: Stack, *, batch: int, length: int, encoder_length: int, s
 def check_tables(spec: Stack, tables: Any) -> None:
     """Raise ValueError where cache tables are not those of this stack."""
     wanted = {
-        (f"group_{i}", f"block_{j}", part, name): (group.n, *sizes.values())
+        (f"group_{i}", f"block_{j}", part, name): (*group.stacked, *sizes.values())
         for i, group in enumerate(spec.groups)
         for j, block in enumerate(group.blocks)
         for part, attention in (("attention", block.attention), ("cross", block.cross))
@@ -169,10 +205,11 @@ def check_tables(spec: Stack, tables: Any) -> None:
         for name, sizes in attention.records.items()
     }
     held = {
-        (group, block, part, name): (leaf.shape[0], *leaf.shape[2:-2], leaf.shape[-1])
+        (group, block, part, name): (*leaf.shape[:batch], *leaf.shape[batch + 1 : -2], leaf.shape[-1])
         for group, blocks in tables.items()
         for block, parts in blocks.items()
         for part, table in parts.items()
+        for batch in (table.coords.index.ndim - 2,)
         for name, stored in table.records.items()
         for leaf in jax.tree.leaves(stored)[:1]
     }

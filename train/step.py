@@ -19,7 +19,7 @@ from fxformer.layers.ffn import MoE
 from fxformer.model import Params, abstract_params
 from fxformer.ops import balance, cross_entropy, weighted_mean, z_loss
 from fxformer.specs import parts
-from fxformer.stack import Repeat
+from fxformer.stack import Once, Repeat
 from train.config import Config, Data, Train
 from train.objectives import OBJECTIVES, Batch
 from train.objectives.objective import answer, token_loss
@@ -194,7 +194,7 @@ def learning_rate(recipe: Recipe, numbers: Numbers, count: Array | int) -> Array
 def norm_by_layer(spec: fx.Transformer, tree: Params) -> Array:
     """Euclidean norm of the stack's leaves in each layer: [layers]; tied layers share theirs."""
 
-    def of_group(group: Repeat, blocks: Params) -> Array:
+    def of_group(group: Repeat | Once, blocks: Params) -> Array:
         def of_block(block: Params) -> Array:
             layers = () if group.tied else (group.n,)
             leaves = [leaf.reshape(*layers, -1) for leaf in jax.tree.leaves(block)]

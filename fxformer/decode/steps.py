@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from fxformer.cache import Cache
 from fxformer.coords import Coords
 from fxformer.model import Output, Params, Transformer, apply, check_cacheable, read_out
-from fxformer.stack import Repeat
+from fxformer.stack import Once
 
 
 def prefill(
@@ -80,7 +80,7 @@ def step(
 
 
 def unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Transformer, Params, Cache]:
-    """The same model with each pass over a pattern as a group of its own, its parameters, and its cache.
+    """The same model with each pass over a pattern standing `Once`, its parameters, and its cache.
 
     It says the same. A loop that is compiled around it updates the cache of every layer in place, where a stacked one
     is cut into layers and put together again at each token; the encoder, which runs once, stays as it is.
@@ -89,8 +89,8 @@ def unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Transfor
     layers, tables = [], []
     for i, group in enumerate(spec.stack.groups):
         for n in range(group.n):
-            of_layer = partial(_tied if group.tied else _layer, n)
-            layers.append(jax.tree.map(of_layer, params["stack"][f"group_{i}"]))
+            own = params["stack"][f"group_{i}"]
+            layers.append(own if group.tied else jax.tree.map(partial(_layer, n), own))
             tables.append(jax.tree.map(partial(_layer, n), cache.tables[f"group_{i}"]))
     flat_params = {**params, "stack": {**shared, **_named(layers)}}
     return unstacked_spec(spec), flat_params, replace(cache, tables=_named(tables))
@@ -98,16 +98,12 @@ def unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Transfor
 
 def unstacked_spec(spec: Transformer) -> Transformer:
     """The spec alone."""
-    groups = tuple(Repeat(1, group.blocks) for group in spec.stack.groups for _ in range(group.n))
+    groups = tuple(Once(group.blocks) for group in spec.stack.groups for _ in range(group.n))
     return replace(spec, stack=replace(spec.stack, groups=groups))
 
 
 def _layer(n: int, leaf: Array) -> Array:
-    return leaf[n : n + 1]
-
-
-def _tied(n: int, leaf: Array) -> Array:
-    return leaf[None]
+    return leaf[n]
 
 
 def _named(layers: list[Any]) -> dict[str, Any]:

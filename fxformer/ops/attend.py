@@ -51,12 +51,12 @@ class Terms:
     key_data: Array | None = None
 
 
-def logits(q_BTGQK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
+def logits(q_BTGQK: Array, k_BGSK: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """Masked attention logits, float32 [B, G, Q, T, S], and which of them are visible, bool [B, 1, 1, T, S].
 
     softcap: cap * tanh(logits / cap), before the bias. Gemma Team 2024, section 2.
     """
-    logits_BGQTS = jnp.einsum("btgqk,bsgk->bgqts", q_BTGQK, k_BSGK, preferred_element_type=jnp.float32)
+    logits_BGQTS = jnp.einsum("btgqk,bgsk->bgqts", q_BTGQK, k_BGSK, preferred_element_type=jnp.float32)
     logits_BGQTS = logits_BGQTS * (q_BTGQK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
     if scores.softcap is not None:
         logits_BGQTS = scores.softcap * jnp.tanh(logits_BGQTS / scores.softcap)
@@ -71,68 +71,79 @@ def logits(q_BTGQK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> tuple
     return jnp.where(seen_B11TS, logits_BGQTS, jnp.finfo(jnp.float32).min), seen_B11TS
 
 
-def naive(q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
+def naive(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """The formula as written; holds the whole T x S table of weights."""
-    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, scores, terms)
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BGSK, scores, terms)
     weights_BGQTS = jnp.where(seen_B11TS, jax.nn.softmax(logits_BGQTS, axis=-1), 0)
     if terms.key_data is not None:
-        seen = k_BSGK.shape[1]
+        seen = k_BGSK.shape[2]
         size = min(BLOCK, seen)
         keep = [
             _keep(terms.key_data, scores, i, (*weights_BGQTS.shape[:-1], size)) for i in range(math.ceil(seen / size))
         ]
         weights_BGQTS = weights_BGQTS * jnp.concatenate(keep, axis=-1)[..., :seen]
-    y_BTGQU = jnp.einsum("bgqts,bsgu->btgqu", weights_BGQTS.astype(v_BSGU.dtype), v_BSGU)
+    y_BTGQU = jnp.einsum("bgqts,bgsu->btgqu", weights_BGQTS.astype(v_BGSU.dtype), v_BGSU)
     return y_BTGQU, jax.nn.logsumexp(logits_BGQTS, axis=-1)
 
 
-def blockwise(q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
+def blockwise(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """Exact attention by online softmax over blocks of keys: memory grows with T, not with T x S.
 
     Only the log-sum-exp of each row is kept for the backward pass, which computes the weights again.
     Milakov & Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4.
     """
-    return _blockwise(scores, q_BTGQK, k_BSGK, v_BSGU, terms)
+    return _blockwise(scores, q_BTGQK, k_BGSK, v_BGSU, terms)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blockwise(scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, terms: Terms) -> tuple[Array, Array]:
-    return _blockwise_forward(scores, q_BTGQK, k_BSGK, v_BSGU, terms)[0]
+def _blockwise(scores: Scores, q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, terms: Terms) -> tuple[Array, Array]:
+    return _blockwise_forward(scores, q_BTGQK, k_BGSK, v_BGSU, terms)[0]
 
 
 def _blockwise_forward(
-    scores: Scores, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, terms: Terms
+    scores: Scores, q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, terms: Terms
 ) -> tuple[tuple[Array, Array], tuple]:
-    def step(carry, block):
+    seen = k_BGSK.shape[2]
+    size = min(BLOCK, seen)
+
+    def step(i, carry):
         peak_BGQT, sum_BGQT, y_BGQTU = carry
-        i, k_block, v_block, k, selected_BTS = block
-        block_terms = replace(terms, k=k, selected_BTS=selected_BTS)
-        logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_block, scores, block_terms)
+        k_block, v_block = (_block(x, i, size, axis=2) for x in (k_BGSK, v_BGSU))
+        selected_BTS = None if terms.selected_BTS is None else _block(terms.selected_BTS, i, size, axis=2)
+        k = jax.tree.map(partial(_block, i=i, size=size, axis=1), terms.k)
+        again = jnp.maximum((i + 1) * size - seen, 0)  # the last block begins with keys of the one before it
+        k = replace(k, index=jnp.where(jnp.arange(size) < again, PADDING, k.index))
+        logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_block, scores, replace(terms, k=k, selected_BTS=selected_BTS))
         new_peak_BGQT = jnp.maximum(peak_BGQT, jnp.max(logits_BGQTS, axis=-1))
         weights_BGQTS = jnp.where(seen_B11TS, jnp.exp(logits_BGQTS - new_peak_BGQT[..., None]), 0)
         shrink_BGQT = jnp.exp(peak_BGQT - new_peak_BGQT)
         sum_BGQT = shrink_BGQT * sum_BGQT + jnp.sum(weights_BGQTS, axis=-1)
         if terms.key_data is not None:
-            weights_BGQTS = weights_BGQTS * _keep(terms.key_data, scores, i, weights_BGQTS.shape)
-        seen_v_BGQTU = jnp.einsum("bgqts,bsgu->bgqtu", weights_BGQTS, v_block, preferred_element_type=jnp.float32)
-        return (new_peak_BGQT, sum_BGQT, shrink_BGQT[..., None] * y_BGQTU + seen_v_BGQTU), None
+            keep_BGQTS = _keep(terms.key_data, scores, i, weights_BGQTS.shape)
+            weights_BGQTS = weights_BGQTS * jnp.roll(keep_BGQTS, again, axis=-1)
+        seen_v_BGQTU = jnp.einsum("bgqts,bgsu->bgqtu", weights_BGQTS, v_block, preferred_element_type=jnp.float32)
+        return new_peak_BGQT, sum_BGQT, shrink_BGQT[..., None] * y_BGQTU + seen_v_BGQTU
 
     batch, tokens, groups, queries, _ = q_BTGQK.shape
     rows = (batch, groups, queries, tokens)
     start = (
         jnp.full(rows, jnp.finfo(jnp.float32).min),
         jnp.zeros(rows, jnp.float32),
-        jnp.zeros((*rows, v_BSGU.shape[-1]), jnp.float32),
+        jnp.zeros((*rows, v_BGSU.shape[-1]), jnp.float32),
     )
-    (peak_BGQT, sum_BGQT, y_BGQTU), _ = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, terms))
+    count: Array | int = math.ceil(seen / size)
+    if tokens < seen:  # a cache, or much of one: nothing is read behind the last key
+        used_S = jnp.any(terms.k.index >= 0, axis=0)
+        count = jnp.max(jnp.where(used_S, jnp.arange(seen) // size + 1, 0))
+    peak_BGQT, sum_BGQT, y_BGQTU = jax.lax.fori_loop(0, count, step, start)
     sum_BGQT = jnp.where(sum_BGQT == 0, 1, sum_BGQT)
-    y_BTGQU = jnp.moveaxis(y_BGQTU / sum_BGQT[..., None], 3, 1).astype(v_BSGU.dtype)
+    y_BTGQU = jnp.moveaxis(y_BGQTU / sum_BGQT[..., None], 3, 1).astype(v_BGSU.dtype)
     logsumexp_BGQT = peak_BGQT + jnp.log(sum_BGQT)
-    return (y_BTGQU, logsumexp_BGQT), (q_BTGQK, k_BSGK, v_BSGU, terms, y_BTGQU, logsumexp_BGQT)
+    return (y_BTGQU, logsumexp_BGQT), (q_BTGQK, k_BGSK, v_BGSU, terms, y_BTGQU, logsumexp_BGQT)
 
 
 def _blockwise_backward(scores: Scores, saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
-    q_BTGQK, k_BSGK, v_BSGU, terms, y_BTGQU, logsumexp_BGQT = saved
+    q_BTGQK, k_BGSK, v_BGSU, terms, y_BTGQU, logsumexp_BGQT = saved
     dy_BTGQU, dlogsumexp_BGQT = cotangents
     dy_BGQTU = jnp.moveaxis(dy_BTGQU.astype(jnp.float32), 1, 3)
     inner_BGQT = jnp.sum(dy_BGQTU * jnp.moveaxis(y_BTGQU.astype(jnp.float32), 1, 3), axis=-1) - dlogsumexp_BGQT
@@ -146,19 +157,19 @@ def _blockwise_backward(scores: Scores, saved: tuple, cotangents: tuple[Array, A
 
         logits_BGQTS, pull, seen_B11TS = jax.vjp(block_logits, q_BTGQK, k_block, terms.bias, has_aux=True)
         weights_BGQTS = jnp.where(seen_B11TS, jnp.exp(logits_BGQTS - logsumexp_BGQT[..., None]), 0)
-        dweights_BGQTS = jnp.einsum("bgqtu,bsgu->bgqts", dy_BGQTU, v_block.astype(jnp.float32))
+        dweights_BGQTS = jnp.einsum("bgqtu,bgsu->bgqts", dy_BGQTU, v_block.astype(jnp.float32))
         kept_BGQTS = weights_BGQTS
         if terms.key_data is not None:
             keep_BGQTS = _keep(terms.key_data, scores, i, weights_BGQTS.shape)
             kept_BGQTS, dweights_BGQTS = weights_BGQTS * keep_BGQTS, dweights_BGQTS * keep_BGQTS
-        dv_block = jnp.einsum("bgqts,bgqtu->bsgu", kept_BGQTS, dy_BGQTU)
+        dv_block = jnp.einsum("bgqts,bgqtu->bgsu", kept_BGQTS, dy_BGQTU)
         dq, dk_block, dbias = pull(weights_BGQTS * (dweights_BGQTS - inner_BGQT[..., None]))
         return jax.tree.map(jnp.add, carry, (dq, dbias)), (dk_block, dv_block.astype(v_block.dtype))
 
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (q_BTGQK, terms.bias))
-    sums, (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BSGK, v_BSGU, terms))
+    sums, (dk_blocks, dv_blocks) = jax.lax.scan(step, start, _blocks(k_BGSK, v_BGSU, terms))
     dq, dbias = jax.tree.map(lambda total, x: total.astype(x.dtype), sums, (q_BTGQK, terms.bias))
-    seen = k_BSGK.shape[1]
+    seen = k_BGSK.shape[2]
     dterms = Terms(q=None, k=None, bias=dbias)  # type: ignore[arg-type] # None is the gradient of integers
     return dq, _unblock(dk_blocks, seen), _unblock(dv_blocks, seen), dterms
 
@@ -172,35 +183,40 @@ def _keep(key_data: Array, scores: Scores, block: Array | int, shape: tuple[int,
     return jax.random.bernoulli(key, 1 - scores.dropout, shape) / (1 - scores.dropout)
 
 
+def _block(x: Array, i: Array | int, size: int, axis: int) -> Array:
+    """Block i of an axis; the last one is as long as the others and begins earlier."""
+    return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
+
+
 Block = tuple[Array, Array, Array, Coords, Array | None]
 
 
-def _blocks(k_BSGK: Array, v_BSGU: Array, terms: Terms) -> Block:
+def _blocks(k_BGSK: Array, v_BGSU: Array, terms: Terms) -> Block:
     """Numbers, keys, values, coordinates and selection along a leading axis of blocks; padding fills the last one."""
-    seen = k_BSGK.shape[1]
+    seen = k_BGSK.shape[2]
     size = min(BLOCK, seen)
     count = math.ceil(seen / size)
 
-    def cut(x: Array, axis: int = 1, fill: int = 0) -> Array:
+    def cut(x: Array, axis: int, fill: int = 0) -> Array:
         width = [(0, count * size - seen if i == axis else 0) for i in range(x.ndim)]
         filled = jnp.pad(x, width, constant_values=fill)
         return jnp.moveaxis(filled.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
 
     selected = None if terms.selected_BTS is None else cut(terms.selected_BTS, axis=2)
-    k = replace(jax.tree.map(cut, terms.k), index=cut(terms.k.index, fill=PADDING))
-    return jnp.arange(count), cut(k_BSGK), cut(v_BSGU), k, selected
+    k = replace(jax.tree.map(partial(cut, axis=1), terms.k), index=cut(terms.k.index, axis=1, fill=PADDING))
+    return jnp.arange(count), cut(k_BGSK, axis=2), cut(v_BGSU, axis=2), k, selected
 
 
 def _unblock(blocks: Array, seen: int) -> Array:
-    joined = jnp.moveaxis(blocks, 0, 1)
-    return joined.reshape(joined.shape[0], -1, *joined.shape[3:])[:, :seen]
+    joined = jnp.moveaxis(blocks, 0, 2)
+    return joined.reshape(*joined.shape[:2], -1, joined.shape[-1])[:, :, :seen]
 
 
 class Kernel(Protocol):
     """What every attention kernel is: (y [B, T, G, Q, U], the log-sum-exp of each row's logits [B, G, Q, T])."""
 
     def __call__(
-        self, q_BTGQK: Array, k_BSGK: Array, v_BSGU: Array, scores: Scores, terms: Terms
+        self, q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms
     ) -> tuple[Array, Array]: ...
 
 
@@ -246,7 +262,8 @@ def attend(
     scores = Scores(mask=mask, scale=scale, softcap=softcap, dropout=dropout)
     key_data = None if key is None or dropout == 0 else jax.random.key_data(key)
     terms = Terms(q=q, k=k, bias=bias, selected_BTS=selected_BTS, key_data=key_data)
-    y_BTGQU, logsumexp_BGQT = nearest(KERNELS, kernel, "kernel")(q_BTGQK, k_BSGK, v_BSGU, scores, terms)
+    k_BGSK, v_BGSU = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGU))  # as a cache keeps them
+    y_BTGQU, logsumexp_BGQT = nearest(KERNELS, kernel, "kernel")(q_BTGQK, k_BGSK, v_BGSU, scores, terms)
     if sink_H is not None:
         sink_GQ1 = sink_H.astype(jnp.float32).reshape(kv_heads, heads // kv_heads, 1)
         left_BTGQ = jnp.moveaxis(jax.nn.sigmoid(logsumexp_BGQT - sink_GQ1), 3, 1)
@@ -257,7 +274,7 @@ def attend(
 def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Array]:
     """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars."""
     q_BTGQK = q_BTHK.reshape(*q_BTHK.shape[:2], k_BSGK.shape[2], -1, q_BTHK.shape[-1])
-    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, scores, terms)
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, jnp.swapaxes(k_BSGK, 1, 2), scores, terms)
     logp_BGQTS = jax.nn.log_softmax(logits_BGQTS, axis=-1)
     entropy_BGQT = -jnp.sum(jnp.where(seen_B11TS, jnp.exp(logp_BGQTS) * logp_BGQTS, 0), axis=-1)
     rows_BGQT = jnp.broadcast_to(jnp.any(seen_B11TS, axis=-1), entropy_BGQT.shape)

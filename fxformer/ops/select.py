@@ -40,5 +40,5 @@ def top_k_mask(scores_BTS: Array, seen_BTS: Array, k: int, index_BS: Array | Non
 def mean_weights(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> Array:
     """float32 [B, T, S]: attention weights averaged over the heads, what the indexer learns; rows sum to 1 or are 0."""
     q_BTGQK = q_BTHK.reshape(*q_BTHK.shape[:2], k_BSGK.shape[2], -1, q_BTHK.shape[-1])
-    logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BSGK, scores, terms)
+    logits_BGQTS, seen_B11TS = logits(q_BTGQK, jnp.swapaxes(k_BSGK, 1, 2), scores, terms)
     return jnp.mean(jnp.where(seen_B11TS, jax.nn.softmax(logits_BGQTS, axis=-1), 0), axis=(1, 2))
