@@ -15,7 +15,7 @@ from fxformer.ops.bias import LogitBias
 class Execution:
     """How to compute, never what: no choice here changes parameters, cache or results.
 
-    kernel: attention kernel, a name in KERNELS; None chooses by length.
+    kernel: attention kernel, a name in KERNELS; None is one that skips the empty end of a cache, or goes by length.
     unroll: blocks of a `Repeat` written out in each step of its loop.
     remat: compute the activations of a block again in the backward pass instead of keeping them.
     """
@@ -27,6 +27,10 @@ class Execution:
     def __post_init__(self) -> None:
         if self.unroll < 1:
             raise ValueError(f"unroll={self.unroll} writes out no block; use 1 or more")
+
+    def kernel_for(self, table: Any) -> str | None:
+        """The kernel for a layer that reads this cache table, or none."""
+        return "blockwise" if self.kernel is None and table is not None else self.kernel
 
 
 @jax.tree_util.register_dataclass

@@ -258,7 +258,9 @@ def test_printed_causal_softmax_and_its_determinant(kernel):
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_the_default_scale_makes_logits_of_unit_variance(width):
     q, k = (jax.random.normal(jax.random.key(seed), (1, 200, 1, 1, width)) for seed in (0, 1))
-    logits, _ = module.logits(q, jnp.swapaxes(k[:, :, :, 0], 1, 2), Scores(mask=Full()), Terms(q=plain(200), k=plain(200)))
+    logits, _ = module.logits(
+        q, jnp.swapaxes(k[:, :, :, 0], 1, 2), Scores(mask=Full()), Terms(q=plain(200), k=plain(200))
+    )
     assert jnp.var(logits) == pytest.approx(1, abs=0.05)
 
 

@@ -92,6 +92,7 @@ class GQAModule(nn.Module):
         seen = Seen(_records(self.spec, x_BTD, context.coords), context.coords)
         if table is not None:
             table, seen = extend(table, seen.records, context.coords)
+        context = replace(context, execution=replace(context.execution, kernel=context.execution.kernel_for(table)))
         y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1])
         return y_BTD, Side(tables=table, stats=stats)
 

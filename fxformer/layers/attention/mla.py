@@ -152,7 +152,7 @@ class MLAModule(nn.Module):
             bias=context.bias,
             scale=spec.logit_scale,
             selected_BTS=selected_BTS,
-            kernel=context.execution.kernel,
+            kernel=context.execution.kernel_for(table),
         )
         sizes = {"d": x_BTD.shape[-1]}
         y_BTD = Project("bthu,hud->btd", sizes, spec.bias, spec.out_init, name="out")(heads.read(y_BTHU))
