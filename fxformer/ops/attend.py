@@ -89,7 +89,8 @@ def naive(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: T
 def blockwise(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """Exact attention by online softmax over blocks of keys: memory grows with T, not with T x S.
 
-    Only the log-sum-exp of each row is kept for the backward pass, which computes the weights again.
+    Only the log-sum-exp of each row is kept for the backward pass, which computes the weights again. Where queries are
+    fewer than keys, as in a cache, blocks behind the last key that is no padding are not read.
     Milakov & Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4.
     """
     return _blockwise(scores, q_BTGQK, k_BGSK, v_BGSU, terms)
@@ -132,7 +133,7 @@ def _blockwise_forward(
         jnp.zeros((*rows, v_BGSU.shape[-1]), jnp.float32),
     )
     count: Array | int = math.ceil(seen / size)
-    if tokens < seen:  # a cache, or much of one: nothing is read behind the last key
+    if tokens < seen:  # otherwise the count stays a number, and the loop one that can be differentiated again
         used_S = jnp.any(terms.k.index >= 0, axis=0)
         count = jnp.max(jnp.where(used_S, jnp.arange(seen) // size + 1, 0))
     peak_BGQT, sum_BGQT, y_BGQTU = jax.lax.fori_loop(0, count, step, start)

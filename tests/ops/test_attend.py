@@ -237,6 +237,16 @@ def test_bfloat16_gradients_of_many_blocks_are_summed_in_float32(monkeypatch):
     np.testing.assert_allclose(np.asarray(blocks, np.float32), whole, atol=2**-7 * float(jnp.abs(whole).max()))
 
 
+def test_blocks_behind_the_last_key_are_not_read(monkeypatch):
+    """What is no number there would be none in the answer."""
+    monkeypatch.setattr(module, "BLOCK", 4)
+    q, k, v, _ = single(*DATA)
+    case = {"q": plain(1, start=3), "k": padded(jnp.arange(S)[None] < 4)}
+    alone = attend(q[:, :1], k, v, **case, kernel="naive")
+    k, v = (x.at[:, 4:].set(jnp.nan) for x in (k, v))
+    np.testing.assert_allclose(attend(q[:, :1], k, v, **case, kernel="blockwise"), alone, atol=1e-6)
+
+
 def test_each_key_head_serves_consecutive_query_heads(kernel):
     """Grouped queries equal multi-head attention over repeated keys, as repeat_interleave lays them out."""
     q, k, v, _ = single(*DATA)

@@ -92,8 +92,7 @@ class GQAModule(nn.Module):
         seen = Seen(_records(self.spec, x_BTD, context.coords), context.coords)
         if table is not None:
             table, seen = extend(table, seen.records, context.coords)
-        context = replace(context, execution=replace(context.execution, kernel=context.execution.kernel_for(table)))
-        y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1])
+        y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1], context.execution.kernel_for(table))
         return y_BTD, Side(tables=table, stats=stats)
 
 
@@ -112,7 +111,8 @@ class CrossModule(nn.Module):
         else:
             seen = Seen(_records(self.spec, memory.hidden, memory.coords), memory.coords)
             table = None if table is None else fill(table, seen.records, seen.coords)
-        y_BTD, stats = _look(self, q_BTHK, seen, replace(context, bias=None), x_BTD.shape[-1])
+        context = replace(context, bias=None)
+        y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1], context.execution.kernel)
         return y_BTD, Side(tables=table, stats=stats)
 
 
@@ -138,7 +138,9 @@ def _records(spec: GQA, x_BSD: Array, coords: Coords) -> Records:
     return {"key": k_BSGK, "value": v_BSGK}
 
 
-def _look(module: nn.Module, q_BTHK: Array, seen: Seen, context: Context, width: int) -> tuple[Array, dict[str, Array]]:
+def _look(
+    module: nn.Module, q_BTHK: Array, seen: Seen, context: Context, width: int, kernel: str | None
+) -> tuple[Array, dict[str, Array]]:
     """What the queries read in `seen`, back in the width of the stream, and statistics of the logits."""
     spec: GQA = module.spec
     k_BSGK, v_BSGK = seen.records["key"], seen.records["value"]
@@ -157,7 +159,7 @@ def _look(module: nn.Module, q_BTHK: Array, seen: Seen, context: Context, width:
         sink_H=parameter(module, "sinks", zeros, "h", sizes) if spec.sinks else None,
         dropout=spec.dropout,
         key=module.make_rng("dropout") if spec.dropout and module.has_rng("dropout") else None,
-        kernel=context.execution.kernel,
+        kernel=kernel,
     )
     if spec.head_gains:
         y_BTHK = y_BTHK * parameter(module, "head_gains", ones, "h", sizes)[:, None].astype(y_BTHK.dtype)
