@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,7 +20,9 @@ from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
 
 BLOCK = 256  # keys looked at together by the blockwise kernel
-NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default
+NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default where no fused one is
+CUDNN_WIDTH = 128  # the widest keys that cuDNN takes on every GPU it knows
+SAMPLE = 256  # queries whose logits are looked at for statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,15 +216,90 @@ def _unblock(blocks: Array, seen: int) -> Array:
     return joined.reshape(*joined.shape[:2], -1, joined.shape[-1])[:, :, :seen]
 
 
+def fused(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, None]:
+    """The platform's own attention: cuDNN's where it takes these arrays (`on_cudnn`), XLA's elsewhere.
+
+    Plain causal attention skips what it does not see; any other mask is a table of T x S bits. Nothing but the
+    arguments is kept for the backward pass. Raises ValueError where `unfused` says what it cannot compute.
+    """
+    if (why := unfused(scores, terms)) is not None:
+        raise ValueError(f"kernel='fused' {why}; use kernel='blockwise'")
+    return _fused(scores, on_cudnn(q_BTGQK, k_BGSK, v_BGSU), q_BTGQK, k_BGSK, v_BGSU, terms), None
+
+
+@partial(jax.checkpoint, static_argnums=(0, 1))
+def _fused(scores: Scores, cudnn: bool, q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, terms: Terms) -> Array:
+    key_width, value_width = q_BTGQK.shape[-1], v_BGSU.shape[-1]
+    q_BTHK = q_BTGQK.reshape(*q_BTGQK.shape[:2], -1, key_width)
+    rows = q_BTHK, jnp.swapaxes(k_BGSK, 1, 2), jnp.swapaxes(v_BGSU, 1, 2)
+    arrays = [_widened(x, max(key_width, value_width)) for x in rows]
+    scale = key_width**-0.5 if scores.scale is None else scores.scale
+    look = partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn" if cudnn else "xla")
+    seen_BTS = visible(scores.mask, terms.q, terms.k)
+    if terms.selected_BTS is not None:
+        seen_BTS = seen_BTS & terms.selected_BTS
+    bias_BHTS = None if terms.bias is None else terms.bias(terms.q.index, terms.k.index).astype(q_BTGQK.dtype)
+
+    def masked(q_BTHK: Array, k_BSGK: Array, v_BSGU: Array) -> Array:
+        y_BTHU = look(q_BTHK, k_BSGK, v_BSGU, bias=bias_BHTS, mask=seen_BTS[:, None])
+        return jnp.where(jnp.any(seen_BTS, axis=-1)[..., None, None], y_BTHU, 0)
+
+    if bias_BHTS is None:
+        causal_TS = jnp.tri(seen_BTS.shape[1], seen_BTS.shape[2], dtype=bool)
+        y_BTHU = jax.lax.cond(jnp.all(seen_BTS == causal_TS), partial(look, is_causal=True), masked, *arrays)
+    else:
+        y_BTHU = masked(*arrays)
+    return y_BTHU[..., :value_width].reshape(*q_BTGQK.shape[:-1], value_width)
+
+
+def _widened(x: Array, width: int) -> Array:
+    """The last axis filled up with zeros."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
+def unfused(scores: Scores, terms: Terms) -> str | None:
+    """What keeps the fused kernel from computing this, in words; None where it can."""
+    if scores.softcap is not None:
+        return f"bounds no logits, and softcap={scores.softcap}"
+    if terms.key_data is not None:
+        return "drops no weights, and a dropout key is given"
+    return None
+
+
+def on_cudnn(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array) -> bool:
+    """Whether cuDNN computes this: an NVIDIA GPU, half precision, even lengths, widths that are multiples of 8."""
+    backend = jax.extend.backend.get_backend()
+    tokens, seen = q_BTGQK.shape[1], k_BGSK.shape[2]
+    width = max(q_BTGQK.shape[-1], v_BGSU.shape[-1])
+    return (
+        "cuda" in backend.platform_version
+        and q_BTGQK.dtype in (jnp.bfloat16, jnp.float16)
+        and tokens % 2 == seen % 2 == width % 8 == 0
+        and width <= CUDNN_WIDTH
+    )
+
+
 class Kernel(Protocol):
-    """What every attention kernel is: (y [B, T, G, Q, U], the log-sum-exp of each row's logits [B, G, Q, T])."""
+    """What every attention kernel is: (y [B, T, G, Q, U], the log-sum-exp of each row's logits [B, G, Q, T]).
+
+    None stands for a log-sum-exp that the kernel does not give.
+    """
 
     def __call__(
         self, q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[Array, Array | None]: ...
 
 
-KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise}
+KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise, "fused": fused}
+
+
+def default_kernel(
+    q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms, sinks: bool = False
+) -> str:
+    """ "fused" where cuDNN computes it, else "naive" up to NAIVE_KEYS keys and "blockwise" beyond."""
+    if on_cudnn(q_BTGQK, k_BGSK, v_BGSU) and not sinks and unfused(scores, terms) is None:
+        return "fused"
+    return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS else "blockwise"
 
 
 def attend(
@@ -247,8 +325,9 @@ def attend(
     sink_H: a logit for each head that takes weight and gives nothing (gpt-oss).
     selected_BTS: bool, the keys that may be seen among those the mask allows; None is all of them.
     dropout: share of the weights that are zeroed where a `key` is given.
-    kernel: a name in KERNELS; None is "naive" up to NAIVE_KEYS keys, "blockwise" beyond.
-    Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit.
+    kernel: a name in KERNELS; None is what `default_kernel` says.
+    Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit, or where the
+    kernel does not compute what is asked.
     """
     batch, tokens, heads, key_width = q_BTHK.shape
     seen, kv_heads = k_BSGK.shape[1:3]
@@ -257,15 +336,17 @@ def attend(
     k = plain(seen) if k is None else k
     check_rows(q, batch, tokens)
     check_rows(k, batch, seen)
-    if kernel is None:
-        kernel = "naive" if seen <= NAIVE_KEYS else "blockwise"
     q_BTGQK = q_BTHK.reshape(batch, tokens, kv_heads, heads // kv_heads, key_width)
     scores = Scores(mask=mask, scale=scale, softcap=softcap, dropout=dropout)
     key_data = None if key is None or dropout == 0 else jax.random.key_data(key)
     terms = Terms(q=q, k=k, bias=bias, selected_BTS=selected_BTS, key_data=key_data)
     k_BGSK, v_BGSU = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGU))  # as a cache keeps them
+    if kernel is None:
+        kernel = default_kernel(q_BTGQK, k_BGSK, v_BGSU, scores, terms, sinks=sink_H is not None)
     y_BTGQU, logsumexp_BGQT = nearest(KERNELS, kernel, "kernel")(q_BTGQK, k_BGSK, v_BGSU, scores, terms)
     if sink_H is not None:
+        if logsumexp_BGQT is None:
+            raise ValueError(f"kernel={kernel!r} gives no log-sum-exp, which sinks need; use kernel='blockwise'")
         sink_GQ1 = sink_H.astype(jnp.float32).reshape(kv_heads, heads // kv_heads, 1)
         left_BTGQ = jnp.moveaxis(jax.nn.sigmoid(logsumexp_BGQT - sink_GQ1), 3, 1)
         y_BTGQU = y_BTGQU * left_BTGQ[..., None].astype(y_BTGQU.dtype)
@@ -273,7 +354,13 @@ def attend(
 
 
 def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Array]:
-    """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars."""
+    """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars.
+
+    Where there are more than SAMPLE queries, every n-th is looked at, so that memory grows with S, not T x S.
+    """
+    every = math.ceil(q_BTHK.shape[1] / SAMPLE)
+    q_BTHK, q, selected_BTS = jax.tree.map(lambda x: x[:, ::every], (q_BTHK, terms.q, terms.selected_BTS))
+    terms = replace(terms, q=q, selected_BTS=selected_BTS)
     q_BTGQK = q_BTHK.reshape(*q_BTHK.shape[:2], k_BSGK.shape[2], -1, q_BTHK.shape[-1])
     logits_BGQTS, seen_B11TS = logits(q_BTGQK, jnp.swapaxes(k_BSGK, 1, 2), scores, terms)
     logp_BGQTS = jax.nn.log_softmax(logits_BGQTS, axis=-1)

@@ -64,6 +64,8 @@ CASES = {
 # Blocks of one key, of a size that does not divide S, and longer than S.
 BLOCKS = {"naive": [None], "blockwise": [1, 4, 256]}
 WAYS = [(kernel, size) for kernel in KERNELS for size in BLOCKS.get(kernel, [None])]
+# What a kernel refuses to compute, and says so.
+REFUSED = {"fused": {"softcap": "bounds no logits", "sink_H": "no log-sum-exp", "key": "drops no weights"}}
 
 
 def exact(case, q, k, v):
@@ -99,10 +101,21 @@ def loss_and_gradient(kernel, case, arrays):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(case.get("bias"), q, k, v)
 
 
+def takes(kernel, case):
+    """Whether a kernel computes this; where it does not, one sentence says why and what to use instead."""
+    refused = [sentence for name, sentence in REFUSED.get(kernel, {}).items() if case.get(name) is not None]
+    if refused:
+        with pytest.raises(ValueError, match=rf"^kernel='{kernel}' .*{refused[0]}.*; use kernel='blockwise'$"):
+            attend(*single(*DATA[:3]), **case, kernel=kernel)
+    return not refused
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_kernel_and_its_gradient_equal_the_loop_and_its_numeric_slope(name, kernel):
     """Slopes along three random directions through queries, keys and values, and one through a table of buckets."""
     case, (q, k, v, dy), rng, step = CASES[name], DATA, np.random.default_rng(1), 1e-5
+    if not takes(kernel, case):
+        return
     (_, y), (dbias, *gradients) = loss_and_gradient(kernel, case, single(*DATA))
     np.testing.assert_allclose(y, exact(case, q, k, v)[0], atol=2e-6)
 
@@ -128,6 +141,8 @@ def test_a_kernel_and_its_gradient_equal_the_loop_and_its_numeric_slope(name, ke
 
 def test_a_sink_has_the_slope_of_the_loop(kernel):
     case, (q, k, v, dy), step = CASES["sinks"], DATA, 1e-5
+    if not takes(kernel, case):
+        return
 
     def loss(sink_H):
         return (attend(*single(q, k, v), **{**case, "sink_H": sink_H}, kernel=kernel) * dy).sum()
@@ -144,9 +159,11 @@ def test_dropped_weights_are_the_same_in_every_kernel(monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 4)
     rate, (q, k, _) = 0.3, single(*DATA[:3])
     v = jnp.broadcast_to(jnp.eye(S)[None, :, None], (B, S, G, S))
-    dropped = partial(attend, mask=Full(), dropout=rate, key=jax.random.key(3))
+    case = {"mask": Full(), "dropout": rate, "key": jax.random.key(3)}
+    dropped = partial(attend, **case)
     weights = attend(q, k, v, mask=Full())
-    tables = [dropped(q, k, v, kernel=kernel) for kernel in KERNELS]
+    tables = [dropped(q, k, v, kernel=kernel) for kernel in KERNELS if takes(kernel, case)]
+    assert len(tables) > 1
     kept = np.asarray(tables[0]) != 0
     assert abs(kept.mean() - (1 - rate)) < 4 * math.sqrt(rate * (1 - rate) / kept.size)
     assert not np.array_equal(kept[0], kept[1])
@@ -306,7 +323,7 @@ def test_memory_of_blockwise_grows_with_the_length_and_of_naive_with_its_square(
 
 
 def test_long_keys_are_looked_at_in_blocks_unless_told_otherwise():
-    """The default kernel is the one whose memory fits: naive up to NAIVE_KEYS keys, blockwise beyond."""
+    """Without cuDNN the default kernel is the one whose memory fits: naive up to NAIVE_KEYS keys, blockwise beyond."""
     for seen, kernel in ((module.NAIVE_KEYS, "naive"), (module.NAIVE_KEYS + 1, "blockwise")):
         arrays = [jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32) for length in (3, seen, seen)]
         programs = [str(jax.make_jaxpr(partial(attend, kernel=chosen))(*arrays)) for chosen in (None, kernel)]
@@ -319,3 +336,20 @@ def test_packed_rows_equal_documents_alone(kernel):
     together = attend(q, k, v, q=coords, k=coords, kernel=kernel)
     alone = [attend(*(x[:, part] for x in (q, k, v)), kernel=kernel) for part in (slice(0, 4), slice(4, 9))]
     np.testing.assert_allclose(together, jnp.concatenate(alone, axis=1), atol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention needs an NVIDIA GPU")
+@pytest.mark.parametrize("mask", [Causal(), Window(100), Full()], ids=str)
+@pytest.mark.parametrize("bias", [None, BUCKETS], ids=["plain", "biased"])
+def test_on_a_gpu_half_precision_is_fused_by_default_and_as_near_as_rounding(mask, bias):
+    rng = np.random.default_rng(0)
+    q, k, v, dy = (rng.normal(size=(B, 256, heads, 64)) for heads in (G * Q, G, G, G * Q))
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    case = {"mask": mask, "bias": bias}
+    assert "cudnn" in jax.jit(partial(attend, **case)).lower(*half).as_text()
+    (_, y), gradients = loss_and_gradient(None, case, (*half, dy))
+    (_, exact_y), exact_gradients = loss_and_gradient("naive", case, (*(x.astype(jnp.float32) for x in half), dy))
+    np.testing.assert_allclose(y, exact_y, atol=0.03)
+    for gradient, exact_gradient in zip(jax.tree.leaves(gradients), jax.tree.leaves(exact_gradients), strict=True):
+        scale = np.abs(exact_gradient).max()
+        np.testing.assert_allclose(gradient.astype(jnp.float32) / scale, exact_gradient / scale, atol=0.03)
