@@ -11,14 +11,12 @@ from jax import Array
 import fxformer as fx
 from fxformer.model import Params
 from fxformer.ops import cross_entropy, weighted_mean
-from fxformer.verify import GRADIENT_ROUNDING, LAWS, QUICK, gap, text_of
+from fxformer.verify import GRADIENT_ROUNDING, LAWS, gap, quick, text_of
 from train.objectives import Batch
 from train.objectives.objective import answer, token_loss
 
 SHARE = 0.01  # of its loss, that a step along the gradient would take off a model that were linear
 EXECUTION = "execution changes nothing"  # the law that is measured on the objective's own loss
-
-compiled = partial(jax.jit, compiler_options=QUICK)
 
 
 class Finding(NamedTuple):
@@ -48,7 +46,7 @@ def learning(spec: fx.Transformer, params: Params, batch: Batch) -> Iterator[Fin
             loss += weighted_mean(cross_entropy(out.ahead, batch.ahead[:, :-1, 0]), batch.weights[:, 1:])
         return loss
 
-    @compiled
+    @quick
     def both_ways(params: Params) -> list[tuple[Array, Params]]:
         ways = partial(loss_of, kernel="naive"), partial(loss_of, kernel="blockwise", unroll=2, remat=True)
         return [jax.value_and_grad(way)(params) for way in ways]
@@ -64,7 +62,7 @@ def learning(spec: fx.Transformer, params: Params, batch: Batch) -> Iterator[Fin
 
 def findings(spec: fx.Transformer, batch: Batch) -> Iterator[Finding]:
     """Whether a model can be initialised and learns from the batch, and of the laws those that concern it."""
-    params = compiled(partial(fx.init, spec))(jax.random.key(0))
+    params = quick(partial(fx.init, spec))(jax.random.key(0))
     yield from learning(spec, params, batch)
     text = text_of(spec, params)
     for name, law in LAWS.items():

@@ -15,7 +15,7 @@ from fxformer.ops.bias import LogitBias
 class Execution:
     """How to compute, never what: no choice here changes parameters, cache or results.
 
-    kernel: attention kernel, a name in KERNELS; None is one that skips the empty end of a cache, or goes by length.
+    kernel: attention kernel, a name in KERNELS; None goes by platform, arrays and cache.
     unroll: blocks of a `Repeat` written out in each step of its loop.
     remat: compute the activations of a block again in the backward pass instead of keeping them.
     """
@@ -29,8 +29,9 @@ class Execution:
             raise ValueError(f"unroll={self.unroll} writes out no block; use 1 or more")
 
     def kernel_for(self, table: Any) -> str | None:
-        """The kernel for a layer that reads this cache table, or none."""
-        return "blockwise" if self.kernel is None and table is not None else self.kernel
+        """The kernel for a layer that reads this cache table, or none; skipping its empty end pays on a CPU."""
+        skips = table is not None and jax.default_backend() == "cpu"
+        return "blockwise" if self.kernel is None and skips else self.kernel
 
 
 @jax.tree_util.register_dataclass

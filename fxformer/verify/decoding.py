@@ -19,7 +19,6 @@ from fxformer.decode.steps import unstacked_spec
 from fxformer.model import Params, Transformer
 from fxformer.verify.laws import ROUNDING, Finding, Law, cacheable, reads
 from fxformer.verify.reading import (
-    QUICK,
     ROWS,
     WRAPS,
     Places,
@@ -32,6 +31,7 @@ from fxformer.verify.reading import (
     in_chunks,
     index_of,
     laid_out,
+    of_spec,
     off,
     passed,
     placed,
@@ -45,19 +45,19 @@ INT8_ROUNDING = 0.03  # mean, relative to the largest logit: 7 bits of each key 
 BF16_ROUNDING = 0.015  # the same with 8 bits of mantissa; 0.006 is the worst
 
 
-@quick
+@of_spec
 def _prefill(
     spec: Transformer, params: Params, tokens: Array, coords: Coords, cache: Cache, source: Source
 ) -> tuple[Array, Cache]:
     return prefill(spec, params, tokens, cache, coords=coords, **source)
 
 
-@quick
+@of_spec
 def _step(spec: Transformer, params: Params, token_B: Array, cache: Cache, coords: Coords) -> tuple[Array, Cache]:
     return step(spec, params, token_B, cache, coords=coords)
 
 
-@quick
+@of_spec
 def _unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Params, Cache]:
     return unstacked(spec, params, cache)[1:]
 
@@ -67,8 +67,8 @@ def _generate(spec: Transformer, params: Params, prompt: Array, count: int, opti
     return generate(spec, params, prompt, count, **options)[:, prompt.shape[1] :]
 
 
-_fork = jax.jit(fork, compiler_options=QUICK)
-_rollback = jax.jit(rollback, compiler_options=QUICK)
+_fork = quick(fork)
+_rollback = quick(rollback)
 
 
 def begin(

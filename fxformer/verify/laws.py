@@ -25,8 +25,8 @@ from fxformer.verify.reading import (
     at_the_end,
     empty,
     in_chunks,
+    of_spec,
     off,
-    quick,
     read,
     source_of,
     with_a_hole,
@@ -116,7 +116,7 @@ def execution_changes_nothing(text: Text) -> Finding:
     return gap(other, plainly), GRADIENT_ROUNDING
 
 
-@quick
+@of_spec
 def _both_ways(spec: Transformer, params: Params, tokens: Array, read: Array | None) -> list[tuple[Array, Params]]:
     def loss(params: Params, kernel: str, unroll: int = 1, remat: bool = False) -> Array:
         out = apply(spec, params, tokens, encoder_tokens=read, kernel=kernel, unroll=unroll, remat=remat)

@@ -5,7 +5,7 @@ for all with one: what varies is which tokens stand where.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -24,24 +24,30 @@ MORE = 4  # places of a row beyond the text, for padding and for tokens that do 
 WRAPS = 3  # times that a text is longer than a window
 NOISE = 0.1  # added to initial parameters, so that no gate is shut, no bias zero and no path silent
 
-QUICK = {  # to the compiler: each program runs a few times on a few tokens
+QUICK = {  # to the CPU's compiler: each program runs a few times on a few tokens
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
 }
 
 
-def quick(function: Callable[..., Any], static_argnums: int | tuple[int, ...] = 0) -> Any:
-    """`function` of a spec and arrays, compiled quickly, for exact products: accelerators round those of float32."""
+def quick(function: Callable[..., Any], static_argnums: int | tuple[int, ...] = ()) -> Callable[..., Any]:
+    """`function`, compiled quickly, for exact products: accelerators round those of float32 unless told not to."""
 
     @wraps(function)
     def exact(*arguments: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return function(*arguments)
 
-    return jax.jit(exact, static_argnums=static_argnums, compiler_options=QUICK)
+    @lru_cache
+    def compiled() -> Callable[..., Any]:
+        options = QUICK if jax.default_backend() == "cpu" else None
+        return jax.jit(exact, static_argnums=static_argnums, compiler_options=options)
+
+    return lambda *arguments: compiled()(*arguments)
 
 
+of_spec = partial(quick, static_argnums=0)
 Source = dict[str, Any]
 
 
@@ -96,12 +102,12 @@ def empty(text: Text, *, spare: int = 0, dtype: DTypeLike = jnp.float32) -> Cach
     return empty_cache(text.spec, ROWS, text.length, encoder_length=text.width, spare=spare, dtype=dtype)
 
 
-@quick
+@of_spec
 def _init(spec: Transformer, key: Array) -> Params:
     return init(spec, key)
 
 
-@quick
+@of_spec
 def passed(
     spec: Transformer, params: Params, tokens: Array, coords: Coords, cache: Cache | None, source: Source
 ) -> tuple[Array, Cache | None]:
