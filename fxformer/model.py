@@ -1,6 +1,7 @@
 """The model: three values (spec, params, cache) and three pure functions (`init`, `apply`, `empty_cache`)."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import flax.linen as nn
@@ -279,6 +280,11 @@ def check_cacheable(spec: Transformer) -> None:
 
 def abstract_params(spec: Transformer) -> Params:
     """The parameter tree as shapes, with the logical axes of each leaf; takes no memory."""
+    return jax.tree.map(lambda box: box, _abstract_params(spec))  # the caller's own tree
+
+
+@lru_cache(maxsize=256)
+def _abstract_params(spec: Transformer) -> Params:
     return jax.eval_shape(lambda key: _init_boxed(spec, key), jax.random.key(0))
 
 

@@ -121,6 +121,7 @@ class RepeatModule(nn.Module):
             variable_broadcast="params" if spec.tied else False,
             split_rngs={"params": not spec.tied, "dropout": True},
             unroll=min(execution.unroll, spec.n),
+            check_constancy_invariants=spec.tied,
             metadata_params={nn.PARTITION_NAME: logical("l")[0]},
         )
         stream, sides = loop(spec.blocks, name="blocks")(stream, tables, context)

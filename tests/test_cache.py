@@ -14,7 +14,8 @@ import fxformer as fx
 from fxformer.cache import empty_table, extend, fork, recall, rollback, store
 from fxformer.coords import PADDING, of_index, padded, plain
 from fxformer.ops.mask import Causal, Prefix, Window, visible
-from tests.laws.specs import STRUCTURES, cacheable, disturbed, tokens_of, toy, with_groups, with_mask, written
+from fxformer.verify import disturbed
+from tests.laws.specs import STRUCTURES, cacheable, tokens_of, toy, with_groups, with_mask, written
 
 ROUNDING = 2e-5  # relative to the largest logit
 

@@ -12,7 +12,8 @@ import pytest
 
 import fxformer as fx
 from fxformer.coords import plain
-from tests.laws.specs import disturbed, tokens_of
+from fxformer.verify import disturbed
+from tests.laws.specs import tokens_of
 
 LENGTH, CONTEXT, READ = 9, 4, 7
 

@@ -46,6 +46,7 @@ class Numbers(NamedTuple):
 
 
 FACTORY_NUMBERS = ("residual_scale", "branch_scale", "init_scale")
+NEUTRAL = Numbers._make(float(name in FACTORY_NUMBERS) for name in Numbers._fields)
 
 
 def numbers_of(config: Config) -> Numbers:
@@ -131,7 +132,7 @@ def start(recipe: Recipe, numbers: Numbers) -> State:
     """The state before the first step; the key depends on the seed only, so arms share what shapes they share."""
     spec = recipe.spec(numbers)
     params = fx.init(spec, jax.random.key(numbers.seed))
-    return State(jnp.zeros((), jnp.int32), params, _optimizer(recipe, numbers, spec, 0).init(params))
+    return State(jnp.zeros((), jnp.int32), params, _optimizer(recipe, numbers, 0).init(params))
 
 
 def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) -> tuple[State, Metrics]:
@@ -147,7 +148,7 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
     parts = tokens.reshape(recipe.accumulate, -1, tokens.shape[-1])
     loss, stats, grads = accumulate(loss_and_grad, (parts, jax.random.split(key, recipe.accumulate)))
     count = state.step + 1
-    optimizer = _optimizer(recipe, numbers, spec, count)
+    optimizer = _optimizer(recipe, numbers, count)
     updates, moments = optimizer.update(grads, state.optimizer, state.params)
     params = balanced(spec, optax.apply_updates(state.params, updates), stats)
     layers = {
@@ -285,8 +286,6 @@ def _moved(block: Params, load_LE: Array) -> Params:
     return {**block, "ffn": {**block["ffn"], "selection_bias": bias_LE}}
 
 
-def _optimizer(
-    recipe: Recipe, numbers: Numbers, spec: fx.Transformer, count: Array | int
-) -> optax.GradientTransformation:
-    lr = learning_rate(recipe, numbers, count)
-    return build(recipe.optimizer, lr=lr, weight_decay=numbers.weight_decay, boxes=abstract_params(spec))
+def _optimizer(recipe: Recipe, numbers: Numbers, count: Array | int) -> optax.GradientTransformation:
+    lr, boxes = learning_rate(recipe, numbers, count), abstract_params(recipe.spec(NEUTRAL))  # no shape is a number's
+    return build(recipe.optimizer, lr=lr, weight_decay=numbers.weight_decay, boxes=boxes)

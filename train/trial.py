@@ -64,7 +64,7 @@ def findings(spec: fx.Transformer, batch: Batch) -> Iterator[Finding]:
     """Whether a model can be initialised and learns from the batch, and of the laws those that concern it."""
     params = quick(partial(fx.init, spec))(jax.random.key(0))
     yield from learning(spec, params, batch)
-    text = text_of(spec, params)
+    text = text_of(spec)
     for name, law in LAWS.items():
         if name != EXECUTION and law.concerns(spec):
             yield Finding(name, *law.check(text))

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from fxformer.model import Transformer
 from fxformer.verify.decoding import DECODE_LAWS
 from fxformer.verify.laws import GRADIENT_ROUNDING, LAWS, Finding, Law, gap, lawful, uncacheable
-from fxformer.verify.reading import Text, quick, text_of
+from fxformer.verify.reading import Text, disturbed, quick, text_of
 
 __all__ = [
     "verify", "verify_decoding", "LAWS", "DECODE_LAWS", "Law", "Finding",
-    "Text", "text_of", "lawful", "uncacheable", "gap", "quick", "GRADIENT_ROUNDING",
+    "Text", "text_of", "lawful", "uncacheable", "gap", "quick", "disturbed", "GRADIENT_ROUNDING",
 ]  # fmt: skip
 
 Verdict = tuple[str, str, str]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +17,12 @@ from jax.typing import DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import PADDING, Coords, of_index
-from fxformer.model import Params, Transformer, apply, empty_cache, init
+from fxformer.model import Params, Transformer, abstract_params, apply, empty_cache
 
 ROWS = 2
 LENGTH = 13  # tokens of a text, where no window asks for more
 MORE = 4  # places of a row beyond the text, for padding and for tokens that do not fit
 WRAPS = 3  # times that a text is longer than a window
-NOISE = 0.1  # added to initial parameters, so that no gate is shut, no bias zero and no path silent
 
 QUICK = {  # to the CPU's compiler: each program runs a few times on a few tokens
     "xla_backend_optimization_level": 0,
@@ -85,26 +85,31 @@ class Text(NamedTuple):
         return self.of(self.tokens[:, start:stop], read)
 
 
-def text_of(spec: Transformer, params: Params | None = None) -> Text:
+def text_of(spec: Transformer) -> Text:
     """A random text of two rows; where a model has windows it is longer than three of the widest."""
     rng = np.random.default_rng(0)
-    usual = _init(spec, jax.random.key(1)) if params is None else params
-    noisy = jax.tree.map(lambda leaf: leaf + NOISE * rng.normal(size=leaf.shape).astype(np.float32), usual)
     widest = max((block.attention.mask.reach or 0 for block in spec.stack.blocks), default=0)
     length = WRAPS * widest + 2 if widest else LENGTH
     tokens, read = (rng.integers(0, spec.embed.vocab, (ROWS, length), np.int32) for _ in range(2))
-    blank = Text(spec, noisy, tokens, None, length + MORE, np.zeros(0))
+    blank = Text(spec, disturbed(spec), tokens, None, length + MORE, np.zeros(0))
     return blank.of(tokens, None if spec.encoder is None else read)
+
+
+def disturbed(spec: Transformer, seed: int = 1) -> Params:
+    """Random parameters of about their initial size, so that no gain is one, no bias zero and no path silent."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
+        usual = {"scale": (1.0, 0.2), "bias": (0.0, 0.2), "alpha": (0.5, 0.1), "head_gains": (1.0, 0.2)}
+        centre, deviation = usual.get(path[-1].key, (0.0, 0.3))
+        return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))
 
 
 def empty(text: Text, *, spare: int = 0, dtype: DTypeLike = jnp.float32) -> Cache:
     """A cache with room for the text."""
     return empty_cache(text.spec, ROWS, text.length, encoder_length=text.width, spare=spare, dtype=dtype)
-
-
-@of_spec
-def _init(spec: Transformer, key: Array) -> Params:
-    return init(spec, key)
 
 
 @of_spec

@@ -10,8 +10,9 @@ import pytest
 import fxformer as fx
 from fxformer.coords import padded
 from fxformer.decode import beam
+from fxformer.verify import disturbed
 from tests.decode.plainly import filled_up, log_softmax, logits_of
-from tests.laws.specs import disturbed, toy
+from tests.laws.specs import toy
 
 SPEC = toy(vocab=5, head="free")
 PARAMS = disturbed(SPEC, seed=3)

@@ -13,8 +13,9 @@ import fxformer as fx
 from fxformer.coords import Coords, padded
 from fxformer.decode import Sampling, fill_blanks, fill_masks
 from fxformer.layers.head import Free
+from fxformer.verify import disturbed
 from tests.decode.plainly import log_softmax
-from tests.laws.specs import PUBLISHED, disturbed
+from tests.laws.specs import PUBLISHED
 from train.objectives.blanks import blank
 from train.objectives.tasks import Spans
 

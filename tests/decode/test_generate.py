@@ -11,8 +11,9 @@ import fxformer as fx
 from fxformer.coords import Coords, padded
 from fxformer.decode import Sampling, loop, stream
 from fxformer.ops.mask import Causal, Prefix
+from fxformer.verify import disturbed
 from tests.decode.plainly import filled_up, greedy, logits_of
-from tests.laws.specs import disturbed, toy, with_mask
+from tests.laws.specs import toy, with_mask
 
 SPEC = toy(vocab=11, head="free")
 PARAMS = disturbed(SPEC, seed=3)

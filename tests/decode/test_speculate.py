@@ -8,9 +8,10 @@ import pytest
 import fxformer as fx
 from fxformer.coords import padded
 from fxformer.decode import Sampling, speculate
+from fxformer.verify import disturbed
 from tests.decode.plainly import logits_of
 from tests.decode.test_generate import chi_square, exact
-from tests.laws.specs import PUBLISHED, disturbed, toy
+from tests.laws.specs import PUBLISHED, toy
 
 SPEC = toy(vocab=11, window=4, head="free")
 PARAMS = disturbed(SPEC, seed=3)

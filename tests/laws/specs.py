@@ -6,9 +6,6 @@ quicker to compile, those and more.
 
 from dataclasses import replace
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fxformer as fx
@@ -20,7 +17,6 @@ from fxformer.layers.ffn import GLU, MoE
 from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
-from fxformer.model import abstract_params
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import Blocks, Mask, Prefix, Strided, Window
@@ -178,18 +174,6 @@ def kinds(named: dict[str, fx.Transformer]) -> list[str]:
             chosen.append(name)
             met |= has
     return chosen
-
-
-def disturbed(spec: fx.Transformer, seed: int = 1) -> fx.model.Params:
-    """Random parameters of about their initial size, so that no gain is one, no bias zero and no path silent."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        usual = {"scale": (1.0, 0.2), "bias": (0.0, 0.2), "alpha": (0.5, 0.1), "head_gains": (1.0, 0.2)}
-        centre, deviation = usual.get(path[-1].key, (0.0, 0.3))
-        return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))
 
 
 def tokens_of(spec: fx.Transformer, batch: int, length: int, seed: int = 2) -> np.ndarray:

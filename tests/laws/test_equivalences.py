@@ -15,7 +15,8 @@ from fxformer.ops.bias import DistanceBias
 from fxformer.ops.mask import Blocks, Causal, Full, Prefix, Strided, Window
 from fxformer.ops.rotary import SCALINGS
 from fxformer.stack import Repeat
-from tests.laws.specs import SCALED, disturbed, tokens_of, toy, with_attention, with_groups, with_mask
+from fxformer.verify import disturbed
+from tests.laws.specs import SCALED, tokens_of, toy, with_attention, with_groups, with_mask
 
 LENGTH = 9
 BASE = toy()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fxformer as fx
-from tests.laws.specs import BASE, STRUCTURES, disturbed, tokens_of, toy
+from fxformer.verify import disturbed
+from tests.laws.specs import BASE, STRUCTURES, tokens_of, toy
 
 TOKENS = tokens_of(toy(), 2, 11)
 

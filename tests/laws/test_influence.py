@@ -10,8 +10,9 @@ from fxformer.coords import Coords, packed, padded, plain
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.ops.mask import Blocks, Causal, Full, Prefix, Strided, Window
 from fxformer.specs import parts
+from fxformer.verify import disturbed
 from tests.laws.reference import layers
-from tests.laws.specs import STRUCTURES, apart, disturbed, tokens_of, toy, with_mask
+from tests.laws.specs import STRUCTURES, apart, tokens_of, toy, with_mask
 from tests.ops import reference as ops
 
 LENGTH = 11

@@ -11,8 +11,8 @@ import fxformer as fx
 from fxformer.layers.attention import gqa
 from fxformer.ops.mask import Causal, Full, Window, visible
 from fxformer.ops.rotary import rotate
-from fxformer.verify import LAWS, text_of
-from tests.laws.specs import PUBLISHED, STRUCTURES, attentions, disturbed, kinds, tokens_of, toy, with_mask
+from fxformer.verify import LAWS, disturbed, text_of
+from tests.laws.specs import PUBLISHED, STRUCTURES, attentions, kinds, tokens_of, toy, with_mask
 
 attend = importlib.import_module("fxformer.ops.attend")  # where a function has the name of its module
 CONCERNED = [(law, name) for name in kinds(PUBLISHED) for law in LAWS if LAWS[law].concerns(PUBLISHED[name])]

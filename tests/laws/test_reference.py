@@ -6,8 +6,9 @@ import pytest
 
 import fxformer as fx
 from fxformer.coords import packed, padded, plain
+from fxformer.verify import disturbed
 from tests.laws import reference
-from tests.laws.specs import STRUCTURES, disturbed, tokens_of
+from tests.laws.specs import STRUCTURES, tokens_of
 
 LENGTH = 11
 COORDS = {
