@@ -14,6 +14,7 @@ import jax
 import pytest
 
 TESTS = itertools.count()
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # the cores have other tests
 MAPS = 20_000  # of the 65530 memory maps that Linux gives a process; every program takes some
 
 
@@ -25,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         if not entry_points(group="jax_plugins"):  # of an accelerator, whose compiler does not know the flag
-            patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false")
+            patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK}")
         jax.devices()
 
 
