@@ -67,7 +67,8 @@ def test_the_inputs_of_a_weight_are_the_axes_that_its_einsum_contracts(name):
         return call(*args, **kwargs)
 
     with nn.intercept_methods(overhear):
-        shapes = {path: box.value.shape for path, box in leaves(abstract_params(spec)).items()}
+        jax.eval_shape(partial(fx.init, spec), jax.random.key(0))
+    shapes = {path: box.value.shape for path, box in leaves(abstract_params(spec)).items()}
     found = {path: matrix for path, matrix in lora.matrices(spec).items() if path.endswith(".weight")}
     heard = {path: max((end for end in einsums if f".{path}".endswith(f".{end}")), key=len) for path in found}
     assert set(heard.values()) == set(einsums)
