@@ -36,14 +36,14 @@ lint: setup
 	$(VENV)/bin/lint-imports
 
 check: lint
-	$(RUN) -m pytest -n $(WORKERS)
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 test-latest:
 	rm -rf .venv-latest
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[train,hf,dev]"
 	.venv-latest/bin/python -m pip list --disable-pip-version-check | grep -iE "^(jax|flax|optax|numpy|orbax|grain) "
-	.venv-latest/bin/python -m pytest -n $(WORKERS)
+	.venv-latest/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 parity: .venv-parity/.ready
 	.venv-parity/bin/python -m tests.parity.make_golden
