@@ -296,7 +296,7 @@ KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise, "fused": f
 def default_kernel(
     q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms, sinks: bool = False
 ) -> str:
-    """ "fused" where cuDNN computes it, else "naive" up to NAIVE_KEYS keys and "blockwise" beyond."""
+    """Where cuDNN computes it "fused", else "naive" up to NAIVE_KEYS keys and "blockwise" beyond."""
     if on_cudnn(q_BTGQK, k_BGSK, v_BGSU) and not sinks and unfused(scores, terms) is None:
         return "fused"
     return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS else "blockwise"
