@@ -17,9 +17,7 @@ def leave_at_once() -> None:
     def leave(number: int, frame: Any) -> None:
         os.write(
             2,
-            (
-                SHOW_CURSOR * sys.stderr.isatty() + "\ninterrupted; the same command goes on from what was saved\n"
-            ).encode(),
+            (SHOW_CURSOR * sys.stderr.isatty() + "\ninterrupted; nothing that was saved is lost\n").encode(),
         )
         os._exit(INTERRUPTED)
 

@@ -193,8 +193,12 @@ def request_of(
     dtype: DTypeLike = jnp.float32,
     cache_dtype: DTypeLike | None = None,
     spare: int = 0,
+    draft: Transformer | None = None,
 ) -> Request:
-    """The request that `generate` describes, checked. spare: tokens that may be written and taken back."""
+    """The request that `generate` describes, checked.
+
+    spare: tokens that may be written and taken back. draft: another model that reads the prompt.
+    """
     prompt = jnp.asarray(prompt)
     batch, length = check_tokens(prompt, spec.embed.vocab)
     if batch * length == 0:
@@ -209,9 +213,12 @@ def request_of(
         raise ValueError(f"min_new_tokens={least_B[row]} is more than max_new_tokens={most_B[row]}; use fewer")
     coords = plain(length) if coords is None else coords
     check_rows(coords, batch, length)
-    check_room(spec, coords, int(most_B.max()))
+    readers = [spec] if draft is None else [spec, draft]
+    for reader in readers:
+        check_room(reader, coords, int(most_B.max()))
     coords = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), coords)
-    bucket = bucket_of(length, position_limit(spec))
+    limits = [limit for limit in map(position_limit, readers) if limit is not None]
+    bucket = bucket_of(length, min(limits, default=None))
     return Request(
         prompt=jnp.pad(prompt.astype(jnp.int32), ((0, 0), (0, bucket - length))),
         coords=padded_to(coords, bucket),

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import Coords, following, preceding, succeeding, without
-from fxformer.decode.loop import Request, State, check_room, choose_next, forbid, read_prompt, request_of
+from fxformer.decode.loop import Request, State, choose_next, forbid, read_prompt, request_of
 from fxformer.decode.sampling import Sampling, keys_at, shape
 from fxformer.decode.steps import unstacked
 from fxformer.model import Params, Transformer, apply, empty_ahead_cache, look_ahead
@@ -179,9 +179,8 @@ def speculate(
         dtype=dtype,
         cache_dtype=cache_dtype,
         spare=guesses + 1,
+        draft=None if draft is None else draft[0],
     )
-    if draft is not None:
-        check_room(draft[0], request.coords, request.count)
     own = params if draft is None else draft[1]
     new_BN, passes_B = _speculate(spec, guesser, params, own, request)
     return Speculation(jnp.concatenate([jnp.asarray(prompt, jnp.int32), new_BN], axis=1), passes_B)

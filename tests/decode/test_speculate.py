@@ -40,6 +40,15 @@ def test_greedy_text_is_that_of_the_model_alone(case, draft):
         assert ours.passes.tolist() == [1 + 12 // 4] * 3  # every guess passes, and one more token each time
 
 
+def test_a_draft_may_know_fewer_positions_than_a_bucket_has():
+    """The prompt is padded to no more than both have positions for; too few for the text are refused."""
+    draft = toy(vocab=11, position="learned", length=12, width=16, depth=1, heads=2)
+    ours = speculate(SPEC, PARAMS, TOKENS, 6, draft=(draft, disturbed(draft)), guesses=2)
+    np.testing.assert_array_equal(ours.text, fx.generate(SPEC, PARAMS, TOKENS, 6))
+    with pytest.raises(ValueError, match="6 tokens and 7 new ones are more than the 12 learned positions"):
+        speculate(SPEC, PARAMS, TOKENS, 7, draft=(draft, disturbed(draft)), guesses=2)
+
+
 def test_a_penalty_sees_the_guesses():
     sampling = Sampling(repetition_penalty=np.array([1.7, 1.0, 3.0]), logit_bias=np.linspace(-1, 1, 11))
     ours = speculate(SPEC, PARAMS, TOKENS, 13, draft=(DRAFT, DRAFT_PARAMS), guesses=3, sampling=sampling)

@@ -106,7 +106,7 @@ INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)\n"
 @pytest.mark.parametrize(
     ("program", "code", "said", "done"),
     [
-        (f"{INTERRUPT}print('lost')", 130, ["interrupted; the same command goes on from what was saved"], ""),
+        (f"{INTERRUPT}print('lost')", 130, ["interrupted; nothing that was saved is lost"], ""),
         (f"try:\n    {INTERRUPT}except BaseException: pass\nprint('lost')", 130, ["interrupted"], ""),
         (f"with stop_signals() as stopped:\n    {INTERRUPT}    print(stopped())", 0, ["stopping in good order"],
          "True\n"),
