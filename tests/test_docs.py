@@ -4,7 +4,6 @@ import re
 import shlex
 from itertools import pairwise
 
-import jax
 import pytest
 
 from tests.pages import ROOT, code_of, run
@@ -32,16 +31,7 @@ NAMED = [
 ]
 
 
-@pytest.fixture
-def quick_compilation():
-    """Programs of the guide run once: the compiler's time is what they cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_python_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

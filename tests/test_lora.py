@@ -33,14 +33,6 @@ def disturbed(adapters, seed=1):
             for path, pair in adapters.items()}  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-    """Programs run once each: their time is that of the compiler."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def params():
     return fx.init(SPEC, jax.random.key(0))

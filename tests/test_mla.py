@@ -37,14 +37,6 @@ X = RNG.normal(size=(B, T, D))
 RAGGED = padded(jnp.array([[True] * T, [False, True, True, False, True, True, True, True, True]]))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-    """Programs of these tests run once or twice each: the compiler's time is what they cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def shapes(spec, width):
     """The parameter tree of the layer as shapes."""
 

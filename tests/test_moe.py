@@ -48,13 +48,6 @@ SPECS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @partial(jax.jit, static_argnums=0)
 def run(spec, params, x=X, context=Context(coords=coords.plain(T)), key=None):
     rngs = {} if key is None else {"dropout": key}

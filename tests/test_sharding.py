@@ -46,14 +46,6 @@ each_spec = pytest.mark.parametrize("spec", SPECS, ids=SPECS.values())
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 
 
-@pytest.fixture
-def quick_compilation():
-    """Partitioning is tried for every model and preset; code generation, which takes most of the time, is not."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def test_every_preset_has_a_mesh_here():
     assert MESHES.keys() == PRESETS.keys()
 
@@ -75,7 +67,6 @@ def learnt(spec: Transformer) -> tuple[Array, Params]:
 
 @each_spec
 @each_preset
-@pytest.mark.usefixtures("quick_compilation")
 def test_loss_and_gradients_are_those_of_one_device(spec, preset):
     """To 1e-5 of the largest gradient: sums over devices round in another order."""
     mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
@@ -92,7 +83,6 @@ def test_loss_and_gradients_are_those_of_one_device(spec, preset):
 
 @each_spec
 @each_preset
-@pytest.mark.usefixtures("quick_compilation")
 def test_sharded_parameters_are_those_of_init_and_lie_as_planned(spec, preset):
     mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
     params, plan = sharding.init_sharded(spec, KEY, mesh, rules), sharding.plan(spec, mesh, rules)

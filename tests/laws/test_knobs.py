@@ -20,6 +20,7 @@ from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal, Truncated
 from fxformer.layers.residual import PLACEMENTS
+from fxformer.model import abstract_params
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.dispatch import Capacity, Dropless
 from fxformer.ops.mask import Causal, Mask, Window
@@ -137,6 +138,11 @@ def fingerprint(spec: fx.Transformer) -> str:
     return jax.jit(run).lower(jax.random.key(0), jnp.zeros((2, LENGTH), jnp.int32)).as_text()
 
 
+def shapes(spec: fx.Transformer) -> dict:
+    """The parameter tree, as sizes: where it differs, so does the program."""
+    return jax.tree.map(lambda leaf: leaf.shape, abstract_params(spec))
+
+
 def cases() -> Iterator:
     """(structure, path) of each field, once beside each choice that could make it idle."""
     tried = set()
@@ -167,7 +173,8 @@ def test_every_field_changes_something(name, path, programs):
         if other is None and field.default is not None:
             continue  # such a layer has no place for nothing
         try:
-            changed.append(fingerprint(put(spec, path, other)) != programs(name))
+            varied = put(spec, path, other)
+            changed.append(shapes(varied) != shapes(spec) or fingerprint(varied) != programs(name))
         except ValueError as error:
             refused.append(str(error))
         if any(changed) and not isinstance(value, str):

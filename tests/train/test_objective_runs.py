@@ -21,14 +21,6 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.
 STEPS = 40
 
 
-@pytest.fixture(autouse=True)
-def quick_compiler():
-    """What is compiled here runs for a moment."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def test_each_objective_has_a_configuration():
     variants = {"blank_infilling_base", "blank_infilling_130b"}  # other mixtures of the same tasks
     assert {load(path).train.objective for path in CONFIGS} == set(OBJECTIVES) - variants
