@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def few_programs() -> Iterator[None]:
     """Now and then, let go of compiled programs before there are too many for the process."""
     yield
-    assert jax.config.jax_disable_most_optimizations, "the tests after this one would be compiled slowly"
+    assert jax.config.values["jax_disable_most_optimizations"], "the tests after this one would be compiled slowly"
     maps = Path("/proc/self/maps")
     if next(TESTS) % 50 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
         jax.clear_caches()
