@@ -1,7 +1,7 @@
 """Tests run on 8 host devices, and on programs that are compiled quickly: most of their time is compilation.
 
 A test's program runs a few times on a few tokens, so the compiler does without its optimisations, which may change
-rounding and nothing else. Commands that tests start, as a user would, are compiled as always.
+rounding and nothing else; so does that of a command which a test starts.
 """
 
 import itertools
@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     with pytest.MonkeyPatch.context() as patch:
         if not entry_points(group="jax_plugins"):  # of an accelerator, whose compiler does not know the flag
             patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK}")
