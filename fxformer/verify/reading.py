@@ -27,7 +27,6 @@ WRAPS = 3  # times that a text is longer than a window
 QUICK = {  # to the CPU's compiler: each program runs a few times on a few tokens
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 
 
