@@ -80,7 +80,7 @@ def training_step(spec: fx.Transformer, batch: int, length: int, way: dict[str, 
 
 
 def training(tiny: bool, repeats: int, found: dict[str, float]) -> list[dict[str, Any]]:
-    """Each way alone, so that one state at a time is in memory; `mfu` counts the keys that causal attention sees."""
+    """Each way alone, so that one state at a time is in memory; `flops` counts the keys that causal attention sees."""
     batch, length = (2, 64) if tiny else (8, 2048)
     spec = llama(**(TINY if tiny else LARGE))
     told: list[dict[str, Any]] = []
@@ -125,10 +125,9 @@ def many(tiny: bool, repeats: int, _: dict[str, float]) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for name, size in POPULATIONS.items():
         replicas = 4 if tiny else 32
-        told += rows(
-            f"{replicas} of {name}", in_turns(populations(size, replicas), repeats), size.tokens * STEPS * replicas
-        )
-        say(told[-3:])
+        steps = populations(size, replicas)
+        told += rows(f"{replicas} of {name}", in_turns(steps, repeats), size.tokens * STEPS * replicas)
+        say(told[-len(steps) :])
     return told
 
 

@@ -21,6 +21,7 @@ from fxformer.model import Params, Transformer, abstract_params, apply, empty_ca
 
 ROWS = 2
 LENGTH = 13  # tokens of a text, where no window asks for more
+SIZE = 0.15  # of weights: attention without a scale, as in T5, would be sharp and amplify rounding with larger ones
 MORE = 4  # places of a row beyond the text, for padding and for tokens that do not fit
 WRAPS = 3  # times that a text is longer than a window
 
@@ -90,17 +91,17 @@ def text_of(spec: Transformer) -> Text:
     widest = max((block.attention.mask.reach or 0 for block in spec.stack.blocks), default=0)
     length = WRAPS * widest + 2 if widest else LENGTH
     tokens, read = (rng.integers(0, spec.embed.vocab, (ROWS, length), np.int32) for _ in range(2))
-    blank = Text(spec, disturbed(spec), tokens, None, length + MORE, np.zeros(0))
+    blank = Text(spec, disturbed(spec, size=SIZE), tokens, None, length + MORE, np.zeros(0))
     return blank.of(tokens, None if spec.encoder is None else read)
 
 
-def disturbed(spec: Transformer, seed: int = 1) -> Params:
-    """Random parameters of about their initial size, so that no gain is one, no bias zero and no path silent."""
+def disturbed(spec: Transformer, seed: int = 1, size: float = 0.3) -> Params:
+    """Random parameters, weights of deviation `size`, so that no gain is one, no bias zero and no path silent."""
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
         usual = {"scale": (1.0, 0.2), "bias": (0.0, 0.2), "alpha": (0.5, 0.1), "head_gains": (1.0, 0.2)}
-        centre, deviation = usual.get(path[-1].key, (0.0, 0.3))
+        centre, deviation = usual.get(path[-1].key, (0.0, size))
         return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))
