@@ -20,6 +20,7 @@ class Coords:
     prefix: bool [B, T], tokens that `Prefix()` lets everyone see.
     pos: int32 [B, T] or [B, T, streams], what position encodings see; None for keys, which are encoded already.
     type: int32 [B, T], which learned type vector a token gets (BERT's sentence A or B); None is 0 for all.
+    start: int32 [B, T], index of the first token of a token's segment, from where `Blocks` count; None is 0 for all.
     """
 
     index: Array
@@ -27,6 +28,7 @@ class Coords:
     prefix: Array
     pos: Array | None = None
     type: Array | None = None
+    start: Array | None = None
 
     @property
     def length(self) -> int:
@@ -51,8 +53,8 @@ class Coords:
 
     @property
     def as_keys(self) -> "Coords":
-        """What of them a cache remembers: where the tokens stand, not how they were embedded."""
-        return replace(self, pos=None, type=None)
+        """What of them a cache remembers: where the tokens stand, not how they were embedded nor what they see."""
+        return replace(self, pos=None, type=None, start=None)
 
     def slice(self, start: int, stop: int) -> "Coords":
         """The coordinates of tokens `start` to `stop` (exclusive)."""
@@ -84,6 +86,7 @@ def packed(segment_BT: Array) -> Coords:
         segment=jnp.cumsum(starts_BT, axis=1, dtype=jnp.int32) - 1,
         prefix=jnp.zeros_like(segment_BT, bool),
         pos=jnp.where(padding_BT, 0, index_BT - first_BT),
+        start=first_BT,
     )
 
 

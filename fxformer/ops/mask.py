@@ -103,7 +103,7 @@ class Strided(Mask):
 
 @dataclass(frozen=True, slots=True)
 class Blocks(Mask):
-    """Earlier keys of the query's own block of `size` tokens."""
+    """Earlier keys of the query's own block of `size` tokens, counted from the first of its segment."""
 
     size: int
 
@@ -112,8 +112,9 @@ class Blocks(Mask):
             raise ValueError(f"block size={self.size} holds nothing; use 1 or more")
 
     def __call__(self, q: Coords, k: Coords) -> Array:
-        same_BTS = (q.index // self.size)[:, :, None] == (k.index // self.size)[:, None, :]
-        return same_BTS & (_age(q, k) >= 0)
+        start_BT = 0 if q.start is None else q.start
+        age_BTS = _age(q, k)
+        return (age_BTS >= 0) & (age_BTS <= ((q.index - start_BT) % self.size)[:, :, None])
 
     @property
     def reach(self) -> int | None:

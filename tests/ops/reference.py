@@ -148,7 +148,8 @@ def allows(m, q, k, k_prefix):
 
 
 def visible(m, q: Coords, k: Coords, rows):
-    """bool [rows, T, S]: the mask, within one segment, between tokens that are not padding."""
+    """bool [rows, T, S]: the mask, counted within one segment, between tokens that are not padding."""
+    starts = np.broadcast_to(np.asarray(0 if q.start is None else q.start), (rows, q.length))
     q_index, q_segment = (np.broadcast_to(np.asarray(x), (rows, q.length)) for x in (q.index, q.segment))
     k_index, k_segment, k_prefix = (
         np.broadcast_to(np.asarray(x), (rows, k.length)) for x in (k.index, k.segment, k.prefix)
@@ -156,7 +157,8 @@ def visible(m, q: Coords, k: Coords, rows):
     seen = np.zeros((rows, q.length, k.length), bool)
     for b, t, s in np.ndindex(*seen.shape):
         real = q_index[b, t] >= 0 and k_index[b, s] >= 0 and q_segment[b, t] == k_segment[b, s]
-        seen[b, t, s] = real and allows(m, int(q_index[b, t]), int(k_index[b, s]), bool(k_prefix[b, s]))
+        places = (int(index - starts[b, t]) for index in (q_index[b, t], k_index[b, s]))
+        seen[b, t, s] = real and allows(m, *places, bool(k_prefix[b, s]))
     return seen
 
 

@@ -108,6 +108,19 @@ def test_packed_documents_start_again_at_position_0_and_see_themselves_only():
     np.testing.assert_array_equal(seen, (runs[:, None] == runs) & (runs >= 0) & (runs >= 0)[:, None])
 
 
+@settings(max_examples=60, deadline=None)
+@given(mask=masks, lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_a_packed_document_sees_what_it_sees_alone(mask, lengths):
+    """Blocks too are counted from its first token, wherever in the row it stands."""
+    together = packed(jnp.asarray(np.repeat(np.arange(len(lengths)), lengths))[None])
+    seen, start = np.asarray(visible(mask, together, together))[0], 0
+    for length in lengths:
+        alone = plain(length)
+        own = slice(start, start + length)
+        np.testing.assert_array_equal(seen[own, own], np.asarray(visible(mask, alone, alone))[0])
+        start += length
+
+
 def test_plain_coordinates_start_where_each_row_stands():
     assert plain(3, start=jnp.array([0, 5])).index.tolist() == [[0, 1, 2], [5, 6, 7]]
     assert plain(2, start=4).pos.tolist() == [[4, 5]]
