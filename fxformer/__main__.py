@@ -3,16 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
 from fxformer import accounting, writer, zoo
 from fxformer.describe import COLUMNS, describe, row
-from fxformer.model import position_limit
-from fxformer.text import columns
-from fxformer.verify import uncacheable, verify, verify_decoding
+from fxformer.model import Transformer, position_limit
+from fxformer.text import columns, line
+from fxformer.verify import DECODE_LAWS, LAWS, Verdict, uncacheable, verify, verify_decoding
 
 LENGTH = 2048  # tokens that FLOPs are stated at, where a model has no limit of its own
 
@@ -79,18 +78,28 @@ def _verify(arguments: argparse.Namespace) -> int:
     names = arguments.words[1:] if decodes else arguments.words
     if len(names) > 1:
         raise ValueError(f"verify takes one name, or none for all; it was given {len(names)}: {' '.join(names)}")
-    check = lru_cache(lambda spec: tuple((verify_decoding if decodes else verify)(spec)))  # families share tiny models
-    rows: list[Sequence[str]] = [("model", "law", "verdict", "largest deviation")]
-    for name in names or zoo.names():
-        spec = zoo.tiny(name)
-        refusal = uncacheable(spec) if decodes else None
-        if refusal is not None:
-            print(f"{name}: {refusal}")
-        rows += [(name, *result) for result in check(spec)]
+    specs = {name: zoo.tiny(name) for name in names or zoo.names()}
+    refused = {name: why for name, spec in specs.items() if decodes and (why := uncacheable(spec)) is not None}
+    for name, why in refused.items():
+        print(f"{name}: {why}")
+    return int(not _tabulate({name: spec for name, spec in specs.items() if name not in refused}, decodes))
+
+
+def _tabulate(specs: Mapping[str, Transformer], decodes: bool) -> bool:
+    """A table that grows as laws are tried, once for models that share a spec; whether all were kept."""
+    check, laws = (verify_decoding, DECODE_LAWS) if decodes else (verify, LAWS)
+    title = "model", "law", "verdict", "largest deviation"
+    widths = [max(map(len, column)) for column in ((title[0], *specs), (title[1], *laws))] + [len(t) for t in title[2:]]
+    found: dict[Transformer, list[Verdict]] = {}
+    for name, spec in specs.items():
+        if not found:
+            print(line(title, widths))
+        known, found[spec] = found.get(spec), []
+        for result in known or check(spec):
+            found[spec].append(result)
+            print(line((name, *result), widths), flush=True)
         jax.clear_caches()  # a process has room for the programs of some models, not of all
-    if len(rows) > 1:
-        print(columns(rows))
-    return int(any(verdict != "ok" for _, _, verdict, _ in rows[1:]))
+    return all(verdict == "ok" for results in found.values() for _, verdict, _ in results)
 
 
 def _verify_combinations() -> int:

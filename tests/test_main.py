@@ -16,7 +16,7 @@ from fxformer.layers import bias, embed, head, norm, project, residual
 from fxformer.layers.attention import gqa, indexer, mla
 from fxformer.layers.ffn import dense, moe
 from fxformer.ops import mask, rotary
-from fxformer.verify import LAWS
+from fxformer.verify import LAWS, Law
 
 dispatch, route = (importlib.import_module(f"fxformer.ops.{name}") for name in ("dispatch", "route"))
 LAYERS = (bias, embed, head, norm, project, residual, gqa, indexer, mla, dense, moe)
@@ -173,6 +173,21 @@ def test_verify_sees_a_model_that_looks_ahead(capsys, monkeypatch):
     assert main(["verify", "gpt2"]) == 1
     verdicts = [line.split()[-2] for line in capsys.readouterr().out.splitlines()[1:]]
     assert verdicts == ["FAILED", "ok"]
+
+
+def test_every_name_has_its_rows_and_a_spec_is_tried_once(capsys, monkeypatch):
+    tried = []
+
+    def check(text):
+        tried.append(text.spec)
+        return 0.0, 0.0
+
+    monkeypatch.setattr(zoo, "names", lambda: ["gpt2", "gpt2-large", "llama-7b"])
+    monkeypatch.setattr("fxformer.verify.LAWS", {"a law": Law(check, bool)})
+    assert zoo.tiny("gpt2") == zoo.tiny("gpt2-large")
+    rows = [line.split() for line in said(capsys, "verify").splitlines()]
+    assert [row[0] for row in rows] == ["model", *zoo.names()]
+    assert tried == [zoo.tiny("gpt2"), zoo.tiny("llama-7b")]
 
 
 def test_combinations_need_the_laboratory(monkeypatch, capsys):

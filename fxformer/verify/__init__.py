@@ -11,7 +11,7 @@ from fxformer.verify.laws import GRADIENT_ROUNDING, LAWS, Finding, Law, gap, law
 from fxformer.verify.reading import Text, disturbed, quick, text_of
 
 __all__ = [
-    "verify", "verify_decoding", "LAWS", "DECODE_LAWS", "Law", "Finding",
+    "verify", "verify_decoding", "LAWS", "DECODE_LAWS", "Law", "Finding", "Verdict",
     "Text", "text_of", "lawful", "uncacheable", "gap", "quick", "disturbed", "GRADIENT_ROUNDING",
 ]  # fmt: skip
 
