@@ -2,6 +2,8 @@
 
 import argparse
 import itertools
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -110,13 +112,21 @@ def spell(say: Callable[[Sequence[int]], str], prompt: Sequence[int], tokens: It
 
 
 def show(pieces: Iterable[str], pace: Pace) -> int:
-    """Print each piece at once and, in the end, the pace on stderr; the exit code says whether SIGINT was the end."""
+    """Print each piece at once and, in the end, the pace on stderr; returns the exit code.
+
+    SIGINT ends the process there and then: an exception could be lost in a callback of the runtime.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        print(f"\ninterrupted {pace}", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted {pace}", file=sys.stderr)
-        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
     print(flush=True)
     print(pace, file=sys.stderr)
     return 0

@@ -53,11 +53,13 @@ class Checked(NamedTuple):
 class Draft(Protocol):
     """What guesses. Its memory is a pytree that goes along the loop.
 
-    open: the memory when the prompt was read. guess: some tokens after the newest, and the memory. learn: the memory
-    after the model has checked them.
+    open: the memory when the prompt was read. flat: the same, its parameters and memory, as is fastest in a loop.
+    guess: some tokens after the newest, and the memory. learn: the memory after the model has checked them.
     """
 
     def open(self, params: Any, request: Request, prompt: Checked) -> Any: ...
+
+    def flat(self, params: Any, memory: Any) -> "tuple[Draft, Any, Any]": ...
 
     def guess(self, params: Any, request: Request, state: State, memory: Any) -> tuple[list[Guess], Any]: ...
 
@@ -82,6 +84,11 @@ class Model:
         """Its own cache of the prompt."""
         state, _, _ = read_prompt(self.spec, params, request)
         return Reader(state.cache, _at_last(prompt.read, prompt.coords))
+
+    def flat(self, params: Params, memory: Reader) -> tuple[Draft, Params, Reader]:
+        """Layer after layer instead of a loop over them."""
+        spec, params, cache = unstacked(self.spec, params, memory.cache)
+        return replace(self, spec=spec), params, memory._replace(cache=cache)
 
     def guess(self, params: Params, request: Request, state: State, memory: Reader) -> tuple[list[Guess], Reader]:
         """Its first pass reads the two newest tokens."""
@@ -121,6 +128,10 @@ class LookAhead:
         batch = request.prompt.shape[0]
         cache = empty_ahead_cache(self.spec, batch, request.length, spare=request.spare, dtype=request.cache_dtype)
         return self.learn(params, Heard(cache, jnp.zeros(0)), prompt)
+
+    def flat(self, params: Params, memory: Heard) -> tuple[Draft, Params, Heard]:
+        """It is one block already."""
+        return self, params, memory
 
     def guess(self, params: Params, request: Request, state: State, memory: Heard) -> tuple[list[Guess], Heard]:
         """What it said when it learned of the newest token."""
@@ -195,12 +206,12 @@ def _speculate(spec: Transformer, guesser: Draft, params: Params, draft: Any, re
 
     def body(carry: tuple[State, Any, Array, Array]) -> tuple[State, Any, Array, Array]:
         state, memory, text_BN, passes_B = carry
-        guesses, memory = guesser.guess(draft, request, state, memory)
+        guesses, memory = flat_guesser.guess(flat_draft, request, state, memory)
         after, checked = _check(flat_spec, flat_params, request, state, guesses)
         holds_BX = checked.coords.index >= 0
         place_BX = jnp.where(holds_BX, state.made[:, None] + jnp.arange(holds_BX.shape[1]), request.count)
         text_BN = text_BN.at[rows_B[:, None], place_BX].set(checked.after, mode="drop")
-        return after, guesser.learn(draft, memory, checked), text_BN, passes_B + ~state.stopped
+        return after, flat_guesser.learn(flat_draft, memory, checked), text_BN, passes_B + ~state.stopped
 
     state, logits_BV, hidden_BTD = read_prompt(spec, params, request)
     state = choose_next(request, state, logits_BV)
@@ -210,6 +221,7 @@ def _speculate(spec: Transformer, guesser: Draft, params: Params, draft: Any, re
     after_BT = jnp.take_along_axis(request.prompt, next_BT, axis=1)
     after_BT = after_BT.at[rows_B, jnp.argmax(index_BT, axis=1)].set(state.token)
     memory = guesser.open(draft, request, Checked(request.prompt, request.coords, hidden_BTD, after_BT))
+    flat_guesser, flat_draft, memory = guesser.flat(draft, memory)
     flat_spec, flat_params, cache = unstacked(spec, params, state.cache)
     state = replace(state, cache=cache, made=jnp.broadcast_to(state.made, rows_B.shape))
     text_BN = jnp.full((len(rows_B), request.count), request.pad).at[:, 0].set(state.token)
