@@ -4,6 +4,7 @@ A test's program runs a few times on a few tokens, so the compiler does without 
 rounding and nothing else; so does that of a command which a test starts.
 """
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ MAPS = 20_000  # of the 65530 memory maps that Linux gives a process; every prog
 
 def pytest_configure(config: pytest.Config) -> None:
     """Said before JAX starts; `pytest --cache-clear` forgets the programs kept between runs."""
+    gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, few of them garbage
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
