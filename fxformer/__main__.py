@@ -4,15 +4,17 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import jax
 
 from fxformer import accounting, writer, zoo
-from fxformer.describe import COLUMNS, describe, row
+from fxformer.describe import COLUMNS, describe, features
 from fxformer.model import Transformer, position_limit
-from fxformer.text import columns, line
+from fxformer.text import line, widths_of
 from fxformer.verify import DECODE_LAWS, LAWS, Verdict, uncacheable, verify, verify_decoding
 
+PARAMETERS = "9,999,999,999,999"  # there is room for in a table
 LENGTH = 2048  # tokens that FLOPs are stated at, where a model has no limit of its own
 
 
@@ -55,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    print(columns([COLUMNS, *(row(name, zoo.family_of(name), zoo.get(name)) for name in zoo.names())]))
+    specs = {name: zoo.get(name) for name in zoo.names()}
+    known = [features(name, zoo.family_of(name), spec) for name, spec in specs.items()]
+    widths = widths_of([COLUMNS, *((*row, PARAMETERS) for row in known)])
+    print(line(COLUMNS, widths))
+    for row, spec in zip(known, specs.values(), strict=True):
+        print(line((*row, f"{accounting.count(spec):,}"), widths), flush=True)  # counting takes a moment
     return 0
 
 
@@ -89,7 +96,7 @@ def _tabulate(specs: Mapping[str, Transformer], decodes: bool) -> bool:
     """A table that grows as laws are tried, once for models that share a spec; whether all were kept."""
     check, laws = (verify_decoding, DECODE_LAWS) if decodes else (verify, LAWS)
     title = "model", "law", "verdict", "largest deviation"
-    widths = [max(map(len, column)) for column in ((title[0], *specs), (title[1], *laws))] + [len(t) for t in title[2:]]
+    widths = widths_of([title, *product(specs, laws, ["FAILED"], [""])])
     found: dict[Transformer, list[Verdict]] = {}
     for name, spec in specs.items():
         if not found:

@@ -97,6 +97,7 @@ def of_index(index_BT: Array) -> Coords:
         segment=jnp.zeros_like(index_BT),
         prefix=jnp.zeros_like(index_BT, bool),
         pos=jnp.maximum(index_BT, 0),
+        start=jnp.zeros_like(index_BT),
     )
 
 

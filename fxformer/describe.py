@@ -49,7 +49,12 @@ COLUMNS = ("name", "family", "year", "kind", "norm", "placement", "position", "a
 
 
 def row(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
-    """The line of `list` under COLUMNS; what alternates along the depth is said once each, joined by +."""
+    """The line of `list` under COLUMNS."""
+    return *features(name, family, spec), f"{accounting.count(spec):,}"
+
+
+def features(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
+    """All of it but the parameters, at once; what alternates along the depth is said once each, joined by +."""
     blocks = tuple(dict.fromkeys(spec.stack.blocks))
     return (
         name,
@@ -61,7 +66,6 @@ def row(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
         ", ".join(dict.fromkeys(type(position).__name__.lower() for position in _positions(spec))) or "none",
         _joined(ATTENTION_WORDS[type(block.attention)](block.attention) for block in blocks),
         _joined(FFN_WORDS[type(block.ffn)](block.ffn) for block in blocks),
-        f"{accounting.count(spec):,}",
     )
 
 

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned lines; the last column, which holds numbers, is flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = widths_of(rows)
     return "\n".join(line(row, widths) for row in rows)
+
+
+def widths_of(rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column has to be."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def line(row: Sequence[str], widths: Sequence[int]) -> str:
