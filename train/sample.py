@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 import fxformer as fx
 from fxformer.coords import padded
@@ -20,12 +21,17 @@ from train.step import numbers_of, recipe_of, start
 
 
 def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
-    """The configuration, model and best parameters of a run. Raises UserError where `folder` holds none."""
+    """The configuration, model and best parameters of a run, on one device whatever it was trained on.
+
+    Raises UserError where `folder` holds none.
+    """
     home = folder / "config.json"
     if not home.exists():
         raise UserError(f"{folder} is not a run: it has no config.json")
     config = Config(name=folder.name).with_settings(json.loads(home.read_text(encoding="utf8"))["settings"])
+    here = SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(partial(start, recipe_of(config)), numbers_of(config))
+    state = jax.tree.map(lambda leaf: leaf.update(sharding=here), state)
     with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
         params = checkpoints.restore(state, checkpoints.best()).params
     return config, config.spec(), params

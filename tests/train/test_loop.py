@@ -85,6 +85,8 @@ def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
     run(config(tmp_path / "mesh", **settings, mesh="data=2,model=4", rules="fsdp_tp"))
     one, many = (kept(tmp_path / name / "run")[0] for name in ("one", "mesh"))
     np.testing.assert_allclose(list(many.values()), list(one.values()), rtol=1e-4)
+    params = load_run(tmp_path / "mesh" / "run")[2]
+    assert {device for leaf in jax.tree.leaves(params) for device in leaf.devices()} == {jax.devices()[0]}
 
 
 @pytest.mark.parametrize(
