@@ -14,7 +14,7 @@ from fxformer.cache import empty_table
 from fxformer.coords import padded, plain
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.attention.mla import FORMS, MLA, MLAModule
-from fxformer.layers.context import Context
+from fxformer.layers.context import Context, Execution
 from fxformer.layers.project import FanIn, Normal, Xavier
 from fxformer.ops.latent import absorbed_is_cheaper
 from fxformer.ops.mask import Causal, Window
@@ -240,6 +240,28 @@ def test_a_query_sees_exactly_as_many_keys_as_are_kept(form):
         np.testing.assert_array_equal(reached[:, :t], selected[:, t, :t])
         assert not reached[:, t:].any()
         np.testing.assert_array_equal(reached.sum(-1) + selected[:, t, t], min(t + 1, KEEP))
+
+
+@pytest.mark.parametrize(("tokens", "gathers"), [(1, True), (100, False)])
+def test_few_queries_look_at_nothing_but_what_is_selected_for_them(tokens, gathers):
+    """By the multiplications that the compiler counts: a slot more in the cache costs the indexer's, and where all of
+    it is read those of the latents too."""
+    spec = replace(SPARSE, latent=300)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes(spec, D))
+    x = jnp.ones((B, tokens, D))
+    context = Context(coords=plain(tokens), execution=Execution(kernel="naive"))  # a loop would be counted once
+
+    def step(params, x, table):
+        return MLAModule(spec, "absorbed").apply({"params": params}, x, context, table)[0]
+
+    def flops(room):
+        table = empty_table(spec.records, batch=B, length=room, reach=None, dtype=jnp.float32)
+        return jax.jit(step).lower(params, x, table).compile().cost_analysis()["flops"]
+
+    slot = (flops(400) - flops(300)) / (100 * B * tokens)
+    of_indexer, of_latents = 2 * I * J + 2 * I, 2 * H * (2 * spec.latent + P)
+    assert of_indexer < slot
+    assert (slot < 2 * of_indexer) == gathers == (slot < of_latents)
 
 
 @pytest.mark.parametrize("chunks", [[1] * T, [T], [4, 3, 2], [1, 7, 1]], ids=str)

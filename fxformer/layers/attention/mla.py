@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.cache import Seen, Sizes, Table, extend
-from fxformer.layers.attention.indexer import Indexer, IndexerModule
+from fxformer.coords import Coords
+from fxformer.layers.attention.indexer import Indexer, IndexerModule, Selection
 from fxformer.layers.context import Context, Side
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, Weight
@@ -138,6 +139,9 @@ class MLAModule(nn.Module):
         if table is not None:
             table, seen = extend(table, records, coords)
         selection = None if question is None else question.answer(seen, spec.mask, coords)
+        if spec.index is not None and coords.length * spec.index.keep < seen.coords.length:
+            asking = _apart(Asking(q_BTHK, q_BTHP, coords, seen, selection), spec.index.keep)
+            q_BTHK, q_BTHP, coords, seen, selection = asking
 
         form = nearest(FORMS, self.form or _cheaper(spec, coords.length, seen.coords.length), "form")
         heads = form(spec, q_BTHK, q_BTHP, seen.records["latent"], seen.records["rope"])
@@ -154,14 +158,53 @@ class MLAModule(nn.Module):
             selected_BTS=selected_BTS,
             kernel=context.execution.kernel_for(table),
         )
-        sizes = {"d": x_BTD.shape[-1]}
-        y_BTD = Project("bthu,hud->btd", sizes, spec.bias, spec.out_init, name="out")(heads.read(y_BTHU))
+        y_BTHU = heads.read(y_BTHU).reshape(*x_BTD.shape[:2], spec.heads, spec.value_width)
+        y_BTD = Project("bthu,hud->btd", {"d": x_BTD.shape[-1]}, spec.bias, spec.out_init, name="out")(y_BTHU)
 
         scores = Scores(mask=spec.mask, scale=spec.logit_scale)
         terms = Terms(q=coords, k=seen.coords, bias=context.bias, selected_BTS=selected_BTS)
         q_BTHX, k_BSGX, terms = jax.lax.stop_gradient((heads.q_BTHX, heads.k_BSGX, terms))
         losses = {} if selection is None else {"index_kl": selection.loss(mean_weights(q_BTHX, k_BSGX, scores, terms))}
         return y_BTD, Side(table, losses, logit_stats(q_BTHX, k_BSGX, scores, terms))
+
+
+class Asking(NamedTuple):
+    """Queries of all heads and where they stand; what they look at, and which of it is selected for each."""
+
+    q_BTHK: Array
+    q_BTHP: Array
+    coords: Coords
+    seen: Seen
+    selection: Selection | None
+
+
+def _apart(asking: Asking, keep: int) -> Asking:
+    """Each query in a row of its own, with the `keep` keys that are selected for it and no others.
+
+    Nothing else of a long cache is read. Where fewer are selected the rest of the `keep` stay unselected.
+    """
+    selection = asking.selection
+    assert selection is not None
+    batch, tokens, _ = selection.selected_BTS.shape
+    _, at_BTN = jax.lax.top_k(selection.selected_BTS.astype(jnp.int32), keep)
+
+    def of_queries(x_BTx: Array) -> Array:
+        return jnp.broadcast_to(x_BTx, (batch, *x_BTx.shape[1:])).reshape(batch * tokens, 1, *x_BTx.shape[2:])
+
+    def of_keys(x_BSx: Array) -> Array:
+        rows_B11 = jnp.arange(batch)[:, None, None] if x_BSx.shape[0] == batch else 0
+        return x_BSx[rows_B11, at_BTN].reshape(batch * tokens, keep, *x_BSx.shape[2:])
+
+    def of_pairs(x_BTS: Array) -> Array:
+        return jnp.take_along_axis(x_BTS, at_BTN, axis=-1).reshape(batch * tokens, 1, keep)
+
+    return Asking(
+        of_queries(asking.q_BTHK),
+        of_queries(asking.q_BTHP),
+        jax.tree.map(of_queries, asking.coords),
+        jax.tree.map(of_keys, asking.seen),
+        jax.tree.map(of_pairs, selection),
+    )
 
 
 def _queries(spec: MLA, x_BTD: Array) -> tuple[Array, Array, Array]:
