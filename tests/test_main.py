@@ -99,6 +99,14 @@ def test_the_command_line_is_a_module():
     assert answer.stderr == "error: model='gpt3' is unknown; did you mean 'gpt2'?\n"
 
 
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "fxformer", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("name ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 def test_describe_says_what_a_model_is_and_costs(capsys):
     text = said(capsys, "describe", "llama2-70b")
     facts = dict(line.split(maxsplit=1) for line in text.splitlines() if "  " in line.strip())
