@@ -15,7 +15,7 @@ setup: $(VENV)/.ready
 
 # The environment is made anew when the lock or the interpreter changes.
 $(VENV)/.ready: requirements.lock pyproject.toml $(VENV)/.python-$(notdir $(PYTHON))
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -93,7 +93,8 @@ def _said(function: Callable[[Any], Any], argument: Any) -> str | None:
 def batch_of(name: str) -> Batch:
     """What an objective makes of ROWS rows of text."""
     objective, text = OBJECTIVES[name], np.frombuffer(TEXT, np.uint8).astype(np.int32)
-    return objective(text[np.arange(ROWS)[:, None] * 9 + np.arange(objective.raw_length(INPUTS))], jax.random.key(0))
+    rows = text[np.arange(ROWS)[:, None] * 9 + np.arange(objective.raw_length(INPUTS))]
+    return jax.jit(objective)(rows, jax.random.key(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ def test_its_loss_falls_by_one_nat_and_a_half(name):
     config = Config(
         name=name,
         model={"tiny": name},
-        data=Data(length=66 if objective == "blank_infilling" else 40, batch=BATCH),
+        data=Data(length=66 if objective == "blank_infilling" else 24, batch=BATCH),
         train=Train(objective=objective),
     )
     recipe = replace(recipe_of(config), execution=Execution())  # a loop over layers compiles sooner
