@@ -10,7 +10,7 @@ from itertools import product
 import jax
 
 from fxformer import accounting, writer, zoo
-from fxformer.describe import COLUMNS, describe, features
+from fxformer.describe import COLUMNS, describe, features, row
 from fxformer.model import Transformer, position_limit
 from fxformer.text import line, widths_of
 from fxformer.verify import DECODE_LAWS, LAWS, Verdict, uncacheable, verify, verify_decoding
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     specs = {name: zoo.get(name) for name in zoo.names()}
-    known = [features(name, zoo.family_of(name), spec) for name, spec in specs.items()]
-    widths = widths_of([COLUMNS, *((*row, PARAMETERS) for row in known)])
+    known = [(*features(name, zoo.family_of(name), spec), PARAMETERS) for name, spec in specs.items()]
+    widths = widths_of([COLUMNS, *known])
     print(line(COLUMNS, widths))
-    for row, spec in zip(known, specs.values(), strict=True):
-        print(line((*row, f"{accounting.count(spec):,}"), widths), flush=True)  # counting takes a moment
+    for name, spec in specs.items():
+        print(line(row(name, zoo.family_of(name), spec), widths), flush=True)  # counting takes a moment
     return 0
 
 

@@ -138,10 +138,12 @@ class MLAModule(nn.Module):
         seen = Seen(records, coords)
         if table is not None:
             table, seen = extend(table, records, coords)
-        selection = None if question is None else question.answer(seen, spec.mask, coords)
-        if spec.index is not None and coords.length * spec.index.keep < seen.coords.length:
-            asking = _apart(Asking(q_BTHK, q_BTHP, coords, seen, selection), spec.index.keep)
-            q_BTHK, q_BTHP, coords, seen, selection = asking
+        selection = None
+        if question is not None:
+            selection = question.answer(seen, spec.mask, coords)
+            if coords.length * question.keep < seen.coords.length:
+                asking = Asking(q_BTHK, q_BTHP, coords, seen, selection)
+                q_BTHK, q_BTHP, coords, seen, selection = _apart(asking, question.keep)
 
         form = nearest(FORMS, self.form or _cheaper(spec, coords.length, seen.coords.length), "form")
         heads = form(spec, q_BTHK, q_BTHP, seen.records["latent"], seen.records["rope"])
@@ -175,7 +177,7 @@ class Asking(NamedTuple):
     q_BTHP: Array
     coords: Coords
     seen: Seen
-    selection: Selection | None
+    selection: Selection
 
 
 def _apart(asking: Asking, keep: int) -> Asking:
@@ -183,10 +185,9 @@ def _apart(asking: Asking, keep: int) -> Asking:
 
     Nothing else of a long cache is read. Where fewer are selected the rest of the `keep` stay unselected.
     """
-    selection = asking.selection
-    assert selection is not None
-    batch, tokens, _ = selection.selected_BTS.shape
-    _, at_BTN = jax.lax.top_k(selection.selected_BTS.astype(jnp.int32), keep)
+    selected_BTS = asking.selection.selected_BTS
+    batch, tokens, _ = selected_BTS.shape
+    _, at_BTN = jax.lax.top_k(selected_BTS.astype(jnp.int32), keep)
 
     def of_queries(x_BTx: Array) -> Array:
         return jnp.broadcast_to(x_BTx, (batch, *x_BTx.shape[1:])).reshape(batch * tokens, 1, *x_BTx.shape[2:])
@@ -203,7 +204,7 @@ def _apart(asking: Asking, keep: int) -> Asking:
         of_queries(asking.q_BTHP),
         jax.tree.map(of_queries, asking.coords),
         jax.tree.map(of_keys, asking.seen),
-        jax.tree.map(of_pairs, selection),
+        jax.tree.map(of_pairs, asking.selection),
     )
 
 
