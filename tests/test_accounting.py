@@ -12,7 +12,7 @@ from fxformer.layers.attention import ATTENTION
 from fxformer.layers.ffn import FFN
 from fxformer.layers.head import Tied, Transformed
 from fxformer.model import Params
-from tests.laws.specs import cacheable
+from tests.laws.specs import cacheable, shapes_of
 
 PARAMETERS = {
     "gpt2": 124_439_808,
@@ -59,7 +59,7 @@ def test_published_numbers_of_parameters(name):
 
 @each_spec
 def test_parameters_are_those_of_init(spec):
-    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    params = shapes_of(spec)
     assert fx.count(spec) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -111,7 +111,7 @@ def multiplied(spec, path, leaf):
 @each_spec
 def test_weights_that_multiply_are_those_of_the_parameter_tree(spec):
     """Without keys, FLOPs are twice the matrices, and a table that is compared with counts as one."""
-    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    params = shapes_of(spec)
     leaves = [(tuple(part.key for part in path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     matrices = sum(multiplied(spec, path, leaf) for path, leaf in leaves if path[-1] == "weight")
     compared = type(spec.head) is Tied or (type(spec.head) is Transformed and type(spec.head.readout) is Tied)
@@ -170,7 +170,7 @@ def test_flops_are_those_that_xla_counts(name):
     Blocks are written out, as XLA counts the body of a loop once; the naive kernel multiplies with every key.
     """
     spec, tokens = XLA[name], jnp.zeros((2, 64), jnp.int32)
-    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    params = shapes_of(spec)
 
     def forward(params: Params, tokens: Array) -> Array:
         return fx.apply(spec, params, tokens, kernel="naive", unroll=spec.stack.depth).logits

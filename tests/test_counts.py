@@ -1,12 +1,12 @@
 """Parameters of published models at their exact size, by shapes alone."""
 
 import math
-from functools import partial
 
 import jax
 import pytest
 
 import fxformer as fx
+from tests.laws.specs import shapes_of
 
 PUBLISHED = {
     "transformer-base": 63_082_496,
@@ -106,7 +106,7 @@ def test_a_published_model_has_the_published_number_of_parameters(name):
 @pytest.mark.parametrize("name", list({fx.zoo.tiny(name): name for name in reversed(fx.zoo.names())}.values()))
 def test_a_tiny_model_counts_what_it_holds(name):
     spec = fx.zoo.tiny(name)
-    params = jax.eval_shape(partial(fx.init, spec), jax.random.key(0))
+    params = shapes_of(spec)
     held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert fx.count(spec) == held < 200_000
 

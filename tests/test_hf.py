@@ -21,6 +21,7 @@ from fxformer.hf.families import FAMILIES, difference, family_of
 from fxformer.hf.family import settings
 from fxformer.ops.rotary import NTK, Llama3, Rotary, YaRN
 from fxformer.stack import Repeat
+from tests.laws.specs import shapes_of
 
 TITLES = (
     *("GPT-2", "LLaMA", "LLaMA-2", "Mistral", "Mixtral", "Gemma 2", "OLMo 2", "Qwen 3", "gpt-oss"),
@@ -172,8 +173,7 @@ PUBLISHED = {
 def noise(spec):
     """Parameters in which no two numbers are alike, gains and biases included."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes)
+    return jax.tree.map(lambda leaf: jax.device_put(rng.standard_normal(leaf.shape, np.float32)), shapes_of(spec))
 
 
 def assert_same(ours, theirs):

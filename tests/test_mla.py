@@ -55,7 +55,7 @@ def disturbed(spec):
 
     def draw(path, leaf):
         centre, deviation = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(path[-1].key, (0.0, 0.4))
-        return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
+        return jax.device_put(np.float32(centre + deviation * rng.normal(size=leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(draw, shapes(spec, D))
 

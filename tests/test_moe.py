@@ -62,7 +62,8 @@ def boxed(spec):
 def disturbed(spec, seed=1):
     """Random parameters: no bias zero, no gain one."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), nn.unbox(boxed(spec)))
+    draw = lambda leaf: jax.device_put(np.float32(0.5 * rng.normal(size=leaf.shape)))  # noqa: E731
+    return jax.tree.map(draw, nn.unbox(boxed(spec)))
 
 
 def close(one, other, tolerance=2e-6):

@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 
+@cache
 def reads(function: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the keyword-only arguments that must be given: those with a default are constants."""
     parameters = inspect.signature(function).parameters.values()

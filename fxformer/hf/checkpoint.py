@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -170,7 +171,7 @@ def _filled(
         parts = slot.layout.unpack(tensors[slot.name].read(), slot.shapes)
         for path, part in zip(slot.paths, parts, strict=True):
             arrays[path][slot.index] = part
-    return {path: jnp.asarray(array) for path, array in arrays.items()}
+    return {path: jax.device_put(array) for path, array in arrays.items()}
 
 
 def _check_params(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:

@@ -102,7 +102,7 @@ def disturbed(spec: Transformer, seed: int = 1, size: float = 0.3) -> Params:
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
         usual = {"scale": (1.0, 0.2), "bias": (0.0, 0.2), "alpha": (0.5, 0.1), "head_gains": (1.0, 0.2)}
         centre, deviation = usual.get(path[-1].key, (0.0, size))
-        return jnp.asarray(centre + deviation * rng.normal(size=leaf.shape), jnp.float32)
+        return jax.device_put(np.float32(centre + deviation * rng.normal(size=leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract_params(spec)))
 

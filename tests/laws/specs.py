@@ -6,6 +6,7 @@ quicker to compile, those and more.
 
 from dataclasses import replace
 
+import flax.linen as nn
 import numpy as np
 
 import fxformer as fx
@@ -17,6 +18,7 @@ from fxformer.layers.ffn import GLU, MoE
 from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
+from fxformer.model import Params, abstract_params
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import Blocks, Mask, Prefix, Strided, Window
@@ -174,6 +176,11 @@ def kinds(named: dict[str, fx.Transformer]) -> list[str]:
             chosen.append(name)
             met |= has
     return chosen
+
+
+def shapes_of(spec: fx.Transformer) -> Params:
+    """What `init` would make, as shapes."""
+    return nn.meta.unbox(abstract_params(spec))
 
 
 def tokens_of(spec: fx.Transformer, batch: int, length: int, seed: int = 2) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -21,7 +20,6 @@ from fxformer.layers.head import Free, Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal, Truncated
 from fxformer.layers.residual import PLACEMENTS
-from fxformer.model import abstract_params
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.dispatch import Capacity, Dropless
 from fxformer.ops.mask import Causal, Mask, Window
@@ -29,7 +27,7 @@ from fxformer.ops.norm import NORMS
 from fxformer.ops.rotary import PAIRINGS, SCALINGS, Linear, Rotary
 from fxformer.ops.route import TopK
 from fxformer.stack import Stack
-from tests.laws.specs import STRUCTURES
+from tests.laws.specs import STRUCTURES, shapes_of
 
 LENGTH = 9
 NAMES = {"kind": NORMS, "placement": PLACEMENTS, "activation": ACTIVATIONS, "pairing": PAIRINGS}
@@ -132,7 +130,7 @@ def alternatives(value: Any, name: str) -> list:
 @functools.cache
 def shapes(spec: fx.Transformer) -> dict:
     """The parameter tree, as sizes."""
-    return jax.tree.map(lambda leaf: leaf.shape, nn.meta.unbox(abstract_params(spec)))
+    return jax.tree.map(lambda leaf: leaf.shape, shapes_of(spec))
 
 
 @functools.cache
@@ -142,7 +140,7 @@ def said(spec: fx.Transformer) -> str:
     def run(params, tokens, key):
         return fx.apply(spec, params, tokens, key=key).logits
 
-    params = nn.meta.unbox(abstract_params(spec))
+    params = shapes_of(spec)
     return jax.jit(run).lower(params, jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
 
 
