@@ -170,8 +170,8 @@ def stream(
         cache_dtype=cache_dtype,
     )
     state = _start(spec, params, request)
-    flat_spec, flat_params, state = _unstacked(spec, params, state)
     yield jnp.copy(state.token)  # the state itself is given away with the next step
+    flat_spec, flat_params, state = _unstacked(spec, params, state)
     while not bool(jnp.all(state.stopped)):
         state, token_B = _proceed(flat_spec, flat_params, request, state)
         yield token_B

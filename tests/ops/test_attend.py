@@ -79,7 +79,7 @@ def exact(case, q, k, v):
 
 
 def single(*arrays):
-    return tuple(jnp.asarray(array, jnp.float32) for array in arrays)
+    return tuple(jax.device_put(np.float32(array)) for array in arrays)
 
 
 @pytest.fixture(params=WAYS, ids=str)
