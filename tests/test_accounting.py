@@ -59,7 +59,8 @@ def test_published_numbers_of_parameters(name):
 
 @each_spec
 def test_parameters_are_those_of_init(spec):
-    params = shapes_of(spec)
+    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    assert params == shapes_of(spec)
     assert fx.count(spec) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

@@ -62,7 +62,10 @@ def boxed(spec):
 def disturbed(spec, seed=1):
     """Random parameters: no bias zero, no gain one."""
     rng = np.random.default_rng(seed)
-    draw = lambda leaf: jax.device_put(np.float32(0.5 * rng.normal(size=leaf.shape)))  # noqa: E731
+
+    def draw(leaf):
+        return jax.device_put(np.float32(0.5 * rng.normal(size=leaf.shape)))
+
     return jax.tree.map(draw, nn.unbox(boxed(spec)))
 
 

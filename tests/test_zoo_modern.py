@@ -7,7 +7,6 @@ import math
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,6 @@ from fxformer.layers.context import Context
 from fxformer.layers.ffn import GLU, MLP, MoE
 from fxformer.layers.ffn.dense import GLUModule
 from fxformer.layers.norm import Norm
-from fxformer.model import abstract_params
 from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import visible
 from fxformer.ops.rotary import Rotary, frequencies, magnitude
@@ -31,6 +29,7 @@ from fxformer.specs import parts
 from fxformer.zoo.deepseek import DEEPSEEK_V2
 from fxformer.zoo.family import pairs
 from fxformer.zoo.gpt import gpt3
+from tests.laws.specs import shapes_of
 
 get = cache(fx.zoo.get)
 PAGES = ("gpt3", "gshard", "switch", "glam", "mi", "deepseek", "gemma2", "olmo2", "qwen3", "gpt-oss")
@@ -49,7 +48,7 @@ def attention(name):
 @cache
 def shapes(name):
     """The shape of every parameter, by its path."""
-    tree = nn.meta.unbox(abstract_params(get(name)))
+    tree = shapes_of(get(name))
     return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

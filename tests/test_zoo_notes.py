@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +13,10 @@ import fxformer as fx
 from fxformer.coords import plain
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Truncated, draw
-from fxformer.model import abstract_params
 from fxformer.ops.mask import visible
 from fxformer.ops.rotary import Rotary
 from fxformer.specs import parts
+from tests.laws.specs import shapes_of
 
 
 def named(tree) -> dict[str, jax.Array]:
@@ -29,7 +28,7 @@ def named(tree) -> dict[str, jax.Array]:
 @lru_cache
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of a published model."""
-    return {path: leaf.shape for path, leaf in named(nn.meta.unbox(abstract_params(fx.zoo.get(name)))).items()}
+    return {path: leaf.shape for path, leaf in named(shapes_of(fx.zoo.get(name))).items()}
 
 
 def block_of(name: str, part: str = "stack") -> dict[str, tuple[int, ...]]:

@@ -128,20 +128,13 @@ def alternatives(value: Any, name: str) -> list:
 
 
 @functools.cache
-def shapes(spec: fx.Transformer) -> dict:
-    """The parameter tree, as sizes."""
-    return jax.tree.map(lambda leaf: leaf.shape, shapes_of(spec))
-
-
-@functools.cache
 def said(spec: fx.Transformer) -> str:
     """The program from parameters and tokens to logits, constants and all, without what is not used."""
 
     def run(params, tokens, key):
         return fx.apply(spec, params, tokens, key=key).logits
 
-    params = shapes_of(spec)
-    return jax.jit(run).lower(params, jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
+    return jax.jit(run).lower(shapes_of(spec), jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
 
 
 @functools.cache
@@ -152,7 +145,7 @@ def begun(spec: fx.Transformer) -> str:
 
 def same(spec: fx.Transformer, other: fx.Transformer) -> bool:
     """Whether they are one in all of these; the quickest to make is looked at first."""
-    return all(way(spec) == way(other) for way in (shapes, said, begun))
+    return all(way(spec) == way(other) for way in (shapes_of, said, begun))
 
 
 def cases() -> Iterator:
