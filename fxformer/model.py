@@ -124,7 +124,7 @@ class TransformerModule(nn.Module):
 
 def init(spec: Transformer, key: Array) -> Params:
     """Fresh float32 parameters, a nested dict of arrays; the key of each depends on its path only."""
-    initialise = _init if _traced(key) else _compiled_init
+    initialise = _init if traced(key) else _compiled_init
     return initialise(spec, key)
 
 
@@ -171,7 +171,7 @@ def apply(
     execution = Execution(kernel=kernel, unroll=unroll, remat=remat)
     context = Context(coords=coords, execution=execution, memory=memory)
     arguments = (params, tokens, context, reading, cache, key)
-    forward = _forward if _traced(arguments) else _compiled_forward
+    forward = _forward if traced(arguments) else _compiled_forward
     return forward(spec, jnp.dtype(dtype), nn.get_logical_axis_rules(), *arguments)
 
 
@@ -232,7 +232,7 @@ def check_memory(spec: Transformer, reading: Reading | None, memory: Memory | No
         raise ValueError(f"{given[0]} are for a model with an encoder; this one has none")
     if len(given) > 1:
         raise ValueError("encoder_tokens and memory are two answers to one question; give one of them")
-    unread = cache is None or (not _traced(cache.length_B) and not jnp.any(cache.length_B))
+    unread = cache is None or (not traced(cache.length_B) and not jnp.any(cache.length_B))
     if spec.encoder is not None and not given and unread:
         raise ValueError("the model has an encoder and nothing to read; give encoder_tokens or memory")
 
@@ -314,7 +314,8 @@ _compiled_forward = jax.jit(_forward, static_argnums=(0, 1, 2))
 _compiled_init = jax.jit(_init, static_argnums=0)
 
 
-def _traced(tree: Any) -> bool:
+def traced(tree: Any) -> bool:
+    """Whether a part of it stands for values that are not known yet, as in `jit`."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 

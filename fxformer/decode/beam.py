@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.cache import Cache, fork
 from fxformer.coords import Coords, succeeding
+from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.loop import Request, forbid, read_prompt, request_of
 from fxformer.decode.steps import step, unstacked
 from fxformer.model import Params, Transformer
@@ -85,7 +86,7 @@ def beam(
     return Beams(jnp.concatenate([prompt_BKT, new_BKN], axis=2), scores_BK)
 
 
-@partial(jax.jit, static_argnames=("spec", "beams"))
+@partial(for_few_rows, static_argnames=["spec", "beams"])
 def _beam(spec: Transformer, params: Params, request: Request, penalty: Array, beams: int) -> tuple[Array, Array]:
     count = request.count
 

@@ -1,8 +1,7 @@
-"""Going on from a prompt: `generate` is one compiled loop, `stream` the same steps one by one."""
+"""Going on from a prompt: `generate` goes on in one compiled loop, `stream` with the same steps one by one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import PADDING, Coords, check_rows, last, padded_to, plain, succeeding
+from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.sampling import Sampling, check_sampling, keys_at, next_token, row_keys
 from fxformer.decode.steps import check_decodable, read, step, unstacked, unstacked_spec
 from fxformer.model import Params, Transformer, check_cacheable, check_tokens, empty_cache, position_limit
@@ -317,28 +317,34 @@ def forbid(request: Request, logits_BV: Array, made: Array) -> Array:
     return logits_BV.at[:, request.stop].add(jnp.where(early_B1, -jnp.inf, 0))
 
 
-@partial(jax.jit, static_argnames="spec")
 def written(spec: Transformer, params: Params, request: Request) -> Array:
-    """The new tokens, int32 [B, count]: one loop, which ends when every row has stopped."""
+    """The new tokens, int32 [B, count]."""
+    state = _start(spec, params, request)
+    if request.count == 1:
+        return state.token[:, None]
+    flat_spec, flat_params, state = _unstacked(spec, params, state)
+    return _write(flat_spec, flat_params, request, state)[1]
+
+
+def write(spec: Transformer, params: Params, request: Request, state: State) -> tuple[State, Array]:
+    """Go on until every row has stopped: (the state, the new tokens [B, count]), of an `unstacked` model."""
 
     def going(carry: tuple[State, Array]) -> Array:
         return ~jnp.all(carry[0].stopped)
 
     def body(carry: tuple[State, Array]) -> tuple[State, Array]:
         state, text_BN = carry
-        after, token_B = proceed(flat_spec, flat_params, request, state)
+        after, token_B = proceed(spec, params, request, state)
         return after, jax.lax.dynamic_update_index_in_dim(text_BN, token_B, state.made, axis=1)
 
-    state = start(spec, params, request)
-    flat_spec, flat_params, cache = unstacked(spec, params, state.cache)
-    state = replace(state, cache=cache)
     text_BN = jnp.full((len(state.token), request.count), request.pad).at[:, 0].set(state.token)
-    return jax.lax.while_loop(going, body, (state, text_BN))[1]
+    return jax.lax.while_loop(going, body, (state, text_BN))
 
 
 _start = jax.jit(start, static_argnames="spec")
-_proceed = jax.jit(proceed, static_argnames="spec", donate_argnames="state")
 _parts = jax.jit(lambda spec, params, cache: unstacked(spec, params, cache)[1:], static_argnums=0)
+_write = for_few_rows(write, static_argnames=["spec"], donate_argnames=["state"])
+_proceed = for_few_rows(proceed, static_argnames=["spec"], donate_argnames=["state"])
 
 
 def _unstacked(spec: Transformer, params: Params, state: State) -> tuple[Transformer, Params, State]:

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import Coords, following, preceding, succeeding, without
+from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.loop import Request, State, choose_next, forbid, read_prompt, request_of
 from fxformer.decode.sampling import Sampling, keys_at, shape
 from fxformer.decode.steps import unstacked
@@ -197,7 +198,7 @@ def speculate(
     return Speculation(jnp.concatenate([jnp.asarray(prompt, jnp.int32), new_BN], axis=1), passes_B)
 
 
-@partial(jax.jit, static_argnames=("spec", "guesser"))
+@partial(for_few_rows, static_argnames=["spec", "guesser"])
 def _speculate(spec: Transformer, guesser: Draft, params: Params, draft: Any, request: Request) -> tuple[Array, Array]:
     """int32 [B, N], and the passes of each row: the loop ends when every row has stopped."""
 

@@ -147,8 +147,17 @@ def parameter(module: nn.Module, name: str, init: Initializer, letters: str, siz
 def boxed(
     module: nn.Module, name: str, init: Initializer, axes: tuple[str | None, ...], shape: tuple[int, ...]
 ) -> Array:
-    """Create a parameter whose axes have logical names; None is an axis that is never sharded."""
-    return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
+    """Create a parameter whose axes have logical names; None is an axis that is never sharded.
+
+    One that is there is read without `param`, which would trace its initialiser each time for the shape alone.
+    """
+    if not module.has_variable("params", name):
+        return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
+    value = cast(Array, nn.meta.unbox(module.get_variable("params", name)))
+    if value.shape != shape:
+        path = ".".join((*module.path, name))
+        raise ValueError(f"parameter {path} is {list(value.shape)}, the model needs {list(shape)}")
+    return value
 
 
 def zeros(key: Array, shape: tuple[int, ...]) -> Array:

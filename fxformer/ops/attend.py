@@ -20,6 +20,7 @@ from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
 
 BLOCK = 256  # keys looked at together by the blockwise kernel
+SHORT_BLOCK = 64  # as few of them, where a short cache is looked through, of which the end may be empty
 NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default where no fused one is
 CUDNN_WIDTH = 128  # the widest keys that cuDNN takes on every GPU it knows
 SAMPLE = 256  # queries whose logits are looked at for statistics
@@ -108,7 +109,10 @@ def _blockwise_forward(
     scores: Scores, q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, terms: Terms
 ) -> tuple[tuple[Array, Array], tuple]:
     seen = k_BGSK.shape[2]
+    batch, tokens, groups, queries, _ = q_BTGQK.shape
     size = min(BLOCK, seen)
+    if tokens < seen and terms.key_data is None:  # dropout is drawn for whole blocks
+        size = min(size, max(SHORT_BLOCK, seen // 4))
 
     def step(i, carry):
         peak_BGQT, sum_BGQT, y_BGQTU = carry
@@ -128,7 +132,6 @@ def _blockwise_forward(
         seen_v_BGQTU = jnp.einsum("bgqts,bgsu->bgqtu", weights_BGQTS, v_block, preferred_element_type=jnp.float32)
         return new_peak_BGQT, sum_BGQT, shrink_BGQT[..., None] * y_BGQTU + seen_v_BGQTU
 
-    batch, tokens, groups, queries, _ = q_BTGQK.shape
     rows = (batch, groups, queries, tokens)
     start = (
         jnp.full(rows, jnp.finfo(jnp.float32).min),

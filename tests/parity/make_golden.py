@@ -475,7 +475,8 @@ def check(names: Collection[str]) -> None:
             assert lost <= TOLERANCE, f"{name}: greedy continuations differ by {lost} of the largest logit"
         if (stop := STOPS.get(name.removeprefix("golden "))) is not None:
             check_beams(name, spec, params, prompt, stop, inputs, searched(model, inputs, stop))
-        print(f"{name:32} {', '.join(sorted(shares))} within {max(shares.values()):.1e}")
+        print(f"{name:32} {', '.join(sorted(shares))} within {max(shares.values()):.1e}", flush=True)
+        jax.clear_caches()  # a process has room for the programs of a few models, not of all
 
 
 def parted(
