@@ -20,7 +20,7 @@ from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
 
 BLOCK = 256  # keys looked at together by the blockwise kernel
-SHORT_BLOCK = 64  # as few of them, where a short cache is looked through, of which the end may be empty
+FEW = 64  # where fewer queries than these look through a cache, as many keys: what is copied of it stays near
 NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default where no fused one is
 CUDNN_WIDTH = 128  # the widest keys that cuDNN takes on every GPU it knows
 SAMPLE = 256  # queries whose logits are looked at for statistics
@@ -111,8 +111,8 @@ def _blockwise_forward(
     seen = k_BGSK.shape[2]
     batch, tokens, groups, queries, _ = q_BTGQK.shape
     size = min(BLOCK, seen)
-    if tokens < seen and terms.key_data is None:  # dropout is drawn for whole blocks
-        size = min(size, max(SHORT_BLOCK, seen // 4))
+    if tokens < min(FEW, seen) and terms.key_data is None:  # dropout is drawn for blocks of the other size
+        size = min(size, FEW)
 
     def step(i, carry):
         peak_BGQT, sum_BGQT, y_BGQTU = carry
