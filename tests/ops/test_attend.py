@@ -254,9 +254,10 @@ def test_bfloat16_gradients_of_many_blocks_are_summed_in_float32(monkeypatch):
     np.testing.assert_allclose(np.asarray(blocks, np.float32), whole, atol=2**-7 * float(jnp.abs(whole).max()))
 
 
-def test_blocks_behind_the_last_key_are_not_read(monkeypatch):
+@pytest.mark.parametrize("size", ["BLOCK", "FEW"])
+def test_blocks_behind_the_last_key_are_not_read(size, monkeypatch):
     """What is no number there would be none in the answer."""
-    monkeypatch.setattr(module, "BLOCK", 4)
+    monkeypatch.setattr(module, size, 4)
     q, k, v, _ = single(*DATA)
     case = {"q": plain(1, start=3), "k": padded(jnp.arange(S)[None] < 4)}
     alone = attend(q[:, :1], k, v, **case, kernel="naive")
