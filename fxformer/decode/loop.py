@@ -20,7 +20,7 @@ from fxformer.model import Params, Transformer, check_cacheable, check_tokens, e
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to go on from and how. One compiled program serves all requests of the same shapes.
+    """What to go on from and how. What is compiled for one serves all requests of the same shapes.
 
     prompt [B, T] at coords, padded to a size that many prompts share. encoder_tokens, encoder_coords: see `apply`.
     keys: [B], None for the most likely tokens. stop: tokens [n] that end a row. pad: what stands behind an end.
@@ -243,7 +243,7 @@ SMALLEST = 16  # tokens of the smallest bucket
 
 
 def bucket_of(length: int, limit: int | None = None) -> int:
-    """The size that prompts of `length` tokens are padded to, so that one program serves many lengths.
+    """The size that prompts of `length` tokens are padded to, so that what is compiled serves many lengths.
 
     A power of two, or the number of learned positions where that is less.
     """

@@ -126,16 +126,16 @@ def chi_square(drawn, probability):
     return (np.sum((observed - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom)
 
 
-def test_all_prompts_of_a_bucket_share_one_program(monkeypatch):
-    traces = []
+@pytest.mark.parametrize("part", ["read_prompt", "proceed"])
+def test_all_prompts_of_a_bucket_share_what_is_compiled(part, monkeypatch):
+    traces, function = [], getattr(loop, part)
 
     def counted(*arguments):
         traces.append(None)
-        return read_prompt(*arguments)
+        return function(*arguments)
 
-    read_prompt = loop.read_prompt
-    monkeypatch.setattr(loop, "read_prompt", counted)
-    spec = toy(vocab=13, depth=1)
+    monkeypatch.setattr(loop, part, counted)
+    spec = toy(vocab=13, depth=1, inner={"read_prompt": 7, "proceed": 8}[part])
     params, tokens = disturbed(spec), np.random.default_rng(0).integers(0, 13, (2, 20))
     for length in (3, 9, 16):
         for options in ({"stop": 2}, {"stop": 5, "min_new_tokens": 2}):
