@@ -2,11 +2,11 @@
 
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import fxformer as fx
-from fxformer.decode import loop
 from train import cli
 from train.config import load
 from train.loop import run
@@ -45,10 +45,19 @@ def test_each_byte_follows_from_the_window_before_it(folder):
 def test_no_program_is_made_in_the_middle_of_a_text(folder, prompt):
     pieces = sample(folder, prompt, tokens=40, **OPTIONS)
     assert len([next(pieces), next(pieces)]) == 2
-    programs = (loop._start, loop._proceed, loop._parts)
-    before = [program._cache_size() for program in programs]
-    assert len(list(pieces)) == 38
-    assert [program._cache_size() for program in programs] == before
+    compiled = []
+
+    def heard(event, seconds, **of):
+        compiled.extend([of] if event == "/jax/core/compile/backend_compile_duration" else [])
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        assert len(list(pieces)) == 38
+        assert not compiled
+        jax.jit(lambda x: x + 1)(1)
+        assert len(compiled) == 1, "what is compiled is not heard"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 def test_the_command_prints_prompt_text_and_pace(folder, monkeypatch, capsys):
