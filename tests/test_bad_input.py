@@ -330,3 +330,10 @@ def test_gaps_that_are_none(params):
     )
     refuses(lambda: fill_blanks(glm, {}, TOKENS[:1], 3, 4, start=1, stop=300), "stop token 300 is outside")
     refuses(lambda: fill_blanks(glm, {}, TOKENS[:1], 3, 4, start=300, stop=2), "token 300 is outside the vocabulary")
+
+
+def test_parameters_of_another_width_are_named(params):
+    other = fx.zoo.toy(**{**TOY, "inner": 41})
+    refuses(
+        lambda: fx.apply(other, params, TOKENS), "parameter stack.group_0.blocks.block_0.ffn.", "the model needs", "41"
+    )

@@ -11,7 +11,7 @@ from fxformer.model import traced
 R = TypeVar("R")
 
 # XLA leaves the matrix products of a CPU to YNNPACK, which takes up to twice as long as XLA itself for 4 to 32 rows,
-# and no less for fewer (jaxlib 0.10 to 0.12, see benchmarks/README.md). An empty list leaves it nothing.
+# and no less for fewer (jaxlib 0.10.2, benchmarks/products.py). An empty list leaves it nothing.
 OWN_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 

@@ -23,6 +23,8 @@ def test_a_loop_says_the_same_within_a_program_of_the_caller():
     alone = fx.generate(spec, params, prompt, 4)
     within = jax.jit(lambda params, prompt: fx.generate(spec, params, prompt, 4))(params, prompt)
     np.testing.assert_array_equal(alone, within)
+    of_constants = jax.jit(lambda: fx.generate(spec, params, prompt, 4))()
+    np.testing.assert_array_equal(alone, of_constants)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is one of the CPU's compiler")

@@ -61,9 +61,9 @@ CASES = {
     "selected": {"mask": Causal(), "q": LATE, "k": plain(S), "selected_BTS": SELECTED},
     "selected sinks": {"mask": Window(4), "q": LATE, "k": plain(S), "selected_BTS": SELECTED, "sink_H": SINKS},
 }
-# Blocks of one key, of a size that does not divide S, and longer than S.
-BLOCKS = {"naive": [None], "blockwise": [1, 4, 256]}
-WAYS = [(kernel, size) for kernel in KERNELS for size in BLOCKS.get(kernel, [None])]
+# Blocks of one key, of a size that does not divide S, longer than S, and shorter ones forward than backward.
+BLOCKS = {"naive": [{}], "blockwise": [{"BLOCK": 1}, {"BLOCK": 4}, {"BLOCK": 256}, {"FEW": T + 1}]}
+WAYS = [(kernel, sizes) for kernel in KERNELS for sizes in BLOCKS.get(kernel, [{}])]
 # What a kernel refuses to compute, and says so.
 REFUSED = {"fused": {"softcap": "bounds no logits", "sink_H": "no log-sum-exp", "key": "drops no weights"}}
 
@@ -84,9 +84,9 @@ def single(*arrays):
 
 @pytest.fixture(params=WAYS, ids=str)
 def kernel(request, monkeypatch):
-    name, size = request.param
-    if size is not None:
-        monkeypatch.setattr(module, "BLOCK", size)
+    name, sizes = request.param
+    for constant, size in sizes.items():
+        monkeypatch.setattr(module, constant, size)
     return name
 
 
