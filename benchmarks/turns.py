@@ -40,7 +40,7 @@ def say(rows: list[dict[str, Any]]) -> None:
     """Print rows as soon as they are known."""
     for r in rows:
         numbers = f"{r['ms']:>10,.1f} ms{r['tokens_per_second']:>12,.0f} tokens/s{r['speed']:>8.2f}"
-        print(f"{r['what']:<16}{r['who']:<28}{numbers}", flush=True)
+        print(f"{r['what']:<22}{r['who']:<28}{numbers}", flush=True)
 
 
 def machine() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Each model is compiled a few times for all laws: pieces are padded to one width, or are one token a row.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -43,6 +42,7 @@ from fxformer.verify.reading import (
 
 INT8_ROUNDING = 0.03  # mean, relative to the largest logit: 7 bits of each key and value; 0.01 is the worst of the zoo
 BF16_ROUNDING = 0.015  # the same with 8 bits of mantissa; 0.006 is the worst
+NEW = 6  # tokens that are generated
 
 
 @of_spec
@@ -62,9 +62,9 @@ def _unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Params,
     return unstacked(spec, params, cache)[1:]
 
 
-@partial(quick, static_argnums=(0, 3))
-def _generate(spec: Transformer, params: Params, prompt: Array, count: int, options: dict[str, Any]) -> Array:
-    return generate(spec, params, prompt, count, **options)[:, prompt.shape[1] :]
+@of_spec
+def _generate(spec: Transformer, params: Params, prompt: Array, options: dict[str, Any]) -> Array:
+    return generate(spec, params, prompt, NEW, **options)[:, prompt.shape[1] :]
 
 
 _fork = quick(fork)
@@ -196,14 +196,14 @@ def layers_apart(text: Text) -> Finding:
 
 
 def written_is_likeliest(text: Text) -> Finding:
-    """Each token that `generate` writes has the largest logit of a pass without a cache, for prompts of two lengths."""
+    """Each token that `generate` draws from the likeliest one has the largest logit of a pass without a cache.
+
+    Prompts have two lengths.
+    """
     count_B = np.array([3, 7])
-    width = int(count_B.max())
-    prompt, coords = _prompt(text, count_B)
-    options = {"coords": coords, **source_of(text)}
-    new_BN = np.asarray(_generate(text.spec, text.params, prompt, text.length - width, options))
+    new_BN = _drawn(text, count_B, jax.random.split(jax.random.key(3)), top_k=1)
     tokens, rows = text.tokens.copy(), np.arange(2)[:, None]
-    after_BN = count_B[:, None] + np.arange(new_BN.shape[1])
+    after_BN = count_B[:, None] + np.arange(NEW)
     tokens[rows, after_BN] = new_BN
     whole = text.of(tokens, text.encoder_tokens).whole
     likeliest = whole.max(axis=-1)[rows, after_BN - 1]
@@ -217,26 +217,22 @@ def neighbours_do_not_matter(text: Text) -> Finding:
     """
     count_B = np.array([3, 7])
     keys, other = jax.random.split(jax.random.key(4)), jax.random.key(5)
-
-    def drawn(text: Text, count_B: np.ndarray, keys: Array) -> np.ndarray:
-        prompt, coords = _prompt(text, count_B)
-        options = {"coords": coords, "key": keys, "temperature": 3.0, "top_p": 0.95, **source_of(text)}
-        return np.asarray(_generate(text.spec, text.params, prompt, 5, options))
-
-    plain = drawn(text, count_B, keys)
-    swapped = drawn(text.rows([1, 0]), count_B[::-1], keys[::-1])
+    plain = _drawn(text, count_B, keys)
+    swapped = _drawn(text.rows([1, 0]), count_B[::-1], keys[::-1])
     beside = text.tokens.copy()
     beside[1] = (beside[1] + 1) % text.spec.embed.vocab
-    first = drawn(text._replace(tokens=beside), count_B, jnp.stack([keys[0], other]))[0]
+    first = _drawn(text._replace(tokens=beside), count_B, jnp.stack([keys[0], other]))[0]
     return float(np.sum(plain != swapped[::-1]) + np.sum(plain[0] != first)), 0.0
 
 
-def _prompt(text: Text, count_B: np.ndarray) -> tuple[np.ndarray, Coords]:
-    """The first tokens of each row, with padding before them."""
+def _drawn(text: Text, count_B: np.ndarray, keys: Array, top_k: int = 100) -> np.ndarray:
+    """int [B, NEW]: what follows on the first tokens of each row, which have padding before them."""
     width = int(count_B.max())
     at_BX = np.arange(width) - (width - count_B)[:, None]
     prompt = np.take_along_axis(text.tokens, np.maximum(at_BX, 0), axis=1)
-    return prompt, of_index(jnp.asarray(np.maximum(at_BX, PADDING)))
+    coords = of_index(jnp.asarray(np.maximum(at_BX, PADDING)))
+    options = {"coords": coords, "key": keys, "temperature": 3.0, "top_k": top_k, "top_p": 0.95, **source_of(text)}
+    return np.asarray(_generate(text.spec, text.params, prompt, options))
 
 
 def in_8_bits(text: Text) -> Finding:

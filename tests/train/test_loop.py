@@ -43,25 +43,25 @@ def test_a_run_learns_and_leaves_what_it_says(tmp_path):
     assert result.val_loss == [line["val_loss"] for line in lines if "val_loss" in line][-1]
 
 
-def command(folder, config_file):
-    words = [sys.executable, "-m", "train", "run", str(config_file), "--set", f"out={folder}"]
+def command(file):
+    file.write_text("[model]\n" + "".join(f"{name} = {value}\n" for name, value in MODEL.items()))
+    words = [sys.executable, "-m", "train", "run", str(file), "--set", f"out={file.parent}"]
     return words + [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
-    file = tmp_path / "run.toml"
-    file.write_text("[model]\n" + "".join(f"{name} = {value}\n" for name, value in MODEL.items()))
-    subprocess.run(command(tmp_path / "whole", file), check=True, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen(command(tmp_path / "killed", file), stdout=subprocess.DEVNULL)
-    log, deadline = tmp_path / "killed" / "run" / "log.jsonl", time.monotonic() + 120
+    whole, killed = (command(tmp_path / f"{name}.toml") for name in ("whole", "killed"))
+    subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(killed, stdout=subprocess.DEVNULL)
+    log, deadline = tmp_path / "killed" / "log.jsonl", time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and not (log.exists() and len(read(log)) > 14):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(read(log)) < 35, "it was killed too late to show anything"
-    subprocess.run(command(tmp_path / "killed", file), check=True, stdout=subprocess.DEVNULL)
-    assert kept(tmp_path / "killed" / "run") == kept(tmp_path / "whole" / "run")
+    subprocess.run(killed, check=True, stdout=subprocess.DEVNULL)
+    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
