@@ -246,24 +246,20 @@ def _check(
     out = apply(spec, params, read_BX, cache=state.cache, coords=coords, dtype=request.dtype)
     assert out.cache is not None
 
-    passed, drawn, seen_BV = [], [], state.seen
-    for i in range(len(guesses) + 1):
-        made_B = state.made + i
-        logp_BV = _logp(request, out.logits[:, i], made_B, seen_BV)
-        rest_BV = logp_BV
-        if i < len(guesses):
-            token_B, q_BV = guesses[i]
-            odds_B = (jnp.take_along_axis(x, token_B[:, None], axis=1)[:, 0] for x in (logp_BV, q_BV))
-            uniform_B = jax.vmap(jax.random.uniform)(_keys(request, made_B, 1))
-            p_B, q_B = odds_B
-            passed.append(jnp.log(uniform_B) < p_B - q_B)
-            rest_BV = jnp.log(jnp.maximum(jnp.exp(logp_BV) - jnp.exp(q_BV), 0))
-            seen_BV = _and_seen(seen_BV, token_B)
-        drawn.append(jax.vmap(jax.random.categorical)(_keys(request, made_B, 2), rest_BV).astype(jnp.int32))
+    passed, rest, seen_BV = [], [], state.seen
+    for i, (token_B, q_BV) in enumerate(guesses):
+        logp_BV = _logp(request, out.logits[:, i], state.made + i, seen_BV)
+        p_B, q_B = (jnp.take_along_axis(x, token_B[:, None], axis=1)[:, 0] for x in (logp_BV, q_BV))
+        passed.append(_passes(request, state.made + i, p_B - q_B))
+        rest.append(jnp.log(jnp.maximum(jnp.exp(logp_BV) - jnp.exp(q_BV), 0)))
+        seen_BV = _and_seen(seen_BV, token_B)
+    rest.append(_logp(request, out.logits[:, len(guesses)], state.made + len(guesses), seen_BV))
 
     right_B = jnp.sum(jnp.cumprod(jnp.stack(passed, axis=1), axis=1), axis=1)
+    rest_BV = jnp.take_along_axis(jnp.stack(rest, axis=1), right_B[:, None, None], axis=1)[:, 0]
+    next_B = _draw(request, state.made + right_B, 2, rest_BV)
     guessed_BX = jnp.pad(read_BX[:, 1:], ((0, 0), (0, 1)))
-    after_BX = jnp.where(places_X < right_B[:, None], guessed_BX, jnp.stack(drawn, axis=1))
+    after_BX = jnp.where(places_X < right_B[:, None], guessed_BX, next_B[:, None])
     stops_BX = jnp.any(after_BX[..., None] == request.stop, axis=-1)
     before_BX = jnp.cumsum(stops_BX, axis=1) - stops_BX  # stops among the tokens before
     holds_BX = (places_X <= right_B[:, None]) & (before_BX == 0) & room_BX
@@ -297,14 +293,27 @@ def _logp(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | No
 
 def _guess(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | None) -> Guess:
     logp_BV = _logp(request, logits_BV, made_B, seen_BV)
-    return Guess(jax.vmap(jax.random.categorical)(_keys(request, made_B, 0), logp_BV).astype(jnp.int32), logp_BV)
+    return Guess(_draw(request, made_B, 0, logp_BV), logp_BV)
+
+
+def _draw(request: Request, made_B: Array, use: int, logp_BV: Array) -> Array:
+    """int32 [B]: a guess (use 0), or the token after those that passed (use 2)."""
+    if request.keys is None:
+        return jnp.argmax(logp_BV, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(_keys(request, made_B, use), logp_BV).astype(jnp.int32)
+
+
+def _passes(request: Request, made_B: Array, logratio_B: Array) -> Array:
+    """bool [B]: whether guesses pass of which the model and the draft say log p - log q."""
+    if request.keys is None:
+        return logratio_B >= 0
+    return jnp.log(jax.vmap(jax.random.uniform)(_keys(request, made_B, 1))) < logratio_B
 
 
 def _keys(request: Request, made_B: Array, use: int) -> Array:
-    """Keys [B] for a guess (0), its check (1) and the token in its place (2)."""
+    """Keys [B] for a guess (0), its check (1) and the token after those that passed (2)."""
     keys_B = keys_at(request.keys, made_B)
-    if keys_B is None:  # one token has all probability: any key will do
-        keys_B = jax.random.split(jax.random.key(0), len(made_B))
+    assert keys_B is not None, "nothing is drawn"
     return jax.vmap(jax.random.fold_in, (0, None))(keys_B, use)
 
 
