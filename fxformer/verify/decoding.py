@@ -3,6 +3,7 @@
 Each model is compiled a few times for all laws: pieces are padded to one width, or are one token a row.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,7 +43,6 @@ from fxformer.verify.reading import (
 
 INT8_ROUNDING = 0.03  # mean, relative to the largest logit: 7 bits of each key and value; 0.01 is the worst of the zoo
 BF16_ROUNDING = 0.015  # the same with 8 bits of mantissa; 0.006 is the worst
-NEW = 6  # tokens that are generated
 
 
 @of_spec
@@ -62,9 +62,9 @@ def _unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Params,
     return unstacked(spec, params, cache)[1:]
 
 
-@of_spec
-def _generate(spec: Transformer, params: Params, prompt: Array, options: dict[str, Any]) -> Array:
-    return generate(spec, params, prompt, NEW, **options)[:, prompt.shape[1] :]
+@partial(quick, static_argnums=(0, 3))
+def _generate(spec: Transformer, params: Params, prompt: Array, count: int, options: dict[str, Any]) -> Array:
+    return generate(spec, params, prompt, count, **options)[:, prompt.shape[1] :]
 
 
 _fork = quick(fork)
@@ -203,7 +203,7 @@ def written_is_likeliest(text: Text) -> Finding:
     count_B = np.array([3, 7])
     new_BN = _drawn(text, count_B, jax.random.split(jax.random.key(3)), top_k=1)
     tokens, rows = text.tokens.copy(), np.arange(2)[:, None]
-    after_BN = count_B[:, None] + np.arange(NEW)
+    after_BN = count_B[:, None] + np.arange(new_BN.shape[1])
     tokens[rows, after_BN] = new_BN
     whole = text.of(tokens, text.encoder_tokens).whole
     likeliest = whole.max(axis=-1)[rows, after_BN - 1]
@@ -226,13 +226,13 @@ def neighbours_do_not_matter(text: Text) -> Finding:
 
 
 def _drawn(text: Text, count_B: np.ndarray, keys: Array, top_k: int = 100) -> np.ndarray:
-    """int [B, NEW]: what follows on the first tokens of each row, which have padding before them."""
+    """What follows on the first tokens of each row, which have padding before them, up to the length of the text."""
     width = int(count_B.max())
     at_BX = np.arange(width) - (width - count_B)[:, None]
     prompt = np.take_along_axis(text.tokens, np.maximum(at_BX, 0), axis=1)
     coords = of_index(jnp.asarray(np.maximum(at_BX, PADDING)))
     options = {"coords": coords, "key": keys, "temperature": 3.0, "top_k": top_k, "top_p": 0.95, **source_of(text)}
-    return np.asarray(_generate(text.spec, text.params, prompt, options))
+    return np.asarray(_generate(text.spec, text.params, prompt, text.length - width, options))
 
 
 def in_8_bits(text: Text) -> Finding:
