@@ -1,6 +1,7 @@
 """Where tokens stand. Masks, biases, rotations and caches see coordinates, never array offsets."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,7 @@ class Coords:
         return jax.tree.map(lambda leaf: leaf[:, start:stop], self)
 
 
+@partial(jax.jit, static_argnames="length")
 def plain(length: int, *, start: Array | int = 0) -> Coords:
     """Tokens `start`, `start + 1`, … of one document; `start` is a number, or [B] for rows that differ."""
     index_BT = jnp.atleast_1d(jnp.asarray(start, jnp.int32))[:, None] + jnp.arange(length, dtype=jnp.int32)
@@ -90,6 +92,7 @@ def packed(segment_BT: Array) -> Coords:
     )
 
 
+@jax.jit
 def of_index(index_BT: Array) -> Coords:
     """One segment, no prefix, positions equal to the index (0 at padding)."""
     return Coords(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -178,6 +179,7 @@ class StackModule(nn.Module):
         )
 
 
+@partial(jax.jit, static_argnames=("spec", "batch", "length", "encoder_length", "spare", "dtype"))
 def empty_tables(spec: Stack, *, batch: int, length: int, encoder_length: int, spare: int, dtype: DTypeLike) -> Any:
     """Empty cache tables in the tree of the stack, one for each attention, stacked as the groups are."""
 

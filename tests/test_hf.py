@@ -173,7 +173,7 @@ PUBLISHED = {
 def noise(spec):
     """Parameters in which no two numbers are alike, gains and biases included."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jax.device_put(rng.standard_normal(leaf.shape, np.float32)), shapes_of(spec))
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes_of(spec))
 
 
 def assert_same(ours, theirs):
@@ -186,7 +186,7 @@ def assert_same(ours, theirs):
 def saved(request, tmp_path):
     """A saved tiny model: (folder, spec, params)."""
     spec = fx.zoo.tiny(request.param)
-    params = noise(spec)
+    params = jax.device_put(noise(spec))
     fx.hf.save(spec, params, tmp_path / "model")
     return tmp_path / "model", spec, params
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ def buckets_by_distance(count: int, max_distance: int) -> np.ndarray:
     return np.where(distance < exact, distance, np.minimum(logarithmic, count - 1))
 
 
+@partial(jax.jit, static_argnames=("count", "max_distance", "bidirectional"))
 def t5_buckets(relative: Array, *, count: int, max_distance: int, bidirectional: bool) -> Array:
     """The bucket of each relative position `key - query`; bidirectional gives half of them to keys on the right."""
     count = count // 2 if bidirectional else count
