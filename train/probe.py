@@ -159,7 +159,7 @@ ASKED: dict[type, Ask] = {
 def question(name: str, rows_BT: Array, hole: Hole) -> Batch:
     """What a model of this objective reads and is asked; ValueError, with the reason, where it cannot be."""
     objective = OBJECTIVES[name]
-    return ASKED[type(objective)](objective, rows_BT, hole)
+    return jax.jit(ASKED[type(objective)], static_argnums=(0, 2))(objective, rows_BT, hole)
 
 
 def bits_per_byte(spec: fx.Transformer, params: Params, batch: Batch, rows: int = 64) -> float:

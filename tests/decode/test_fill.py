@@ -1,8 +1,8 @@
 """Masks and blanks that a model fills in, against loops without a cache and the batches of its training."""
 
+from collections import namedtuple
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ def test_drawn_masks_follow_the_keys_of_their_rows():
 
 
 BLANK, START, PADS = 7, 8, 0
+Marks = namedtuple("Marks", ("sop", "eop", "pad"))  # special ids as an objective has them, of any numbers
 
 
 @pytest.mark.parametrize("name", ["glm-10b", "chatglm-6b"])
@@ -112,7 +113,7 @@ def check_row(spec, params, text, pieces, stop):
             starts.append(len(whole))
         whole += next(left) if token == BLANK else [token]
     spans = Spans(jnp.array(starts), jnp.array([len(piece) for piece in pieces]))
-    specials = SimpleNamespace(sop=START, eop=stop, pad=PADS)
+    specials = Marks(sop=START, eop=stop, pad=PADS)
     row = blank(jnp.array(whole), spans, BLANK, specials)
     coords = Coords(
         index=row.order[None], segment=jnp.zeros_like(row.order)[None], prefix=row.source[None], pos=row.pos[None]

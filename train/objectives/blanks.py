@@ -5,6 +5,7 @@ random order. Positions are pairs: in A (place in A, 0); in B (place of the span
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -77,6 +78,7 @@ class Row(NamedTuple):
     pos: Array
 
 
+@partial(jax.jit, static_argnames="specials")
 def blank(tokens_T: Array, spans: Spans, mark: ArrayLike, specials: Specials) -> Row:
     """Part A with `mark` for each span, then Part B: [sop] and the tokens of each span, in the order of the slots.
 

@@ -1,6 +1,7 @@
 """Span corruption: an encoder reads text with holes, a decoder writes what was in them. Raffel et al. 2020 (T5)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,7 @@ def composition(key: Array, total: int, parts: int) -> Array:
     return jnp.diff(cuts, prepend=0, append=total)
 
 
+@partial(jax.jit, static_argnames=("lengths", "specials"))
 def corrupt(tokens_T: Array, noise_T: Array, lengths: tuple[int, int], specials: Specials) -> tuple[Array, Array]:
     """(inputs, targets) of `lengths`: a sentinel for each run of noise, and one for each run of text; then EOS."""
     first_noise_T = noise_T & ~previous(noise_T, first=False)
