@@ -1,7 +1,6 @@
 """Two segments, [CLS] A [SEP] B [SEP], masked: is B what follows A (NSP), or do A and B stand in order (SOP)?"""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import jax
@@ -85,7 +84,6 @@ class SentenceOrder(Objective):
         return raw + MARKS
 
 
-@partial(jax.jit, static_argnames="specials")
 def join(a_T: Array, begin: Array, size: Array, b_T: Array, second: Array, specials: Specials) -> tuple[Array, Array]:
     """[CLS] a[begin : begin + size] [SEP] b[second : second + T - size] [SEP], and types 0, 1: int32 [T + 3] each."""
     length = a_T.shape[0]
