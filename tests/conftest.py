@@ -17,7 +17,7 @@ TESTS = itertools.count()
 QUICK = "--xla_cpu_parallel_codegen_split_count=1"  # the cores have other tests
 if jax.__version_info__ < (0, 11):  # later compilers have no other way, and no such flag
     QUICK += " --xla_cpu_use_fusion_emitters=false"
-MAPS = 45_000  # of the 65530 memory maps that Linux gives a process; every program takes some
+MAPS = 58_000  # of the 65530 memory maps that Linux gives a process; every program takes some
 
 
 def pytest_configure(config: pytest.Config) -> None:

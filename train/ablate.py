@@ -29,7 +29,6 @@ from train.signals import stop_signals
 from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
 
 CHUNK = 50  # steps a dispatch, at most
-AT_ONCE = 2  # groups: while one compiles, which keeps one core busy, the other trains
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
 
 
@@ -101,11 +100,17 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
         if groups:
             plan = kept_plan(folder, groups[0], corpus)
             bar.say(plan.reason)
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            with ThreadPoolExecutor(groups_at_once()) as pool:
                 for records in pool.map(lambda group: run_group(group, corpus, plan, bar, stopped), groups):
                     results.add(records)
             bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
     return [results[cell.key] for cell in cells]
+
+
+def groups_at_once() -> int:
+    """Two on a CPU: while one compiles, which keeps one core busy, the other trains. An accelerator trains beside
+    compilers on half of the cores."""
+    return 2 if jax.default_backend() == "cpu" else max(2, (os.cpu_count() or 1) // 2)
 
 
 def preview(config: Config) -> str:
