@@ -54,7 +54,7 @@ def test_every_query_sees_just_the_tokens_of_its_window_however_the_text_is_cut(
                 remembered[b].append(value[b, t])
             expected[b].append(remembered[b][-window:] if valid[b, t] else [])
         coords = of_index(jnp.asarray(index))
-        table, seen = extend(table, {"value": jnp.asarray(value, jnp.float32)[..., None]}, coords)
+        table, seen = jax.jit(extend)(table, {"value": jnp.asarray(value, jnp.float32)[..., None]}, coords)
         assert seen_values(mask, coords, seen) == expected
         held = np.asarray(table.coords.index)
         for b in range(rows):

@@ -27,7 +27,7 @@ from fxformer.ops.norm import NORMS
 from fxformer.ops.rotary import PAIRINGS, SCALINGS, Linear, Rotary
 from fxformer.ops.route import TopK
 from fxformer.stack import Stack
-from tests.laws.specs import STRUCTURES, shapes_of
+from tests.laws.specs import STRUCTURES
 
 LENGTH = 9
 NAMES = {"kind": NORMS, "placement": PLACEMENTS, "activation": ACTIVATIONS, "pairing": PAIRINGS}
@@ -134,18 +134,28 @@ def said(spec: fx.Transformer) -> str:
     def run(params, tokens, key):
         return fx.apply(spec, params, tokens, key=key).logits
 
-    return jax.jit(run).lower(shapes_of(spec), jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
+    return jax.jit(run).lower(beginning(spec).out_info, jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
+
+
+@functools.cache
+def beginning(spec: fx.Transformer) -> jax.stages.Traced:
+    return jax.jit(functools.partial(fx.init, spec)).trace(jax.random.key(0))
+
+
+def shapes(spec: fx.Transformer) -> fx.model.Params:
+    """Of the parameters."""
+    return jax.tree.map(lambda leaf: leaf.shape, beginning(spec).out_info)
 
 
 @functools.cache
 def begun(spec: fx.Transformer) -> str:
     """The program from a key to parameters."""
-    return jax.jit(functools.partial(fx.init, spec)).lower(jax.random.key(0)).as_text()
+    return beginning(spec).lower().as_text()
 
 
 def same(spec: fx.Transformer, other: fx.Transformer) -> bool:
     """Whether they are one in all of these; the quickest to make is looked at first."""
-    return all(way(spec) == way(other) for way in (shapes_of, said, begun))
+    return all(way(spec) == way(other) for way in (shapes, said, begun))
 
 
 def cases() -> Iterator:

@@ -179,9 +179,11 @@ def test_the_second_choice_of_gshard_is_made_by_chance(threshold, share):
 def test_padding_is_sent_nowhere_and_counts_for_nothing(spec):
     """A row of other numbers at padding, and one that is all padding, change no loss, share or choice."""
     valid = np.tile([True, True, True, False, True, False, True], (B, 1))
-    real = routed(spec, jnp.asarray(LOGITS[:, valid[0]]))
+    real = jax.device_get(routed(spec, jnp.asarray(LOGITS[:, valid[0]])))
     more = np.concatenate([np.where(valid[..., None], LOGITS, 50 * LOGITS), LOGITS[:1]])
-    padded = routed(spec, jnp.asarray(more), jnp.asarray(np.append(valid, np.zeros((1, T), bool), axis=0)))
+    padded = jax.device_get(
+        routed(spec, jnp.asarray(more), jnp.asarray(np.append(valid, np.zeros((1, T), bool), axis=0)))
+    )
     np.testing.assert_array_equal(padded.expert_BTM[:B][valid].reshape(real.expert_BTM.shape), real.expert_BTM)
     assert (padded.expert_BTM[:B][~valid] == E).all() and (padded.expert_BTM[B] == E).all()
     assert (padded.weight_BTM[:B][~valid] == 0).all()
