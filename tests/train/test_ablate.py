@@ -1,6 +1,7 @@
 """The default ablation in miniature: once, again, interrupted, and with a torn file."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,7 @@ def test_what_is_missing_and_what_is_torn_runs_again_to_the_same_results(swept, 
     folder, results = swept
     file = tmp_path / "out" / "mini" / "results.jsonl"
     file.parent.mkdir(parents=True)
+    shutil.copy(folder / "out" / "mini" / "plan.json", file.parent)
     lines = (folder / "out" / "mini" / "results.jsonl").read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:3]) + lines[3][:50])
     again = ablate(config(tmp_path))
