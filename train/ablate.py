@@ -136,9 +136,8 @@ def preview(config: Config) -> str:
 def plan_for(group: Group, corpus: Corpus) -> Plan:
     """The fastest plan for populations here, from one step of all cells of `group`."""
     numbers = _stacked(group)
-    state = jax.tree.map(  # how long a step takes does not depend on the values
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(jax.vmap(partial(start, group.recipe)), numbers)
-    )
+    shapes = jax.eval_shape(jax.vmap(partial(start, group.recipe)), numbers)
+    state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))  # as slow as any
     return choose_plan(partial(train_step, group.recipe), (numbers, state, _tokens(group, corpus, range(1))[:, 0]))
 
 
