@@ -41,6 +41,13 @@ def test_each_kind_of_layer_has_its_line():
     assert accounting.FFN_WEIGHTS.keys() == FFN.keys()
 
 
+@each_spec
+def test_parameters_are_those_of_init(spec):
+    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    assert params == shapes_of(spec)
+    assert fx.count(spec) == sum(leaf.size for leaf in jax.tree.leaves(params)) < 200_000
+
+
 @pytest.mark.parametrize("name", CACHE_BYTES)
 def test_published_sizes_of_caches(name):
     assert accounting.cache_bytes(zoo.get(name)) == CACHE_BYTES[name]

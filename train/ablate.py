@@ -109,8 +109,8 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
 
 def groups_at_once() -> int:
     """Two on a CPU: while one compiles, which keeps one core busy, the other trains. An accelerator trains beside
-    compilers on half of the cores."""
-    return 2 if jax.default_backend() == "cpu" else max(2, (os.cpu_count() or 1) // 2)
+    compilers on half of the cores, eight at most: each holds its group's parameters."""
+    return 2 if jax.default_backend() == "cpu" else min(8, max(2, (os.cpu_count() or 1) // 2))
 
 
 def preview(config: Config) -> str:
@@ -136,8 +136,9 @@ def preview(config: Config) -> str:
 def plan_for(group: Group, corpus: Corpus) -> Plan:
     """The fastest plan for populations here, from one step of all cells of `group`."""
     numbers = _stacked(group)
+    # Zeros: a step takes as long with any values, and to draw them would be one more program to compile.
     shapes = jax.eval_shape(jax.vmap(partial(start, group.recipe)), numbers)
-    state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))  # as slow as any
+    state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     return choose_plan(partial(train_step, group.recipe), (numbers, state, _tokens(group, corpus, range(1))[:, 0]))
 
 

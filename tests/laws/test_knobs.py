@@ -128,6 +128,12 @@ def alternatives(value: Any, name: str) -> list:
 
 
 @functools.cache
+def beginning(spec: fx.Transformer) -> jax.stages.Traced:
+    """`init`, traced once for the shapes and for the program."""
+    return jax.jit(functools.partial(fx.init, spec)).trace(jax.random.key(0))
+
+
+@functools.cache
 def said(spec: fx.Transformer) -> str:
     """The program from parameters and tokens to logits, constants and all, without what is not used."""
 
@@ -135,11 +141,6 @@ def said(spec: fx.Transformer) -> str:
         return fx.apply(spec, params, tokens, key=key).logits
 
     return jax.jit(run).lower(beginning(spec).out_info, jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
-
-
-@functools.cache
-def beginning(spec: fx.Transformer) -> jax.stages.Traced:
-    return jax.jit(functools.partial(fx.init, spec)).trace(jax.random.key(0))
 
 
 def shapes(spec: fx.Transformer) -> fx.model.Params:
