@@ -14,7 +14,7 @@ import fxformer as fx
 from fxformer.cache import empty_table, extend, fork, recall, rollback, store
 from fxformer.coords import PADDING, of_index, padded, plain
 from fxformer.ops.mask import Causal, Prefix, Window, visible
-from fxformer.verify import disturbed
+from fxformer.verify import DECODE_LAWS, LAWS, disturbed, text_of
 from tests.laws.specs import STRUCTURES, cacheable, tokens_of, toy, with_groups, with_mask, written
 
 ROUNDING = 2e-5  # relative to the largest logit
@@ -89,39 +89,22 @@ def test_a_model_of_windows_needs_no_more_room_than_its_widest_one():
 
 
 @pytest.mark.parametrize("name", cacheable(written()))
-def test_prefill_and_steps_say_what_one_pass_says_at_every_split(name):
-    """Each row is cut at its own place; what lies behind the cut is padding to the prefill. Then token by token.
-
-    Structures that a factory makes obey this by the laws of `fxformer.verify`.
-    """
-    spec, length, row = STRUCTURES[name], 13, np.arange(2)
-    params, tokens = disturbed(spec), tokens_of(spec, 2, length)
-    whole = np.asarray(fx.apply(spec, params, tokens).logits)
-    for cut in range(1, length):
-        at = np.array([cut, length - cut])
-        valid = np.arange(length) < at[:, None]
-        out = fx.apply(spec, params, tokens, coords=padded(valid), cache=fx.empty_cache(spec, 2, length))
-        close(np.asarray(out.logits)[valid], whole[valid])
-        assert out.cache.length_B.tolist() == at.tolist()
-        while at.max() < length:
-            out = fx.apply(spec, params, tokens[row, at][:, None], cache=out.cache)
-            close(np.asarray(out.logits)[:, 0], whole[row, at])
-            at = at + 1
+def test_what_is_read_in_pieces_is_what_one_pass_reads(name):
+    """Each row in pieces of its own. Structures that a factory makes obey this in tests/laws."""
+    text = text_of(STRUCTURES[name])
+    for law in (LAWS["cached = uncached"], LAWS["ragged rows are alone"], DECODE_LAWS["ragged rows"]):
+        deviation, allowed = law.check(text)
+        assert deviation <= allowed
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 5])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 7])
-def test_a_ring_keeps_what_a_window_sees_however_often_it_wraps(window, chunk):
-    """Chunks shorter than the window, as long, one longer and much longer; the text wraps the ring four times."""
+def test_a_ring_keeps_what_a_window_sees_however_often_it_wraps(window):
+    """Chunks of every size, shorter than the window and much longer; the text wraps the ring three times."""
     spec = with_mask(toy(), Window(window))
-    params, tokens = disturbed(spec), tokens_of(spec, 2, 4 * window + 2)
-    cache, parts = fx.empty_cache(spec, *tokens.shape), []
+    cache = fx.empty_cache(spec, 2, 4 * window)
     assert cache.tables["group_0"]["block_0"]["attention"].capacity == window
-    for start in range(0, tokens.shape[1], chunk):
-        out = fx.apply(spec, params, tokens[:, start : start + chunk], cache=cache)
-        cache = out.cache
-        parts.append(out.logits)
-    close(jnp.concatenate(parts, axis=1), fx.apply(spec, params, tokens).logits)
+    deviation, allowed = DECODE_LAWS["chunks"].check(text_of(spec))
+    assert deviation <= allowed
 
 
 @pytest.mark.parametrize("mask", [Causal(), Window(11), Causal() | Prefix()], ids=str)
