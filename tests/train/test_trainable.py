@@ -1,13 +1,16 @@
 """Every published model at toy widths learns: its own objective's loss falls on the text of this repository's guide."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.random import define_prng_impl
 
 import fxformer as fx
 from fxformer import zoo
@@ -34,6 +37,31 @@ OWN = {  # of those that are not causal language models; translation has no obje
 }
 
 
+def mixed(x):
+    """Every bit of each number depends on all of its bits. The lowbias32 hash of Wellons 2018."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def bits(key, width, shape):
+    assert width == 32
+    places = jnp.arange(1, math.prod(shape) + 1, dtype=jnp.uint32)
+    return mixed(mixed(places) + key[0]).reshape(shape)
+
+
+# Random numbers of a few operations, where JAX's own take a hundred: a model that draws thirty arrays compiles sooner.
+MIXED = define_prng_impl(
+    key_shape=(1,),
+    seed=lambda number: mixed(jnp.asarray(number, jnp.uint32))[None],
+    split=lambda key, shape: bits(key, 32, shape)[..., None],
+    random_bits=bits,
+    fold_in=lambda key, number: mixed(mixed(key) + jnp.asarray(number, jnp.uint32)),
+    name="mixed",
+    tag="mix",
+)
+
+
 def test_every_distinct_model_is_trained_or_says_nothing():
     assert set(OWN) <= set(NAMES) and {"bert-base", "albert-base", "albert-xxlarge"} == SILENT
 
@@ -52,7 +80,8 @@ def test_its_loss_falls_by_one_nat_and_a_half(name):
         data=Data(length=66 if objective == "blank_infilling" else 24, batch=BATCH),
         train=Train(objective=objective),
     )
-    recipe = replace(recipe_of(config), execution=Execution())  # a loop over layers compiles sooner
+    # A loop over layers that keeps little for the way back compiles sooner.
+    recipe = replace(recipe_of(config), execution=Execution(remat=True))
     numbers, optimizer = numbers_of(config), optax.flatten(optax.adam(RATE))  # one vector compiles sooner
 
     def step(state, rows):
@@ -67,6 +96,6 @@ def test_its_loss_falls_by_one_nat_and_a_half(name):
 
     text = load_corpus(str(TEXT)).train
     rows = batches(text, seed=0, steps=range(STEPS), batch=BATCH, length=config.text_length)
-    losses = run(fx.init(recipe.spec(numbers), jax.random.key(0)), rows)
+    losses = run(fx.init(recipe.spec(numbers), jax.random.key(0, impl=MIXED)), rows)
 
     assert np.mean(losses[-20:]) < np.mean(losses[:5]) - 1.5
