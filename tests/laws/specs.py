@@ -4,6 +4,7 @@ A new entry of a table is tested by existing. Published models obey the laws of 
 quicker to compile, those and more.
 """
 
+import re
 from dataclasses import replace
 
 import flax.linen as nn
@@ -150,19 +151,30 @@ def attentions(named: dict[str, fx.Transformer]) -> list[str]:
     first: dict[tuple, str] = {}
     for name, spec in named.items():
         pattern = tuple((group.n > 1, group.tied, len(group.blocks)) for group in spec.stack.groups)
-        kinds = tuple(
-            (*way(block.attention), block.cross is None, type(block.ffn) is MoE) for block in spec.stack.blocks
-        )
-        first.setdefault((pattern, kinds, type(spec.stack.bias), spec.encoder is None), name)
+        first.setdefault((pattern, *ways(spec), spec.encoder is None), name)
     return list(first.values())
+
+
+def unlike(named: dict[str, fx.Transformer], others: dict[str, fx.Transformer]) -> list[str]:
+    """The names among those of `attentions` with a way in which no tokens of `others` meet."""
+    met = {way for spec in others.values() for way in ways(spec)}
+    return [name for name in attentions(named) if not set(ways(named[name])) <= met]
+
+
+def ways(spec: fx.Transformer) -> list[tuple]:
+    """What tells one block from another where tokens meet, and stacks by their bias, sizes aside."""
+    blocks = [(*way(block.attention), block.cross is None, type(block.ffn) is MoE) for block in spec.stack.blocks]
+    return [*blocks, (type(spec.stack.bias),)]
 
 
 def way(attention: GQA | MLA) -> tuple:
     """What tells one attention from another, sizes aside."""
+    mask = re.sub(r"\d+", "", str(attention.mask))
     if type(attention) is MLA:
-        return MLA, attention.mask, attention.query_latent is None, attention.index is None
-    kinds = (attention.heads == attention.kv_heads, attention.kv_heads == 1, attention.softcap, attention.scale is None)
-    return GQA, attention.mask, *kinds, attention.qk_norm is None, attention.sinks, attention.relative is None
+        return MLA, mask, attention.query_latent is None, attention.index is None
+    heads = attention.heads == attention.kv_heads, attention.kv_heads == 1
+    given = attention.softcap, attention.scale, attention.qk_norm, attention.relative
+    return GQA, mask, *heads, *(value is None for value in given), attention.sinks
 
 
 def kinds(named: dict[str, fx.Transformer]) -> list[str]:
