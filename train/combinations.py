@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 WIDTH, DEPTH, HEADS = 24, 2, 3
 ROWS = 2
+OFTEN = 5  # combinations tried between two lines that say how far it is
 INPUTS = 72  # tokens that an objective makes, at most; GLM's spans with their gaps need most of them
 TEXT = b"Every two choices meet in a model that works, or one sentence says why not; a third choice is no excuse. "
 
@@ -124,14 +125,17 @@ def attempts(rows: Sequence[Row], workers: int = 2) -> Iterator[Outcome]:
         yield from pool.map(attempt, rows)
 
 
-def verify_combinations(say: Callable[[str], None] = print) -> bool:
+def verify_combinations(say: Callable[[str], None] = partial(print, flush=True)) -> bool:
     """Try a covering array of AXES and say what came out, failures as they are found; True where there are none."""
     rows, refused = covering(AXES, refusal)
+    say(f"{len(rows)} combinations to try")
     outcomes = []
     for outcome in attempts(rows):
         outcomes.append(outcome)
         for finding in outcome.failures:
             say(f"FAILED {finding.name}: {finding.deviation:.1e} > {finding.allowed:.1e} in {_named(outcome.row)}")
+        if len(outcomes) % OFTEN == 0:
+            say(f"{len(outcomes)} of {len(rows)} tried")
     say(report(outcomes, refused))
     return not any(outcome.failures for outcome in outcomes)
 
