@@ -3,30 +3,55 @@
 import importlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fxformer as fx
+from fxformer import zoo
 from fxformer.layers.attention import gqa
+from fxformer.layers.context import Execution
 from fxformer.ops.mask import Causal, Full, Window, visible
 from fxformer.ops.rotary import rotate
-from fxformer.verify import LAWS, disturbed, text_of
+from fxformer.verify import LAWS, Text, disturbed, text_of
+from fxformer.verify.laws import OTHERWISE, PLAINLY, loss_and_gradient
+from tests import learning
 from tests.laws.specs import PUBLISHED, STRUCTURES, tokens_of, toy, unlike, with_mask
+from tests.learning import KEY, SPEAKING, have_fallen, objective_of, trained
 
 attend = importlib.import_module("fxformer.ops.attend")  # where a function has the name of its module
-CONCERNED = [(law, name) for name, spec in PUBLISHED.items() for law in LAWS if LAWS[law].concerns(spec)]
+CONCERNED = [(name, law) for name, spec in PUBLISHED.items() for law in LAWS if LAWS[law].concerns(spec)]
+NEXT_TOKEN = [  # models that learn to predict it, and as they are: without a capacity of experts
+    name
+    for name, spec in PUBLISHED.items()
+    if name in SPEAKING and objective_of(name) == "causal" and zoo.tiny(name) == spec
+]
 
 
-@pytest.mark.parametrize(("law", "name"), CONCERNED)
-def test_published_models_obey_every_law(law, name):
+@pytest.fixture(scope="module")
+def text(request) -> Text:
+    """The tests of one model run one after another, on the same programs."""
+    return text_of(PUBLISHED[request.param])
+
+
+@pytest.mark.parametrize(("text", "law"), CONCERNED, indirect=["text"])
+def test_published_models_obey_every_law(text, law):
     """Toys obey the same: see the tests of structures and of the cache, which try more of each."""
-    deviation, allowed = LAWS[law].check(text_of(PUBLISHED[name]))
+    deviation, allowed = LAWS[law].check(text)
     assert deviation <= allowed
 
 
+@pytest.mark.parametrize("text", NEXT_TOKEN, indirect=True)
+def test_a_model_of_the_next_token_learns_it(text):
+    """Its loss falls by one nat and a half in 100 steps. Others: tests/train/test_trainable.py."""
+
+    def slope(params, row):
+        return loss_and_gradient(text.spec, params, row[:, : text.length].astype(np.int32), None, PLAINLY)
+
+    assert have_fallen(trained(slope, fx.init(text.spec, KEY), learning.text(text.length)))
+
+
 def test_every_law_concerns_some_model():
-    assert {law for law, _ in CONCERNED} == set(LAWS)
+    assert {law for _, law in CONCERNED} == set(LAWS)
 
 
 @pytest.mark.parametrize(
@@ -71,19 +96,10 @@ def test_code_that_breaks_a_law_is_noticed(law, monkeypatch):
     assert deviation > 10 * allowed
 
 
-def loss_and_gradient(spec, ways):
-    params, tokens = disturbed(spec), tokens_of(spec, 2, 10)
-
-    def loss(params):
-        logits = fx.apply(spec, params, tokens[:, :-1], **ways).logits
-        return fx.ops.cross_entropy(logits, jnp.asarray(tokens[:, 1:])).mean()
-
-    return jax.jit(jax.value_and_grad(loss))(params)
-
-
-def check_same(results):
+def check_same(spec, *ways):
     """To rounding of each leaf; one that is zero but for rounding (a key's bias) to that of the whole gradient."""
-    ours, plain = map(jax.tree.leaves, jax.device_get(results))
+    given = spec, disturbed(spec), tokens_of(spec, 2, 10), None
+    ours, plain = (jax.tree.leaves(jax.device_get(loss_and_gradient(*given, way))) for way in ways)
     largest = max(np.abs(leaf).max() for leaf in plain)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, atol=5e-5 * max(np.abs(b).max(), 0.01 * largest))
@@ -92,11 +108,10 @@ def check_same(results):
 @pytest.mark.parametrize("name", unlike(STRUCTURES, PUBLISHED))
 def test_kernel_and_recomputation_change_neither_loss_nor_gradients(name):
     """For each way to attend that no published model has: the laws try those."""
-    ways = {"kernel": "blockwise", "remat": True}, {"kernel": "naive"}
-    check_same([loss_and_gradient(STRUCTURES[name], way) for way in ways])
+    check_same(STRUCTURES[name], OTHERWISE, PLAINLY)
 
 
 @pytest.mark.parametrize("unroll", [2, 9])
 def test_any_unrolling_is_the_same_loop(unroll):
     """Of three blocks: where the number does not divide the depth, and beyond it."""
-    check_same([loss_and_gradient(toy(depth=3), {"unroll": n}) for n in (unroll, 1)])
+    check_same(toy(depth=3), Execution(unroll=unroll), Execution())
