@@ -127,8 +127,10 @@ def preview(config: Config) -> str:
         plan = plan_for(groups[0], corpus)
         flops = groups[0].work / (len(groups[0].cells) * groups[0].config.train.steps)
         seconds = sum(group.work for group in groups) * plan.seconds / flops
-        memory = max(STATE_COPIES * 4 * fx.count(g.config.spec()) * len(g.cells) for g in groups)
-        lines += [plan.reason, f"at most {memory / 1e6:,.1f} MB for parameters, gradients and moments of one group"]
+        held = sorted(STATE_COPIES * 4 * fx.count(group.config.spec()) * len(group.cells) for group in groups)
+        together = held[-groups_at_once() :]
+        size = f"at most {sum(together) / 1e6:,.1f} MB for parameters, gradients and moments"
+        lines += [plan.reason, f"{size}; groups at once: {len(together)}"]
         lines += [f"about {clock(seconds)} of training, and compilation besides"]
     return "\n".join(lines)
 
