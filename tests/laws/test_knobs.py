@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 
 import fxformer as fx
 from fxformer.layers.attention import GQA, MLA
@@ -140,7 +142,14 @@ def said(spec: fx.Transformer) -> str:
     def run(params, tokens, key):
         return fx.apply(spec, params, tokens, key=key).logits
 
-    return jax.jit(run).lower(beginning(spec).out_info, jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)).as_text()
+    return text_of(jax.jit(run).trace(beginning(spec).out_info, jnp.zeros((2, LENGTH), jnp.int32), jax.random.key(0)))
+
+
+def text_of(program: jax.stages.Traced) -> str:
+    """All that its results depend on, and the constants."""
+    closed = program.jaxpr
+    used, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return f"{used} {[np.asarray(array).tolist() for array in closed.consts]}"
 
 
 def shapes(spec: fx.Transformer) -> fx.model.Params:
@@ -151,7 +160,7 @@ def shapes(spec: fx.Transformer) -> fx.model.Params:
 @functools.cache
 def begun(spec: fx.Transformer) -> str:
     """The program from a key to parameters."""
-    return beginning(spec).lower().as_text()
+    return text_of(beginning(spec))
 
 
 def same(spec: fx.Transformer, other: fx.Transformer) -> bool:
