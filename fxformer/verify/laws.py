@@ -36,6 +36,7 @@ from fxformer.verify.reading import (
 
 ROUNDING = 2e-5  # relative to the largest logit, in float32
 GRADIENT_ROUNDING = 5e-5  # relative to the largest gradient: sums over all tokens
+OTHERWISE, PLAINLY = Execution(kernel="blockwise", remat=True), Execution(kernel="naive", unroll=3)
 Finding = tuple[float, float]  # how far a model is from keeping a law, and how far it may be
 
 
@@ -116,9 +117,6 @@ def execution_changes_nothing(text: Text) -> Finding:
     """Kernel, unrolling and recomputation change neither loss nor gradients."""
     given = text.spec, text.params, text.tokens, text.encoder_tokens
     return gap(*(loss_and_gradient(*given, way) for way in (OTHERWISE, PLAINLY))), GRADIENT_ROUNDING
-
-
-OTHERWISE, PLAINLY = Execution(kernel="blockwise", remat=True), Execution(kernel="naive", unroll=3)
 
 
 @partial(quick, static_argnums=(0, 4))
