@@ -13,6 +13,7 @@ from jax.extend.random import define_prng_impl
 
 from fxformer import zoo
 from fxformer.layers.head import Bare
+from tests.laws.specs import PUBLISHED
 from train.data import batches, load_corpus
 
 DISTINCT = {zoo.tiny(name): name for name in reversed(zoo.names())}
@@ -33,6 +34,13 @@ STEPS, BATCH, RATE, FALL = 100, 2, 3e-3, 1.5
 def objective_of(name: str) -> str:
     """Its own."""
     return OWN.get(name, "causal" if zoo.tiny(name).encoder is None else "span_corruption")
+
+
+NEXT_TOKEN = [  # those that learn to predict it, and as the laws try them: without a capacity of experts
+    name
+    for name, spec in PUBLISHED.items()
+    if name in SPEAKING and objective_of(name) == "causal" and zoo.tiny(name) == spec
+]
 
 
 def text(length: int) -> np.ndarray:

@@ -43,8 +43,9 @@ def test_each_kind_of_layer_has_its_line():
 
 @each_spec
 def test_parameters_are_those_of_init(spec):
-    """Whose arrays have the shapes of `abstract_params`: tests of sharding and of checkpoints look at both."""
-    assert fx.count(spec) == sum(leaf.size for leaf in jax.tree.leaves(shapes_of(spec))) < 200_000
+    params = jax.eval_shape(lambda key: fx.init(spec, key), jax.random.key(0))
+    assert params == shapes_of(spec)
+    assert fx.count(spec) == sum(leaf.size for leaf in jax.tree.leaves(params)) < 200_000
 
 
 @pytest.mark.parametrize("name", CACHE_BYTES)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import fxformer as fx
-from fxformer import zoo
 from fxformer.layers.attention import gqa
 from fxformer.layers.context import Execution
 from fxformer.ops.mask import Causal, Full, Window, visible
@@ -16,15 +15,10 @@ from fxformer.verify import LAWS, Text, disturbed, text_of
 from fxformer.verify.laws import OTHERWISE, PLAINLY, loss_and_gradient
 from tests import learning
 from tests.laws.specs import PUBLISHED, STRUCTURES, tokens_of, toy, unlike, with_mask
-from tests.learning import KEY, SPEAKING, have_fallen, objective_of, trained
+from tests.learning import KEY, NEXT_TOKEN, have_fallen, trained
 
 attend = importlib.import_module("fxformer.ops.attend")  # where a function has the name of its module
 CONCERNED = [(name, law) for name, spec in PUBLISHED.items() for law in LAWS if LAWS[law].concerns(spec)]
-NEXT_TOKEN = [  # models that learn to predict it, and as they are: without a capacity of experts
-    name
-    for name, spec in PUBLISHED.items()
-    if name in SPEAKING and objective_of(name) == "causal" and zoo.tiny(name) == spec
-]
 
 
 @pytest.fixture(scope="module")
