@@ -42,7 +42,7 @@ test-latest:
 	rm -rf .venv-latest
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[train,hf,dev]"
-	.venv-latest/bin/python -m pip list --disable-pip-version-check | grep -iE "^(jax|flax|optax|numpy|orbax|grain) "
+	.venv-latest/bin/python -m pip list --disable-pip-version-check | grep -iE "^(jax|flax|optax|numpy|orbax-checkpoint|grain) "
 	.venv-latest/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 parity: .venv-parity/.ready
