@@ -63,7 +63,7 @@ def features(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
         family.kind,
         _joined(block.residual.norm.kind for block in blocks),
         _joined(block.residual.placement for block in blocks),
-        ", ".join(dict.fromkeys(type(position).__name__.lower() for position in _positions(spec))) or "none",
+        ", ".join(dict.fromkeys(map(_position, _positions(spec)))) or "none",
         _joined(ATTENTION_WORDS[type(block.attention)](block.attention) for block in blocks),
         _joined(FFN_WORDS[type(block.ffn)](block.ffn) for block in blocks),
     )
@@ -71,6 +71,10 @@ def features(name: str, family: Family, spec: Transformer) -> tuple[str, ...]:
 
 def _joined(words: Iterable[str]) -> str:
     return " + ".join(dict.fromkeys(words))
+
+
+def _position(spec: Any) -> str:
+    return "learned pair" if isinstance(spec, LearnedPair) else type(spec).__name__.lower()
 
 
 def _gqa(spec: GQA) -> str:
