@@ -432,6 +432,51 @@ def test_one_file_of_another_name_is_read(saved):
     assert_same(fx.hf.load(folder)[1], params)
 
 
+def test_the_index_says_which_file_a_tensor_is_read_from(saved, tmp_path):
+    _, spec, params = saved
+    fx.hf.save(spec, params, tmp_path / "pieces", shard=20_000)
+    index = json.loads((tmp_path / "pieces" / "model.safetensors.index.json").read_text())
+    name, home = next(iter(index["weight_map"].items()))
+    for file in set(index["weight_map"].values()) - {home}:
+        tensors = load_file(tmp_path / "pieces" / file)
+        shape = load_file(tmp_path / "pieces" / home)[name].shape
+        save_file({**tensors, name: np.zeros(shape, np.float32)}, tmp_path / "pieces" / file)  # a stale copy
+    assert_same(fx.hf.load(tmp_path / "pieces")[1], params)
+
+
+@pytest.mark.parametrize("places", [None, ["model"], {"wte.weight": 1}, {"wte.weight": "../model.safetensors"}])
+def test_an_index_that_says_no_file_is_refused(places, saved):
+    folder, _, _ = saved
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    content = {} if places is None else {"weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="has no weight_map from each tensor to a file beside it"):
+        fx.hf.load(folder)
+
+
+@pytest.mark.parametrize("preset", fx.sharding.PRESETS)
+def test_a_checkpoint_is_read_directly_onto_a_mesh(preset, tmp_path):
+    spec = fx.zoo.tiny("llama2-70b")
+    params = noise(spec)
+    fx.hf.save(spec, params, folder := tmp_path / "model")
+    rules = fx.sharding.PRESETS[preset]
+    mesh = fx.sharding.mesh(",".join(f"{axis}=2" for axis in dict.fromkeys(rules.values())))
+    loaded_spec, loaded = fx.hf.load(folder, dtype=jnp.bfloat16, mesh=mesh, rules=rules)
+    assert loaded_spec == fx.hf.load(folder)[0]
+    expected = fx.sharding.param_shardings(spec, mesh, rules)
+    assert jax.tree.map(lambda leaf: leaf.sharding, loaded) == expected
+    assert_same(loaded, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params))
+
+
+def test_a_mesh_that_does_not_fit_a_checkpoint_is_refused(saved):
+    folder, _, _ = saved
+    rules = fx.sharding.PRESETS["tp"]
+    with pytest.raises(ValueError, match="is not divisible by the 7 devices of mesh axis model"):
+        fx.hf.load(folder, mesh=fx.sharding.mesh("model=7"), rules=rules)
+    with pytest.raises(ValueError, match="give both or neither"):
+        fx.hf.load(folder, rules=rules)
+
+
 # What is not understood is refused in one sentence.
 
 
@@ -457,6 +502,24 @@ def test_one_file_of_another_name_is_read(saved):
         ("llama-7b", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1.0}}, "mscale with rope_type='lin"),
         ("llama-7b", {"rope_scaling": {"type": "linear", "factor": 2.0, "truncate": False}}, "truncate with rope_type"),
         ("llama-7b", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor with rope_type"),
+        ("llama-7b", {"rope_scaling": {"type": "linear", "factor": 0.0}}, "factor=0.0 with rope_type='linear', which"),
+        ("llama-7b", {"rope_scaling": {"type": "linear", "factor": "2"}}, "factor='2' with rope_type='linear', which"),
+        (
+            "llama-7b",
+            {"rope_scaling": {"type": "linear", "factor": True}},
+            "factor=True with rope_type='linear', which",
+        ),
+        ("llama-7b", {"rope_scaling": ["linear"]}, r"\['linear'\] for its rotation; give an object"),
+        (
+            "llama-7b",
+            {"rope_scaling": {"type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+            "low=4.0 is not less than high=4.0",
+        ),
+        ("llama-7b", {"num_key_value_heads": 0}, "kv_heads=0 does not divide heads=6"),
+        ("llama-7b", {"head_dim": 8.0}, "head_dim=8.0, which makes no model; give a number"),
+        ("llama-7b", {"head_dim": "16"}, "head_dim='16', which makes no model; give a number"),
+        ("llama-7b", {"rms_norm_eps": -1.0}, "eps=-1.0 may leave a root of less than nothing"),
+        ("llama-7b", {"model_type": ["llama"]}, r"model_type=\['llama'\]; only"),
         ("mistral-7b", {"layer_types": ["full_attention"] * 3}, "layer_types=.*, which is unknown"),
         ("mistral-7b", {"sliding_window": 0}, "sliding_window=0, which makes no model; a usual value is 4096"),
         ("mistral-7b", {"attention_bias": True}, "attention_bias=True; only False"),

@@ -9,7 +9,7 @@ script. Its gated layer is [up | gate].
 import math
 
 from fxformer.block import Block
-from fxformer.hf.family import Family, Settings
+from fxformer.hf.family import Family, Settings, count
 from fxformer.hf.layout import Axes, Fused, Joined, Layout, Same
 from fxformer.hf.names import Tensor, tensor
 from fxformer.layers.attention import GQA
@@ -76,7 +76,7 @@ def read_chatglm2(settings: Settings) -> Transformer:
     """The Spec of a ChatGLM2-6B config: the first half of each head is rotated."""
     norm, init = Norm(kind="rms", eps=settings["layernorm_epsilon"]), Normal(0.02)
     heads, bias = settings["num_attention_heads"], settings["add_bias_linear"]
-    channels = settings["kv_channels"] or settings["hidden_size"] // heads
+    channels = count(settings, "kv_channels", settings["hidden_size"] // heads)
     block = Block(
         attention=GQA(
             heads=heads,

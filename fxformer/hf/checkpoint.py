@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
 from fxformer.hf.families import FAMILIES, express, family_of
@@ -21,16 +22,26 @@ from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write
 from fxformer.hf.layout import Shape
 from fxformer.hf.names import Slot, slots
 from fxformer.model import Params, Transformer, abstract_params
+from fxformer.sharding import Rules, param_shardings, plan
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def load(path: str | PathLike[str], *, dtype: DTypeLike = jnp.float32) -> tuple[Transformer, Params]:
+def load(
+    path: str | PathLike[str],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+) -> tuple[Transformer, Params]:
     """Read a checkpoint of transformers: config.json and safetensors, memory-mapped, one tensor at a time.
 
-    dtype: of the parameters, whatever the dtype of the checkpoint. Raises ValueError for a setting or tensor that is
-    unknown, missing or of another shape, ImportError without safetensors.
+    dtype: of the parameters, whatever the dtype of the checkpoint. mesh, rules: where parameters go, each as soon as it
+    is read, so that no device ever holds them all; see `fxformer.sharding`. Raises ValueError for a setting or tensor
+    that is unknown, missing or of another shape, and for a mesh that does not fit, ImportError without safetensors.
     """
+    if (mesh is None) != (rules is None):
+        raise ValueError("mesh and rules say together where parameters go; give both or neither")
     folder, dtype = Path(path), _floating(dtype)
     config = read_json(folder / "config.json")
     family = family_of(config)
@@ -39,12 +50,13 @@ def load(path: str | PathLike[str], *, dtype: DTypeLike = jnp.float32) -> tuple[
     with open_tensors(folder) as files:
         stored = {_bare(family, tensor.name): tensor for tensor in files}
         spec = family.read(family.amend(understood, stored))
-        leaves = _shapes(spec)
+        leaves, places = _shapes(spec), _places(spec, mesh, rules)
         lines = _lines(family, spec, leaves, stored)
         wanted = [slot for line in lines for slot in line]
         tensors = _matched(family, wanted, files, stored, depth=spec.stack.depth)
         for line in lines:
-            params |= _filled(line, tensors, leaves, dtype)
+            filled = _filled(line, tensors, leaves, dtype)
+            params |= {path: jax.device_put(array, places.get(path)) for path, array in filled.items()}
     return spec, unflatten_dict(params, sep=".")
 
 
@@ -102,6 +114,14 @@ def _shapes(spec: Transformer) -> dict[str, Shape]:
     """The shape of each leaf of the parameters by its dotted path."""
     leaves = flatten_dict(nn.meta.unbox(abstract_params(spec)), sep=".")
     return {path: leaf.shape for path, leaf in leaves.items()}
+
+
+def _places(spec: Transformer, mesh: Mesh | None, rules: Rules | None) -> dict[str, Sharding]:
+    """Where each leaf goes, by its dotted path; nothing without a mesh. ValueError where an axis does not fit."""
+    if mesh is None or rules is None:
+        return {}
+    plan(spec, mesh, rules)
+    return flatten_dict(param_shardings(spec, mesh, rules), sep=".")
 
 
 def _bare(family: Family, name: str) -> str:
@@ -164,14 +184,14 @@ def _matched(
 
 def _filled(
     line: Sequence[Slot], tensors: Mapping[str, Stored], leaves: Mapping[str, Shape], dtype: np.dtype
-) -> dict[str, Array]:
+) -> dict[str, np.ndarray]:
     """The leaves that one line of the name table holds, each allocated once and filled layer by layer."""
     arrays = {path: np.empty(leaves[path], dtype) for path in {path for slot in line for path in slot.paths}}
     for slot in line:
         parts = slot.layout.unpack(tensors[slot.name].read(), slot.shapes)
         for path, part in zip(slot.paths, parts, strict=True):
             arrays[path][slot.index] = part
-    return {path: jax.device_put(array) for path, array in arrays.items()}
+    return arrays
 
 
 def _check_params(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:

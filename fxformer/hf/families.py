@@ -51,9 +51,9 @@ SECOND = {"chatglm": ("multi_query_group_num", "chatglm2")}
 def family_of(config: Settings) -> Family:
     """The family of a config.json."""
     model_type = config.get("model_type")
-    if model_type in SECOND and SECOND[model_type][0] in config:
+    if isinstance(model_type, str) and model_type in SECOND and SECOND[model_type][0] in config:
         model_type = SECOND[model_type][1]
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(f"config.json has model_type={model_type!r}; only {', '.join(FAMILIES)} are supported")
     return FAMILIES[model_type]
 

@@ -107,9 +107,9 @@ def settings(family: Family, config: Settings) -> Settings:
     return {**family.fixed, **read}
 
 
-def count(settings: Settings, name: str) -> int:
-    """A number that only some configs need, or that may be 0."""
-    value = settings[name]
+def count(settings: Settings, name: str, otherwise: int | None = None) -> int:
+    """A number that only some configs need, or that may be 0; `otherwise` where the config leaves it open."""
+    value = otherwise if settings[name] is None else settings[name]
     if type(value) is not int:
         raise ValueError(f"config.json has {name}={value!r}, which makes no model; give a number")
     return value

@@ -67,20 +67,34 @@ def open_tensors(folder: Path) -> Iterator[list[Stored]]:
     library = _library()
     with ExitStack() as stack:
         stored = []
-        for path in _files(folder):
+        places = _places(folder)
+        for path in _files(folder, places):
             try:
                 file = stack.enter_context(library.safe_open(path, framework="np"))
             except (library.SafetensorError, FileNotFoundError) as error:
                 raise ValueError(f"{path} cannot be read: {error}") from None
-            stored += [Stored(name, file) for name in file.keys()]  # noqa: SIM118 (the file is no mapping)
+            names = [name for name in file.keys() if places.get(name, path.name) == path.name]  # noqa: SIM118 (no mapping)
+            stored += [Stored(name, file) for name in names]
         yield stored
 
 
-def _files(folder: Path) -> list[Path]:
+def _places(folder: Path) -> dict[str, str]:
+    """The file of each tensor by the index, which is asked where there is no single file."""
+    if (folder / SINGLE).exists() or not (folder / INDEX).exists():
+        return {}
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        type(name) is str and Path(name).name == name for name in places.values()
+    ):
+        raise ValueError(f"{folder / INDEX} has no weight_map from each tensor to a file beside it")
+    return places
+
+
+def _files(folder: Path, places: Mapping[str, str]) -> list[Path]:
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
-    if (folder / INDEX).exists():
-        return [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+    if places:
+        return [folder / name for name in sorted(set(places.values()))]
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         raise ValueError(f"{folder} has {len(found)} .safetensors files and no {INDEX}; give one file, or the index")

@@ -6,7 +6,7 @@ Dropout of attention weights has no counterpart; it changes no logits outside of
 import math
 
 from fxformer.block import Block
-from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
+from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes, Fused
 from fxformer.hf.names import tensor
 from fxformer.layers.attention import GQA
@@ -39,7 +39,7 @@ def read(settings: Settings) -> Transformer:
             out_init=out_init,
         ),
         ffn=MLP(
-            inner=settings["n_inner"] or 4 * width,
+            inner=count(settings, "n_inner", 4 * width),
             activation=nearest(ACTIVATIONS, settings["activation_function"], "activation_function"),
             bias=True,
             up_init=init,

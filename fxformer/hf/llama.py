@@ -10,7 +10,7 @@ from typing import Any
 
 from fxformer.block import Block
 from fxformer.hf.depth import fold
-from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
+from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes
 from fxformer.hf.names import tensor
 from fxformer.hf.rope import DEFAULTS, read_rope, share, write_rope
@@ -42,7 +42,7 @@ def read_norm(settings: Settings) -> Norm:
 def read_attention(settings: Settings, *, divisor: int | None = None, pairing: str = "half") -> GQA:
     """Causal attention with rotation; divisor: logits are divided by its root, None is by that of a head's width."""
     heads = settings["num_attention_heads"]
-    key_width = settings["head_dim"] or settings["hidden_size"] // heads
+    key_width = count(settings, "head_dim", settings["hidden_size"] // heads)
     rotary, magnitude = read_rope(settings, key_width)
     rotary = replace(rotary, pairing=pairing)
     if rotary.width < key_width:
@@ -50,7 +50,7 @@ def read_attention(settings: Settings, *, divisor: int | None = None, pairing: s
     init = Normal(settings["initializer_range"])
     return GQA(
         heads=heads,
-        kv_heads=settings["num_key_value_heads"] or heads,
+        kv_heads=count(settings, "num_key_value_heads", heads),
         key_width=key_width,
         rotary=rotary,
         scale=None if magnitude == 1 and divisor is None else magnitude**2 / math.sqrt(divisor or key_width),

@@ -62,6 +62,9 @@ def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
         raise ValueError(f"config.json has {min(unknown)} with rope_type={kind!r}, where it is unknown")
     if "factor" in names and "factor" not in rope:
         raise ValueError(f"config.json has rope_type={kind!r} and no factor")
+    for key, value in {"rope_theta": base, **rope}.items():
+        if not (type(value) is bool if key == "truncate" else type(value) in (int, float) and value > 0):
+            raise ValueError(f"config.json has {key}={value!r} with rope_type={kind!r}, which rotates nothing")
     scaling = make(**{ours: rope[theirs] for ours, theirs in names.items() if theirs in rope})
     return Rotary(width=rotated, base=base, scaling=scaling), _magnitude(rope) if kind == "yarn" else 1.0
 
@@ -95,7 +98,10 @@ def share(part: int, whole: int) -> float:
 
 def rope_of(settings: Settings) -> Mapping[str, Any]:
     """The dict that counts, in the order of transformers 5."""
-    return settings["rope_scaling"] or settings["rope_parameters"] or {}
+    rope = settings["rope_scaling"] or settings["rope_parameters"] or {}
+    if not isinstance(rope, Mapping):
+        raise ValueError(f'config.json has {rope!r} for its rotation; give an object like {{"rope_type": "default"}}')
+    return rope
 
 
 def _magnitude(rope: Mapping[str, Any]) -> float:

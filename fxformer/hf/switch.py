@@ -8,7 +8,7 @@ not tied, transformers 5 lets encoder and decoder have embeddings of their own; 
 from collections.abc import Sequence
 
 from fxformer.hf import t5
-from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
+from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes
 from fxformer.hf.names import Tensor, tensor
 from fxformer.layers.ffn import MLP, FFNSpec, MoE
@@ -41,7 +41,7 @@ def read(settings: Settings) -> Transformer:
         jitter=settings["router_jitter_noise"],
         router_init=Normal(gain),
     )
-    depth = settings["num_decoder_layers"] or settings["num_layers"]
+    depth = count(settings, "num_decoder_layers", settings["num_layers"])
 
     def ffns(depth: int, step: int) -> Sequence[FFNSpec]:
         return [sparse if step == 1 or (step > 1 and i % step == 1) else dense for i in range(depth)]

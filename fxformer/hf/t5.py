@@ -13,7 +13,7 @@ import numpy as np
 
 from fxformer.block import Block
 from fxformer.hf.depth import fold
-from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
+from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.files import Stored
 from fxformer.hf.layout import Axes
 from fxformer.hf.names import Tensor, tensor
@@ -50,7 +50,7 @@ def read(settings: Settings) -> Transformer:
         up_init=FanIn(settings["initializer_factor"]),
         down_init=FanIn(settings["initializer_factor"]),
     )
-    depth = settings["num_decoder_layers"] or settings["num_layers"]
+    depth = count(settings, "num_decoder_layers", settings["num_layers"])
     head = head_of(settings, scaled=_scaled(settings))
     return encoder_decoder(settings, [ffn] * settings["num_layers"], [ffn] * depth, head)
 

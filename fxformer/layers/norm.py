@@ -27,6 +27,8 @@ class Norm:
 
     def __post_init__(self) -> None:
         nearest(NORMS, self.kind, "norm kind")
+        if self.eps < 0:
+            raise ValueError(f"eps={self.eps} may leave a root of less than nothing; use 0.0 or more")
         if self.offset and not self.scale:
             raise ValueError(f"offset={self.offset} has no gain to move; use offset=0.0, or scale=True")
 

@@ -51,6 +51,10 @@ class Llama3:
     low: float = 1.0
     high: float = 4.0
 
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low} is not less than high={self.high}; there is nothing between them")
+
 
 Scaling = Linear | NTK | YaRN | Llama3
 
