@@ -239,8 +239,9 @@ def _before(table: Table, first_B: Array) -> Table:
 
 
 def advance(cache: Cache, tables: Any, coords: Coords) -> Cache:
-    """The cache after a chunk: new tables, and lengths that count its tokens."""
-    return Cache(tables, jnp.maximum(cache.length_B, jnp.max(coords.index, axis=1) + 1))
+    """The cache after a chunk: new tables, and lengths that count up to its last token; a row of padding stays."""
+    newest_B = jnp.max(coords.index, axis=1)
+    return Cache(tables, jnp.where(newest_B >= 0, newest_B + 1, cache.length_B))
 
 
 def fork(cache: Cache, rows: ArrayLike) -> Cache:

@@ -160,10 +160,11 @@ def apply(
     if cache is not None:
         check_tables(spec.stack, cache.tables)
         check_cache_rows(cache, batch)
+    counted = coords is None
     if coords is None:
         coords = plain(length, start=0 if cache is None else cache.length_B)
     check_rows(coords, batch, length)
-    check_positions(spec, coords)
+    check_positions(spec, coords, counted=counted)
     if cache is not None:
         check_capacity(cache, coords)
     reading = _reading(spec, batch, encoder_tokens, encoder_coords)
@@ -221,7 +222,7 @@ def _reading(
         raise ValueError(f"encoder_tokens have {rows} rows, tokens have {batch}; give as many")
     coords = plain(length) if encoder_coords is None else encoder_coords
     check_rows(coords, batch, length)
-    check_positions(spec, coords)
+    check_positions(spec, coords, counted=encoder_coords is None)
     return Reading(tokens=encoder_tokens, coords=coords)
 
 
@@ -253,7 +254,7 @@ def empty_cache(
     Raises ValueError for a model whose tokens depend on later ones, and for sizes or a dtype that hold nothing.
     """
     check_cacheable(spec)
-    limit = position_limit(spec)
+    limit = length_limit(spec)
     if limit is not None and length > limit:
         raise ValueError(f"cache length={length} is beyond the {limit} learned positions; use {limit} or less")
     if spare < 0:
@@ -331,6 +332,12 @@ def position_limit(spec: Transformer) -> int | None:
     return None if spec.embed.position is None else spec.embed.position.limit
 
 
+def length_limit(spec: Transformer) -> int | None:
+    """The most tokens of one document, or None where places come again, as in spans, or any position can be encoded."""
+    position = spec.embed.position
+    return None if position is None or position.streams > 1 else position.limit
+
+
 def check_tokens(tokens: Array, vocab: int) -> tuple[int, int]:
     """(B, T) of integer tokens; raises ValueError for another shape or dtype, or a token outside the vocabulary."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -343,13 +350,17 @@ def check_tokens(tokens: Array, vocab: int) -> tuple[int, int]:
     return batch, length
 
 
-def check_positions(spec: Transformer, coords: Coords) -> None:
-    """Raise ValueError where a position is beyond the model's learned table."""
+def check_positions(spec: Transformer, coords: Coords, *, counted: bool = False) -> None:
+    """Raise ValueError where a position is beyond the model's learned table, as far as that is known outside `jit`.
+
+    counted: each token has the position after the one before, so that as many as there are tokens are needed.
+    """
     limit = position_limit(spec)
     if limit is None:
         return
-    last = largest(coords.streams(2))
-    needed = coords.length if last is None else last + 1
+    assert spec.embed.position is not None
+    last = largest(coords.streams(spec.embed.position.streams))
+    needed = coords.length * counted if last is None else last + 1
     if needed > limit:
         raise ValueError(f"sequence of {needed} tokens is longer than the {limit} learned positions")
 

@@ -242,5 +242,12 @@ def _by_layer(patterns: Sequence[dict[str, Array]]) -> dict[str, Array]:
 
 
 def _concatenate(groups: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """By name one array along the layers; zeros fill up a layer that says less than another, as one of few experts."""
     names = dict.fromkeys(name for group in groups for name in group)
-    return {name: jnp.concatenate([group[name] for group in groups if name in group]) for name in names}
+    return {name: _beneath([group[name] for group in groups if name in group]) for name in names}
+
+
+def _beneath(arrays: Sequence[Array]) -> Array:
+    widest = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]
+    fill = [[(0, 0), *((0, w - n) for w, n in zip(widest, array.shape[1:], strict=True))] for array in arrays]
+    return jnp.concatenate([jnp.pad(array, more) for array, more in zip(arrays, fill, strict=True)])

@@ -258,6 +258,14 @@ def test_a_cache_for_which_there_is_no_room(params):
         ({"key": None, "top_p": 0.5, "top_k": 3}, ["give a key with top_k and top_p"]),
         ({"key": jax.random.split(KEY, 3)}, ["keys are [3], the prompt has 2 rows; give one key, or 2"]),
         ({"stop": 256}, ["stop token 256 is outside the vocabulary of 256"]),
+        ({"stop": 1.5}, ["stop=1.5 is no token; give integers"]),
+        ({"stop": "a"}, ["stop='a' is no token; give integers"]),
+        ({"stop": (3, True)}, ["stop=True is no token; give integers"]),
+        ({"pad": 1.5}, ["pad=1.5 is no token; give integers"]),
+        ({"key": 3}, ["key=3 is no key; give jax.random.key(seed)"]),
+        ({"temperature": "hot"}, ["temperature='hot' is no number; give numbers"]),
+        ({"top_k": 2.5}, ["top_k=2.5 is no number; give integers"]),
+        ({"logit_bias": np.full(256, np.nan)}, ["logit_bias has a number that is none (NaN)"]),
         ({"stop": (3, -1)}, ["stop token -1 is outside the vocabulary of 256"]),
         ({"pad": 300}, ["pad token 300 is outside the vocabulary of 256"]),
         ({"min_new_tokens": -1}, ["min_new_tokens=-1 is out of range; use 0 or more"]),
@@ -280,7 +288,7 @@ def test_prompts_and_lengths_that_are_none(params, learned_params):
     refuses(lambda: fx.generate(SPEC, params, TOKENS, 0), "max_new_tokens=0 is out of range; use 1 or more")
     refuses(lambda: fx.generate(SPEC, params, TOKENS, np.arange(3)), "max_new_tokens is int64 [3]", "or [2] of them")
     refuses(lambda: fx.generate(SPEC, params, TOKENS, 2.5), "max_new_tokens is float64 []; give an integer")
-    refuses(lambda: fx.generate(LEARNED, learned_params, TOKENS, 3), "5 tokens and 3 new ones", "the 7 learned")
+    refuses(lambda: fx.generate(LEARNED, learned_params, TOKENS, 4), "5 tokens and 4 new ones", "the 7 learned")
 
 
 def test_places_and_rows_that_a_cache_does_not_have(params):
@@ -312,7 +320,11 @@ def test_searches_and_guesses_that_are_none(params):
     refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=draft, guesses=0), "guesses=0 leaves nothing to check")
     refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=other), "draft knows 11 tokens, the model 256")
     refuses(lambda: speculate(SPEC, params, TOKENS, 3), "no look ahead to guess with; give a draft model")
-    refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=(LEARNED, {})), "3 new ones", "the 7 learned positions")
+    refuses(lambda: speculate(SPEC, params, TOKENS, 9, draft=(LEARNED, {})), "9 new ones", "the 7 learned positions")
+    refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=draft, guesses=1.5), "guesses=1.5 leaves nothing to check")
+    refuses(lambda: beam(SPEC, params, TOKENS, 3, beams=2.5), "beams=2.5 keeps no hypothesis")
+    refuses(lambda: beam(SPEC, params, TOKENS, np.array([1, 4])), "max_new_tokens is [2]; a search takes one number")
+    refuses(lambda: beam(SPEC, params, TOKENS, 3, length_penalty=np.nan), "length_penalty=nan is no power")
 
 
 def test_gaps_that_are_none(params):
@@ -324,6 +336,10 @@ def test_gaps_that_are_none(params):
     refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, coords=plain(4)), "coords have 4 tokens a row, tokens have 5")
     cold = Sampling(temperature=0.5)
     refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, sampling=cold), "give a key with temperature")
+    again = Sampling(repetition_penalty=2.0)
+    refuses(
+        lambda: fill_masks(encoder, {}, TOKENS, 3, sampling=again), "repetition_penalty is for text that is written"
+    )
     glm = fx.zoo.tiny("glm-10b")
     refuses(
         lambda: fill_blanks(glm, {}, TOKENS, 3, 4, start=1, stop=2), "rows have 0 to 1 blanks; give all rows as many"

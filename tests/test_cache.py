@@ -123,6 +123,8 @@ def test_going_back_forgets_what_came_after(mask, chunk):
     back = replace(cache, length_B=jnp.full(2, 4, jnp.int32))
     out = fx.apply(spec, params, tokens[:, 4 : 4 + chunk], cache=back)
     close(out.logits, whole[:, 4 : 4 + chunk])
+    by_coords = fx.apply(spec, params, tokens[:, 4 : 4 + chunk], coords=plain(chunk, start=4), cache=cache).cache
+    assert by_coords.length_B.tolist() == [4 + chunk] * 2  # the next tokens go on from there
 
 
 def test_the_prefix_stays_marked_in_the_cache():

@@ -87,7 +87,10 @@ def run(config: Config) -> Result:
 
 
 def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result:
-    """Steps until the last one, a signal, or a loss that is not a number; metrics are read one step behind."""
+    """Steps until the last one, a signal, or a loss that is not a number; metrics are read one step behind.
+
+    Parameters whose validation loss is not a number are never saved.
+    """
     config, steps, log = session.config, session.config.train.steps, session.log
     first, began = int(state.step) + 1, time.monotonic()
     pending: deque[tuple[int, Metrics]] = deque()
@@ -115,7 +118,11 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
             if settled % config.run.log_every == 0 or settled in (1, steps):
                 log.write({"step": settled, "tokens_per_second": speed, **readable(metrics)})
         if saving:
-            val_loss = float(session.evaluate(state))
+            judged = float(session.evaluate(state))
+            if not math.isfinite(judged):  # the last update spoilt the parameters: what was saved before is kept
+                log.write({"step": step, "event": "non-finite validation loss"})
+                return result("non-finite", step)
+            val_loss = judged
             log.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": val_loss / math.log(2)})
             session.checkpoints.save(step, state, val_loss=val_loss)
         if stopping and step < steps:

@@ -146,7 +146,7 @@ def build(
 def accumulate(loss_and_grad: Callable[[Tree], tuple[Array, Tree]], parts: Tree) -> Tree:
     """The token-weighted mean of `loss_and_grad(part) -> (weight, tree)` over the leading axis of `parts`.
 
-    Equal to one large batch, however the weights are shared out over the parts.
+    Equal to one large batch, however the weights are shared out over the parts; zero where there are none.
     """
     count = jax.tree.leaves(parts)[0].shape[0]
     if count == 1:
@@ -161,7 +161,7 @@ def accumulate(loss_and_grad: Callable[[Tree], tuple[Array, Tree]], parts: Tree)
 
     nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(weighted, jax.tree.map(lambda leaf: leaf[0], parts)))
     (weight, tree), _ = jax.lax.scan(add, nothing, parts)
-    return jax.tree.map(lambda leaf: leaf / weight, tree)
+    return jax.tree.map(lambda leaf: leaf / jnp.where(weight == 0, 1, weight), tree)
 
 
 def _is_box(node: Any) -> bool:

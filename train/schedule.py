@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from fxformer.names import nearest
 from train.signature import given
 
 Number = Array | float | int
@@ -82,7 +83,8 @@ SCHEDULES: dict[str, Schedule] = {
 def rate(name: str, step: Number, *, peak: Number, warmup: Number, total: Number, final: Number) -> Array:
     """The rate by the schedule `name`, which is given what it reads."""
     numbers = {"peak": peak, "warmup": warmup, "total": total, "final": final}
-    return SCHEDULES[name](step, **given(SCHEDULES[name], numbers))
+    schedule = nearest(SCHEDULES, name, "schedule")
+    return schedule(step, **given(schedule, numbers))
 
 
 def _rise(step: Number, warmup: Number) -> Array:

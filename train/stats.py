@@ -26,6 +26,7 @@ FEWEST_SEEDS = 3
 def loss_of(result: Result) -> float:
     """Validation loss, at most the loss at initialisation; null in a record stands for a number that is none."""
     val_loss, cap = result["val_loss"], result["initial_loss"]
+    cap = math.inf if cap is None else cap
     return cap if val_loss is None or not math.isfinite(val_loss) else min(val_loss, cap)
 
 
@@ -63,7 +64,7 @@ def depth_reach(results: Sequence[Result]) -> int | None:
     reach = None
     for (depth,), group in depths:
         runs = [r for r in group if r["args"]["lr"] == rate]
-        if 2 * sum(r["outcome"] in WORKED for r in runs) < len(runs):
+        if not runs or 2 * sum(r["outcome"] in WORKED for r in runs) < len(runs):
             break
         reach = depth
     return reach
@@ -237,7 +238,13 @@ def _rivals(results: Sequence[Result], axes: Sequence[str], context: Sequence[st
 
 def _at_best(results: Sequence[Result]) -> dict[int, float]:
     rate = best_lr(results)
-    return {r["args"]["seed"]: loss_of(r) for r in results if r["args"]["lr"] == rate}
+    runs = [r for r in results if r["args"]["lr"] == rate]
+    losses = {r["args"]["seed"]: loss_of(r) for r in runs}
+    if len(losses) < len(runs):
+        raise ValueError(
+            f"an arm has {len(runs)} runs of {len(losses)} seeds; name all that is swept, as axes or context"
+        )
+    return losses
 
 
 def _seeds(a: Sequence[Result], b: Sequence[Result]) -> int:

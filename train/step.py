@@ -174,15 +174,20 @@ def measure(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) -
 def evaluate(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) -> Array:
     """Mean loss in nats per token over windows [W, row], a batch at a time, without dropout; its masks are fixed."""
     spec = recipe.spec(numbers)
-    parts = min(recipe.batch, held_out.shape[0])
-    windows = held_out[: held_out.shape[0] // parts * parts].reshape(-1, parts, held_out.shape[-1])
-    keys = jax.random.split(jax.random.key(0), windows.shape[0])
+    count, row = held_out.shape
+    rest = count % recipe.batch
+    whole = held_out[: count - rest].reshape(-1, recipe.batch, row)
+    keys = jax.random.split(jax.random.key(0), len(whole) + 1)
 
     def look(part: tuple[Array, Array]) -> tuple[Array, Array]:
         _, (loss, weight, _) = _loss(recipe, numbers, spec, params, *part, training=False)
         return loss, weight
 
-    return weighted_mean(*jax.lax.map(look, (windows, keys)))
+    looks = [jax.lax.map(look, (whole, keys[:-1]))] if len(whole) else []
+    if rest:
+        looks.append(jax.tree.map(jnp.atleast_1d, look((held_out[count - rest :], keys[-1]))))
+    losses, weights = zip(*looks, strict=True)
+    return weighted_mean(jnp.concatenate(losses), jnp.concatenate(weights))
 
 
 def learning_rate(recipe: Recipe, numbers: Numbers, count: Array | int) -> Array:
@@ -282,7 +287,8 @@ def balanced(spec: fx.Transformer, params: Params, stats: dict[str, Array]) -> P
 
 
 def _moved(block: Params, load_LE: Array) -> Params:
-    bias_LE = balance(block["ffn"]["selection_bias"], load_LE, BALANCE_RATE)
+    bias_LE = block["ffn"]["selection_bias"]
+    bias_LE = balance(bias_LE, load_LE[:, : bias_LE.shape[-1]], BALANCE_RATE)
     return {**block, "ffn": {**block["ffn"], "selection_bias": bias_LE}}
 
 

@@ -1,5 +1,6 @@
 """Beam search: the likeliest whole continuations among those whose beginnings stay among the best."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
@@ -66,8 +68,12 @@ def beam(
     The search of a row ends when none that goes on can still beat the worst that ended. Other options: see `generate`.
     Raises ValueError as `generate` does, and for beams < 1.
     """
-    if beams < 1:
+    if not isinstance(beams, int) or beams < 1:
         raise ValueError(f"beams={beams} keeps no hypothesis; use 1 or more")
+    if np.ndim(max_new_tokens):
+        raise ValueError(f"max_new_tokens is {list(np.shape(max_new_tokens))}; a search takes one number for all rows")
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty={length_penalty} is no power; give a number")
     request = request_of(
         spec,
         prompt,

@@ -42,6 +42,10 @@ def fill_masks(
     if not 0 <= mask < spec.embed.vocab:
         raise ValueError(f"mask token {mask} is outside the vocabulary of {spec.embed.vocab}")
     check_sampling(sampling, batch, spec.embed.vocab, key)
+    if sampling.remembers:
+        raise ValueError(
+            "repetition_penalty is for text that is written in order; masks are filled in any, leave it out"
+        )
     most = int(np.max(np.sum(np.asarray(tokens_BT) == mask, axis=1), initial=0))
     if most == 0:
         raise ValueError(f"no token is the mask {mask}; there is nothing to fill")

@@ -14,7 +14,17 @@ from fxformer.coords import PADDING, Coords, check_rows, last, padded_to, plain,
 from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.sampling import Sampling, check_sampling, keys_at, next_token, row_keys
 from fxformer.decode.steps import check_decodable, read, step, unstacked, unstacked_spec
-from fxformer.model import Params, Transformer, check_cacheable, check_tokens, empty_cache, position_limit
+from fxformer.model import (
+    Params,
+    Transformer,
+    check_cacheable,
+    check_positions,
+    check_tokens,
+    empty_cache,
+    length_limit,
+    position_limit,
+    traced,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -217,7 +227,7 @@ def request_of(
     for reader in readers:
         check_room(reader, coords, int(most_B.max()))
     coords = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), coords)
-    limits = [limit for limit in map(position_limit, readers) if limit is not None]
+    limits = [limit for limit in map(length_limit, readers) if limit is not None]
     bucket = bucket_of(length, min(limits, default=None))
     return Request(
         prompt=jnp.pad(prompt.astype(jnp.int32), ((0, 0), (0, bucket - length))),
@@ -259,7 +269,7 @@ def start(spec: Transformer, params: Params, request: Request) -> State:
 
 def read_prompt(spec: Transformer, params: Params, request: Request) -> tuple[State, Array, Array]:
     """The state at the last token of the prompt, logits [B, V] of the first new one, and hidden states [B, T, D]."""
-    batch, limit = request.prompt.shape[0], position_limit(spec)
+    batch, limit = request.prompt.shape[0], length_limit(spec)
     cache = empty_cache(
         spec,
         batch,
@@ -362,11 +372,13 @@ def check_source(spec: Transformer, encoder_tokens: Array | None) -> None:
 
 
 def _stops(stop: int | Sequence[int], pad: int | None, vocab: int) -> tuple[int, ...]:
-    stops = (stop,) if isinstance(stop, int | np.integer) else tuple(int(token) for token in stop)
+    stops = tuple(stop) if isinstance(stop, Sequence | np.ndarray) else (stop,)
     for name, token in [*(("stop", token) for token in stops), *([] if pad is None else [("pad", pad)])]:
+        if not isinstance(token, int | np.integer) or isinstance(token, bool):
+            raise ValueError(f"{name}={token!r} is no token; give integers")
         if not 0 <= token < vocab:
             raise ValueError(f"{name} token {token} is outside the vocabulary of {vocab}")
-    return stops
+    return tuple(map(int, stops))
 
 
 def _counts(name: str, count: ArrayLike, batch: int, least: int) -> np.ndarray:
@@ -380,12 +392,15 @@ def _counts(name: str, count: ArrayLike, batch: int, least: int) -> np.ndarray:
 
 
 def check_room(spec: Transformer, coords: Coords, count: int) -> None:
-    """Raise ValueError where a row has no token, or the model too few positions for the new ones."""
-    if isinstance(coords.index, jax.core.Tracer):
+    """Raise ValueError where a row has no token, or the model too few positions; the last new token is not read."""
+    if traced(coords):
         return
     last_B = np.asarray(coords.index).max(axis=1)
     if last_B.min() == PADDING:
         raise ValueError(f"prompt {int(last_B.argmin())} is empty, all of it is padding; give at least one token")
-    limit, needed = position_limit(spec), int(last_B.max()) + 1 + count
-    if limit is not None and needed > limit:
-        raise ValueError(f"{needed - count} tokens and {count} new ones are more than the {limit} learned positions")
+    check_positions(spec, coords)
+    limit, newest = position_limit(spec), last(coords).pos
+    assert newest is not None, "a prompt has positions"
+    before = int(np.asarray(newest if newest.ndim == 2 else newest[..., -1]).max()) + 1
+    if limit is not None and before + count - 1 > limit:
+        raise ValueError(f"{before} tokens and {count} new ones are more than the {limit} learned positions")

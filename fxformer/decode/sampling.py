@@ -76,6 +76,8 @@ def row_keys(key: Array | None, batch: int) -> Array | None:
     """
     if key is None:
         return None
+    if not isinstance(key, Array | np.ndarray):
+        raise ValueError(f"key={key!r} is no key; give jax.random.key(seed)")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:
@@ -104,7 +106,13 @@ def check_sampling(sampling: Sampling, batch: int, vocab: int, key: Array | None
         if jnp.shape(value) not in shapes:
             wanted = " or ".join(str(list(allowed)) if allowed else "a number" for allowed in shapes)
             raise ValueError(f"{name} is {list(jnp.shape(value))}; give {wanted}")
-        if name in RANGES and not isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.core.Tracer):
+            continue
+        if not np.issubdtype(np.asarray(value).dtype, np.integer if name == "top_k" else np.number):
+            raise ValueError(f"{name}={value!r} is no number; give {'integers' if name == 'top_k' else 'numbers'}")
+        if np.isnan(np.asarray(value, float)).any():
+            raise ValueError(f"{name} has a number that is none (NaN); mend what it is made of")
+        if name in RANGES:
             allowed, words = RANGES[name]
             wrong = np.atleast_1d(np.asarray(value))[~allowed(np.atleast_1d(np.asarray(value)))]
             if wrong.size:

@@ -22,6 +22,7 @@ class Sinusoidal:
 
     base: float = 10_000.0
     limit: ClassVar[None] = None  # any position has its sines
+    streams: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Learned:
 
     limit: int
     init: Init = Normal()
+    streams: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class LearnedPair:
 
     limit: int
     init: Init = Normal()
+    streams: ClassVar[int] = 2
 
 
 class SinusoidalModule(nn.Module):
@@ -47,7 +50,7 @@ class SinusoidalModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        return sinusoids(coords.streams(1)[..., 0], width, base=self.spec.base)
+        return sinusoids(coords.streams(self.spec.streams)[..., 0], width, base=self.spec.base)
 
 
 class LearnedModule(nn.Module):
@@ -57,7 +60,7 @@ class LearnedModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        return _look_up(self, "table", self.spec, coords.streams(1)[..., 0], width)
+        return _look_up(self, "table", self.spec, coords.streams(self.spec.streams)[..., 0], width)
 
 
 class LearnedPairModule(nn.Module):
@@ -67,7 +70,7 @@ class LearnedPairModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        pos_BTx = coords.streams(2)
+        pos_BTx = coords.streams(self.spec.streams)
         text_BTD = _look_up(self, "text", self.spec, pos_BTx[..., 0], width)
         return text_BTD + _look_up(self, "span", self.spec, pos_BTx[..., 1], width)
 

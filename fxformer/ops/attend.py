@@ -332,6 +332,11 @@ def attend(
     Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit, or where the
     kernel does not compute what is asked.
     """
+    _check_shapes(q_BTHK, k_BSGK, v_BSGU, sink_H)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} is no share of the weights; use 0 or more, and less than 1")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"softcap={softcap} bounds nothing; use more than 0, or None")
     batch, tokens, heads, key_width = q_BTHK.shape
     seen, kv_heads = k_BSGK.shape[1:3]
     check_heads(heads, kv_heads)
@@ -373,6 +378,16 @@ def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> d
         "logit_max": jnp.max(logits_BGQTS),
         "entropy": jnp.sum(entropy_BGQT * rows_BGQT) / jnp.maximum(jnp.sum(rows_BGQT), 1),
     }
+
+
+def _check_shapes(q: Array, k: Array, v: Array, sinks: Array | None) -> None:
+    """Raise ValueError unless the axes that share a letter are as long."""
+    fits = q.ndim == k.ndim == v.ndim == 4 and q.shape[::3] == k.shape[::3] and k.shape[:3] == v.shape[:3]
+    if not fits:
+        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in (("q", q), ("k", k), ("v", v)))
+        raise ValueError(f"{shapes} do not fit; give q [B, T, H, K], k [B, S, G, K] and v [B, S, G, U]")
+    if sinks is not None and sinks.shape != q.shape[2:3]:
+        raise ValueError(f"sinks are {list(sinks.shape)}; give one for each of {q.shape[2]} heads")
 
 
 def check_heads(heads: int, kv_heads: int) -> None:

@@ -15,7 +15,7 @@ from fxformer.decode import Sampling, fill_blanks, fill_masks
 from fxformer.layers.head import Free
 from fxformer.verify import disturbed
 from tests.decode.plainly import log_softmax
-from tests.laws.specs import PUBLISHED
+from tests.laws.specs import PUBLISHED, toy
 from train.objectives.blanks import blank
 from train.objectives.tasks import Spans
 
@@ -91,6 +91,23 @@ def test_blanks_are_written_as_the_model_reads_them_when_it_is_trained(name):
     stop, written = next(found for found in tried if several_lengths(found[1]))
     for row in range(2):
         check_row(spec, params, tokens[row], written[row], stop)
+
+
+def test_a_blank_is_written_where_the_text_and_the_piece_have_positions_each():
+    """A row may have more tokens than either table has positions: both count from the text's own beginning."""
+    spec = toy(position="learned-pair", mask="prefix", length=12, vocab=11, head="free")
+    params = disturbed(spec)
+    tokens = np.random.default_rng(0).integers(0, 6, (1, 12))
+    tokens[0, 7] = BLANK
+    piece = np.asarray(fill_blanks(spec, params, tokens, BLANK, 8, start=START, stop=10))[0, 0]
+    wide = replace(spec, embed=replace(spec.embed, position=replace(spec.embed.position, limit=40)))
+    tables = params["embed"]["position"]
+    more = jax.tree.map(lambda table: jnp.pad(table, ((0, 28), (0, 0))), tables)
+    wide_params = {**params, "embed": {**params["embed"], "position": more}}
+    expected = fill_blanks(wide, wide_params, tokens, BLANK, 8, start=START, stop=10)
+    np.testing.assert_array_equal(piece, np.asarray(expected)[0, 0])
+    with pytest.raises(ValueError, match="new ones are more than the 12 learned positions"):
+        fill_blanks(spec, params, tokens, BLANK, 12, start=START, stop=10)
 
 
 def pieces_of(text, stop):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fxformer as fx
-from fxformer.coords import Coords, padded
+from fxformer.coords import Coords, padded, plain
 from fxformer.decode import Sampling, loop, stream
 from fxformer.ops.mask import Causal, Prefix
 from fxformer.verify import disturbed
@@ -198,11 +198,26 @@ def coords_of(length, prefix):
 
 
 def test_every_learned_position_can_be_used():
+    """The last new token is not read, so it may stand behind them."""
     spec = toy(position="learned", length=9, vocab=11, head="free")
     params = disturbed(spec)
-    text = np.asarray(fx.generate(spec, params, TOKENS[:2, :4], 5))
-    whole = np.asarray(fx.apply(spec, params, text).logits)
-    np.testing.assert_array_equal(np.argmax(whole, axis=-1)[:, 3:-1], text[:, 4:])
+    text = np.asarray(fx.generate(spec, params, TOKENS[:2, :4], 6))
+    whole = np.asarray(fx.apply(spec, params, text[:, :9]).logits)
+    np.testing.assert_array_equal(np.argmax(whole, axis=-1)[:, 3:], text[:, 4:])
+    with pytest.raises(ValueError, match="4 tokens and 7 new ones are more than the 9 learned positions"):
+        fx.generate(spec, params, TOKENS[:2, :4], 7)
+
+
+def test_positions_count_and_not_places_in_the_row():
+    spec = toy(position="learned", length=9, vocab=11, head="free")
+    params = disturbed(spec)
+    begun = replace(plain(4), pos=jnp.arange(3, 7)[None])  # the prompt is read as from position 3
+    text = np.asarray(fx.generate(spec, params, TOKENS[:2, :4], 3, coords=begun))
+    read = replace(plain(6), pos=jnp.arange(3, 9)[None])
+    whole = np.asarray(fx.apply(spec, params, text[:, :6], coords=read).logits)
+    np.testing.assert_array_equal(np.argmax(whole, axis=-1)[:, 3:], text[:, 4:])
+    with pytest.raises(ValueError, match="7 tokens and 4 new ones are more than the 9 learned positions"):
+        fx.generate(spec, params, TOKENS[:2, :4], 4, coords=begun)
 
 
 def test_a_cache_of_another_type_is_close_and_not_the_same_numbers():

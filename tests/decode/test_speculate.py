@@ -45,8 +45,8 @@ def test_a_draft_may_know_fewer_positions_than_a_bucket_has():
     draft = toy(vocab=11, position="learned", length=12, width=16, depth=1, heads=2)
     ours = speculate(SPEC, PARAMS, TOKENS, 6, draft=(draft, disturbed(draft)), guesses=2)
     np.testing.assert_array_equal(ours.text, fx.generate(SPEC, PARAMS, TOKENS, 6))
-    with pytest.raises(ValueError, match="6 tokens and 7 new ones are more than the 12 learned positions"):
-        speculate(SPEC, PARAMS, TOKENS, 7, draft=(draft, disturbed(draft)), guesses=2)
+    with pytest.raises(ValueError, match="6 tokens and 8 new ones are more than the 12 learned positions"):
+        speculate(SPEC, PARAMS, TOKENS, 8, draft=(draft, disturbed(draft)), guesses=2)
 
 
 def test_a_penalty_sees_the_guesses():

@@ -340,6 +340,29 @@ def test_packed_rows_equal_documents_alone(kernel):
     np.testing.assert_allclose(together, jnp.concatenate(alone, axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "options", "sentence"),
+    [
+        (((2, 3, 4, 8), (2, 3, 2, 5), (2, 3, 2, 8)), {}, r"q \[2, 3, 4, 8\], k \[2, 3, 2, 5\].* do not fit; give q"),
+        (((2, 3, 4, 8), (2, 3, 2, 1), (2, 3, 2, 8)), {}, "do not fit"),
+        (((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 1, 8)), {}, "do not fit"),
+        (((2, 3, 4, 8), (2, 4, 2, 8), (2, 1, 2, 8)), {}, "do not fit"),
+        (((2, 3, 4, 8), (1, 3, 2, 8), (1, 3, 2, 8)), {}, "do not fit"),
+        (((3, 4, 8), (3, 2, 8), (3, 2, 8)), {}, "do not fit"),
+        (
+            ((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)),
+            {"sink_H": jnp.zeros(2)},
+            r"sinks are \[2\]; give one for each of 4",
+        ),
+        (((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)), {"dropout": 1.0}, "dropout=1.0 is no share"),
+        (((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)), {"softcap": 0.0}, "softcap=0.0 bounds nothing"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(shapes, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        attend(*map(jnp.zeros, shapes), **options)
+
+
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention needs an NVIDIA GPU")
 @pytest.mark.parametrize("mask", [Causal(), Window(100), Full()], ids=str)
 @pytest.mark.parametrize("bias", [None, BUCKETS], ids=["plain", "biased"])

@@ -1,6 +1,7 @@
 """Runs: what they leave, and that an interrupted one goes on bit for bit."""
 
 import errno
+import math
 import os
 import resource
 import signal
@@ -76,6 +77,18 @@ def test_a_loss_that_is_no_number_is_recorded_with_its_step(tmp_path):
     event = read(tmp_path / "run" / "log.jsonl")[-1]
     assert event == {"step": result.step, "event": "non-finite loss"}
     assert 1 < result.step < 10
+
+
+def test_parameters_that_an_update_spoilt_are_not_saved(tmp_path):
+    """The loss of a step is that of the parameters before it, so it may still be a number."""
+    spoilt = {"optimizer": "sgd", "lr": 1e38, "clip": 0.0, "save_every": 1, "keep": 1, "warmup": 2, "steps": 3}
+    result = run(config(tmp_path, **spoilt))
+    log = read(tmp_path / "run" / "log.jsonl")
+    assert result.outcome == "non-finite" and math.isfinite(result.val_loss)
+    assert log[-1] == {"step": result.step, "event": "non-finite validation loss"}
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as checkpoints:
+        assert checkpoints.best() == checkpoints.latest() == result.step - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_run(tmp_path / "run")[2]))
 
 
 def test_a_mesh_gives_the_losses_of_one_device(tmp_path):

@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fxformer as fx
 from fxformer import zoo
 from fxformer.stack import Repeat
-from train.config import load
+from train.config import Config, load
 from train.data import batches, load_corpus
 from train.errors import UserError
 from train.objectives import OBJECTIVES
@@ -59,6 +60,33 @@ def test_selection_biases_move_against_the_load():
     np.testing.assert_allclose(bias, [[-0.001, 0.001, 0.001], [0, 0, 0]], atol=1e-9)
     params["stack"]["group_1"]["blocks"]["block_0"]["ffn"].pop("selection_bias")
     assert jax.tree.all(jax.tree.map(np.array_equal, moved, params))
+
+
+def test_layers_of_different_numbers_of_experts_stand_in_one_stack():
+    spec = zoo.toy(width=24, depth=2, heads=3, ffn="moe")
+    block = spec.stack.blocks[0]
+    few, many = (replace(block, ffn=replace(block.ffn, experts=n, selection_bias=True)) for n in (3, 5))
+    spec = replace(spec, stack=replace(spec.stack, groups=(Repeat(2, (few,)), Repeat(1, (many,)))))
+    params = fx.init(spec, jax.random.key(0))
+    load = fx.apply(spec, params, jnp.arange(12).reshape(2, 6)).stats["ffn_load"]
+    np.testing.assert_allclose(load.sum(axis=1), 1, rtol=1e-6)
+    assert load.shape == (3, 5) and not load[:2, 3:].any()
+    moved = balanced(spec, params, {"ffn_load": load})["stack"]
+    for group, loads in (("group_0", load[:2, :3]), ("group_1", load[2:])):
+        bias = moved[group]["blocks"]["block_0"]["ffn"]["selection_bias"]
+        np.testing.assert_allclose(bias, 0.001 * np.sign(loads.mean(axis=1, keepdims=True) - loads), atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [4, 8, 11, 3])
+def test_every_held_out_window_is_judged(count):
+    model = {"width": 16, "heads": 2, "depth": 1}
+    config = Config(name="test", model=model).with_settings({"length": 10, "batch": 4})
+    recipe, numbers = recipe_of(config), numbers_of(config)
+    params = start(recipe, numbers).params
+    held_out = np.random.default_rng(0).integers(0, 256, (count, config.row))
+    logits = fx.apply(recipe.spec(numbers), params, held_out[:, :-1]).logits
+    expected = np.mean(fx.ops.cross_entropy(logits, held_out[:, 1:]))
+    np.testing.assert_allclose(jax.jit(partial(evaluate, recipe))(numbers, params, held_out), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,11 @@ def test_a_replica_with_a_non_finite_gradient_leaves_its_neighbour_alone():
         np.testing.assert_allclose(updates[path][1], alone[path], rtol=1e-5, atol=1e-7)
 
 
+def test_accumulated_gradients_of_nothing_are_zero():
+    gradient = accumulate(lambda part: (jnp.float32(0), jnp.sum(part)), jnp.ones((2, 3)))
+    assert gradient == 0
+
+
 def weighted_loss(weight_D, part):
     """Weighted mean of squared errors: (loss, total weight)."""
     x_BD, y_B, weight_B = part
