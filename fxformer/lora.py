@@ -47,7 +47,7 @@ def init(
     get adapters of their own. The key of each adapter depends on its path only. Raises ValueError where a pattern
     matches no matrix, or the rank is not positive.
     """
-    if rank < 1:
+    if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank={rank} adapts nothing; use 1 or more")
     chosen = _chosen(matrices(spec), targets)
     return {path: _fresh(key, path, matrix, rank) for path, matrix in chosen.items()}
@@ -90,6 +90,8 @@ def matrices(spec: Transformer) -> dict[str, Matrix]:
 def _chosen(known: dict[str, Matrix], targets: tuple[str, ...]) -> dict[str, Matrix]:
     if isinstance(targets, str):
         raise ValueError(f"targets={targets!r} is one string; give a tuple of patterns, ({targets!r},)")
+    if not targets:
+        raise ValueError("targets name no matrix; give at least one pattern")
     for pattern in targets:
         if not any(fnmatchcase(path, pattern) for path in known):
             nearest({_ending(path): None for path in known}, pattern, "target matrix")

@@ -124,6 +124,7 @@ class TransformerModule(nn.Module):
 
 def init(spec: Transformer, key: Array) -> Params:
     """Fresh float32 parameters, a nested dict of arrays; the key of each depends on its path only."""
+    check_key(key)
     initialise = _init if traced(key) else _compiled_init
     return initialise(spec, key)
 
@@ -157,14 +158,18 @@ def apply(
     batch, length = check_tokens(tokens, spec.embed.vocab)
     if batch * length == 0:
         raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}: none; give at least one")
+    if not params:
+        raise ValueError("there are no parameters; give those that init or hf.load returned")
+    if key is not None:
+        check_key(key)
+    dtype = floating(dtype)
     if cache is not None:
         check_tables(spec.stack, cache.tables)
         check_cache_rows(cache, batch)
-    counted = coords is None
     if coords is None:
         coords = plain(length, start=0 if cache is None else cache.length_B)
     check_rows(coords, batch, length)
-    check_positions(spec, coords, counted=counted)
+    check_positions(spec, coords)
     if cache is not None:
         check_capacity(cache, coords)
     reading = _reading(spec, batch, encoder_tokens, encoder_coords)
@@ -173,7 +178,7 @@ def apply(
     context = Context(coords=coords, execution=execution, memory=memory)
     arguments = (params, tokens, context, reading, cache, key)
     forward = _forward if traced(arguments) else _compiled_forward
-    return forward(spec, jnp.dtype(dtype), nn.get_logical_axis_rules(), *arguments)
+    return forward(spec, dtype, nn.get_logical_axis_rules(), *arguments)
 
 
 def read_out(spec: Transformer, params: Params, hidden_BTD: Array) -> Array:
@@ -222,7 +227,7 @@ def _reading(
         raise ValueError(f"encoder_tokens have {rows} rows, tokens have {batch}; give as many")
     coords = plain(length) if encoder_coords is None else encoder_coords
     check_rows(coords, batch, length)
-    check_positions(spec, coords, counted=encoder_coords is None)
+    check_positions(spec, coords)
     return Reading(tokens=encoder_tokens, coords=coords)
 
 
@@ -327,6 +332,24 @@ def _init_boxed(spec: Transformer, key: Array) -> Params:
     return TransformerModule(spec).init(key, tokens_BT, context, reading, None, jnp.dtype(jnp.float32))["params"]
 
 
+def check_key(key: Any) -> None:
+    """Raise ValueError for what is no key of jax.random."""
+    if not isinstance(key, Array | np.ndarray):
+        raise ValueError(f"key={key!r} is no key; give jax.random.key(seed)")
+
+
+def floating(dtype: DTypeLike) -> np.dtype:
+    """The floating type that is meant. Raises ValueError for another one, or none."""
+    try:
+        meant = jnp.dtype(dtype)
+    except TypeError:
+        meant = None
+    if meant is None or not jnp.issubdtype(meant, jnp.floating):
+        name = dtype if meant is None else meant.name
+        raise ValueError(f"dtype={name} is no floating type; use float32, bfloat16 or float16")
+    return meant
+
+
 def position_limit(spec: Transformer) -> int | None:
     """The number of learned positions, or None where any position can be encoded."""
     return None if spec.embed.position is None else spec.embed.position.limit
@@ -350,17 +373,15 @@ def check_tokens(tokens: Array, vocab: int) -> tuple[int, int]:
     return batch, length
 
 
-def check_positions(spec: Transformer, coords: Coords, *, counted: bool = False) -> None:
-    """Raise ValueError where a position is beyond the model's learned table, as far as that is known outside `jit`.
-
-    counted: each token has the position after the one before, so that as many as there are tokens are needed.
-    """
-    limit = position_limit(spec)
-    if limit is None:
+def check_positions(spec: Transformer, coords: Coords) -> None:
+    """Raise ValueError where a position is beyond the model's learned table, or under `jit` may well be."""
+    position = spec.embed.position
+    if position is None or position.limit is None:
         return
-    assert spec.embed.position is not None
-    last = largest(coords.streams(spec.embed.position.streams))
-    needed = coords.length * counted if last is None else last + 1
+    limit, last = position.limit, largest(coords.streams(position.streams))
+    if last is None and position.streams > 1:  # places come again, so that their number says nothing
+        return
+    needed = coords.length if last is None else last + 1
     if needed > limit:
         raise ValueError(f"sequence of {needed} tokens is longer than the {limit} learned positions")
 

@@ -8,9 +8,10 @@ Value = TypeVar("Value")
 
 
 def nearest(table: Mapping[str, Value], name: str, what: str) -> Value:
-    """table[name]; an unknown name raises ValueError with the nearest valid one, or all where none is near."""
+    """table[name]; an unknown name raises ValueError with what it is a part of, or the nearest, or all there are."""
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(table)}"
+    longer = [each for each in table if name and str(name) in each]
+    close = longer or difflib.get_close_matches(str(name), table, n=1, cutoff=0.55)
+    hint = f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else f"use one of {', '.join(table)}"
     raise ValueError(f"{what}={name!r} is unknown; {hint}")

@@ -18,6 +18,7 @@ from flax.linen.spmd import LogicallyPartitioned
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fxformer.axes import AXES
 from fxformer.model import Params, Transformer, abstract_params, init
 from fxformer.names import nearest
 from fxformer.text import columns
@@ -66,6 +67,7 @@ def mesh(text: str) -> Mesh:
 @contextmanager
 def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
     """Within it, what is traced obeys `rules` on `mesh`."""
+    check_rules(rules)
     with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(_on(mesh, rules).items())):
         yield
 
@@ -75,8 +77,17 @@ def partition(axes: tuple[str | None, ...], mesh: Mesh, rules: Rules) -> Partiti
     return cast(PartitionSpec, nn.logical_to_mesh_axes(axes, tuple(_on(mesh, rules).items())))
 
 
+def check_rules(rules: Rules) -> None:
+    """Raise ValueError for what are no rules, and for a logical axis that no array has."""
+    if not isinstance(rules, Mapping):
+        raise ValueError(f"rules={rules!r} are no mapping from logical axes to mesh axes; see sharding.PRESETS")
+    for axis in rules:
+        nearest({name: None for name in AXES.values()}, axis, "logical axis")
+
+
 def param_shardings(spec: Transformer, mesh: Mesh, rules: Rules) -> Params:
     """The sharding of each parameter, in the tree of `init`."""
+    check_rules(rules)
     return jax.tree.map(
         lambda box: NamedSharding(mesh, partition(box.names, mesh, rules)), abstract_params(spec), is_leaf=_is_box
     )
@@ -157,6 +168,7 @@ def plan(spec: Transformer, mesh: Mesh, rules: Rules) -> Plan:
     Raises ValueError where an axis is not divisible, where the mesh lacks an axis that would cut a parameter, and
     where it has one that the rules leave idle.
     """
+    check_rules(rules)
     for axis, size in mesh.shape.items():
         if size > 1 and axis not in rules.values():
             raise ValueError(

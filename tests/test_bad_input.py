@@ -190,6 +190,15 @@ def test_ways_to_compute_that_do_not_exist(params):
         "kernel='blockwize' is unknown; did you mean 'blockwise'?",
     )
     refuses(lambda: fx.apply(SPEC, params, TOKENS, unroll=0), "unroll=0", "1 or more")
+    refuses(lambda: fx.apply(SPEC, params, TOKENS, remat="blocks"), "remat='blocks' is neither; use True or False")
+    for dtype in ("float23", jnp.int32):
+        refuses(lambda dtype=dtype: fx.apply(SPEC, params, TOKENS, dtype=dtype), "is no floating type; use float32")
+
+
+def test_keys_and_parameters_that_are_none():
+    refuses(lambda: fx.init(SPEC, 0), "key=0 is no key; give jax.random.key(seed)")
+    refuses(lambda: fx.apply(SPEC, {}, TOKENS, key=0), "there are no parameters; give those that init or hf.load")
+    refuses(lambda: fx.generate(SPEC, None, TOKENS, 3), "there are no parameters")
 
 
 def test_arrays_that_cannot_attend():

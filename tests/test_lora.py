@@ -186,12 +186,15 @@ def test_what_is_refused(params):
         assert str(error.value) == sentence
 
     refused("rank=0 adapts nothing; use 1 or more", lambda: lora.init(SPEC, KEY, rank=0))
+    refused("rank=1.5 adapts nothing; use 1 or more", lambda: lora.init(SPEC, KEY, rank=1.5))
+    refused("targets name no matrix; give at least one pattern", lambda: lora.init(SPEC, KEY, rank=2, targets=()))
     refused(
         "target matrix='*.qeury.weight' is unknown; did you mean '*.query.weight'?",
         lambda: lora.init(SPEC, KEY, rank=2, targets=("*.value.weight", "*.qeury.weight")),
     )
     refused(
-        "target matrix='*.before.scale' is unknown; did you mean 'embed.table'?",
+        "target matrix='*.before.scale' is unknown; use one of embed.table, *.out.weight, *.key.weight, "
+        "*.query.weight, *.value.weight, *.down.weight, *.gate.weight, *.up.weight",
         lambda: lora.init(SPEC, KEY, rank=2, targets=("*.before.scale",)),
     )
     refused(

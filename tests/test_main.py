@@ -96,7 +96,9 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 def test_the_command_line_is_a_module():
     answer = subprocess.run([sys.executable, "-m", "fxformer", "count", "gpt3"], capture_output=True, text=True)
     assert answer.returncode == 2
-    assert answer.stderr == "error: model='gpt3' is unknown; did you mean 'gpt2'?\n"
+    assert (
+        answer.stderr == "error: model='gpt3' is unknown; did you mean 'gpt3-small' or 'gpt3-medium' or 'gpt3-large'?\n"
+    )
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():

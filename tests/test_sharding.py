@@ -203,6 +203,15 @@ def test_a_mesh_is_written_as_sizes_by_name():
     assert sharding.mesh_size("") == 1
 
 
+def test_rules_for_an_axis_that_no_array_has_are_refused():
+    mesh = sharding.mesh("data=2")
+    for made in (sharding.plan, sharding.param_shardings, partial(sharding.init_sharded, key=jax.random.key(0))):
+        with pytest.raises(ValueError, match="logical axis='widht' is unknown; did you mean 'width'"):
+            made(spec=zoo.toy(), mesh=mesh, rules={"widht": "data"})
+    with pytest.raises(ValueError, match="rules='dp' are no mapping from logical axes to mesh axes"):
+        sharding.plan(zoo.toy(), mesh, "dp")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

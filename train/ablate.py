@@ -89,6 +89,8 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     UserError for a corpus that does not fit.
     """
     folder = Path(config.run.out) / config.name
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a run, not a sweep; choose another name or run.out")
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     cells = cells_of(config, corpus)

@@ -36,6 +36,8 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
     from train.loop import run as train
 
     resolved = load(config, settings)
+    if any(resolved.cells):
+        raise UserError(f"{config} has a grid of {len(resolved.cells)} cells; python -m train ablate {config} runs it")
     with user_input():
         devices = mesh_size(resolved.run.mesh)
     use_host_devices(devices)
@@ -69,6 +71,8 @@ def ablate(
     from train.report import say_verdicts, write_report
 
     resolved = load(config, settings)
+    if resolved.run.mesh:
+        raise UserError(f"mesh={resolved.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
     folder = Path(resolved.run.out) / resolved.name
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     keep_compiled(Path(resolved.run.out))
@@ -78,7 +82,10 @@ def ablate(
     try:
         results = ablate(resolved)
     except Interrupted:
-        print(f"interrupted; what was done is in {folder / 'results.jsonl'}, the same command goes on from there")
+        if (folder / "results.jsonl").exists():
+            print(f"interrupted; what was done is in {folder / 'results.jsonl'}, the same command goes on from there")
+        else:
+            print("interrupted before the first group of runs was done; the same command begins again")
         return INTERRUPTED
     say_verdicts(write_report(results, folder))
     print(f"report: {folder / 'report.html'}")

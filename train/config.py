@@ -6,6 +6,7 @@ published model, or `tiny = "gpt2"` for its structure at toy widths.
 """
 
 import inspect
+import math
 import tomllib
 import types
 import typing
@@ -123,6 +124,12 @@ class Config:
         for name, value in {**_plain(self.data), **_plain(self.train), **_plain(self.run)}.items():
             if isinstance(value, int | float) and value < 0:
                 raise ValueError(f"{name}={value} is below 0")
+        check_seed(self.train.seed)
+        for name in ("beta1", "beta2"):
+            if self.flat()[name] >= 1:
+                raise ValueError(
+                    f"{name}={self.flat()[name]} keeps all that was and takes nothing new; use less than 1"
+                )
         for name in ("length", "batch", "validation", "steps", "accumulate", "save_every", "eval_every", "log_every"):
             if self.flat()[name] < 1:
                 raise ValueError(f"{name}={self.flat()[name]} is too small; use 1 or more")
@@ -188,6 +195,12 @@ class Config:
                 sections[section][key] = _typed(SECTIONS[section][key], key, value)
         changed = {name: replace(getattr(self, name), **values) for name, values in sections.items()}
         return replace(self, model=model, **changed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for what is no 32-bit number."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} is out of range; use 0 to {2**32 - 1}")
 
 
 def check_objective(name: str, spec: zoo.Transformer, rows: jax.ShapeDtypeStruct) -> None:
@@ -268,6 +281,9 @@ def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapp
     for name in READ_ONCE:
         if any(name in cell for cell in cells):
             raise ValueError(f"{name} is read once for a whole sweep; take it out of the grid and run a sweep for each")
+    for name in SECTIONS["run"]:
+        if any(name in cell for cell in cells):
+            raise ValueError(f"{name} changes no result; take it out of the grid")
     for name, concerned in WEIGHTED.items():
         if name in written and not any(concerned(config.with_settings(cell).spec()) for cell in cells):
             raise ValueError(f"{name}={flat[name]!r} does nothing: no model here has such a loss")
@@ -312,6 +328,8 @@ def _place(name: str) -> tuple[str, str]:
 def _typed(kind: Any, name: str, value: Any) -> Any:
     """`value` as the type that a setting has; ValueError where it is of another."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} is not finite; give a number")
     if float in kinds and isinstance(value, int) and not isinstance(value, bool) and int not in kinds:
         return float(value)
     if any(isinstance(value, k) and not (k in (int, float) and isinstance(value, bool)) for k in kinds):

@@ -38,13 +38,26 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def read_home(home: Path) -> dict[str, Any]:
+    """What a run's config.json says. UserError where it is damaged."""
+    try:
+        held = json.loads(home.read_text(encoding="utf8"))
+        return {"settings": dict(held["settings"]), "corpus": held["corpus"]}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{home} does not say which run this is; repair it, or choose another name or run.out"
+        ) from None
+
+
 def claim(folder: Path, config: Config, corpus: Corpus) -> None:
     """Make `folder` the home of this run, or find that it already is; UserError where it is another run's."""
     home = folder / "config.json"
+    if (folder / "results.jsonl").exists():
+        raise UserError(f"{folder} holds a sweep; choose another name or run.out")
     settings = {name: value for name, value in config.flat().items() if name not in asdict(config.run)}
     content = {"settings": settings, "corpus": corpus.sha256}
     if home.exists():
-        held = json.loads(home.read_text(encoding="utf8"))
+        held = read_home(home)
         differing = [
             f"{name} is {held['settings'].get(name)!r} there and {settings.get(name)!r} here"
             for name in {**held["settings"], **settings}

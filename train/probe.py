@@ -65,7 +65,9 @@ class Hole(NamedTuple):
 def holes(length: int, size: int) -> dict[str, Hole]:
     """The probes by name: a hole in the middle of the row, and one at its end. ValueError where a row is too short."""
     begin = (length - size) // 2
-    if size < 1 or begin < 1:
+    if size < 1:
+        raise ValueError(f"size={size} is no hole; use 1 or more")
+    if begin < 1:
         raise ValueError(f"a hole of {size} in rows of {length} bytes leaves nothing before it; use a longer row")
     return {"cloze": Hole(begin, begin + size, length), "continuation": Hole(length - size, length, length)}
 
@@ -191,6 +193,8 @@ def probe(folders: Sequence[Path], *, length: int = 48, size: int = 8, count: in
 
     Raises UserError where the runs were not trained on one text, or their models read no rows of `length`.
     """
+    if count < 1:
+        raise UserError(f"count={count} asks for nothing; use 1 or more")
     runs = [load_run(folder) for folder in folders]
     corpus = _common_corpus([config for config, _, _ in runs])
     with user_input():

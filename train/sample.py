@@ -1,7 +1,6 @@
 """Text from a finished or unfinished run, token by token."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,10 @@ from jax.sharding import SingleDeviceSharding
 import fxformer as fx
 from fxformer.coords import padded
 from train.checkpoint import Checkpoints
-from train.config import Config
+from train.config import Config, check_seed
 from train.data import VOCAB
 from train.errors import UserError, user_input
+from train.log import read_home
 from train.step import numbers_of, recipe_of, start
 
 
@@ -28,7 +28,7 @@ def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
     home = folder / "config.json"
     if not home.exists():
         raise UserError(f"{folder} is not a run: it has no config.json")
-    config = Config(name=folder.name).with_settings(json.loads(home.read_text(encoding="utf8"))["settings"])
+    config = Config(name=folder.name).with_settings(read_home(home)["settings"])
     here = SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(partial(start, recipe_of(config)), numbers_of(config))
     state = jax.tree.map(lambda leaf: leaf.update(sharding=here), state)
@@ -49,6 +49,8 @@ def sample(
         raise UserError("the prompt is empty; give at least one character")
     if tokens < 1:
         raise UserError(f"tokens={tokens} asks for nothing; use 1 or more")
+    with user_input():
+        check_seed(seed)
     config, spec, params = load_run(folder)
     key = jax.random.key(seed)
     read = config.data.length // 2 + 1

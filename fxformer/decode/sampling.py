@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from fxformer.model import check_key
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, temper
 
 
@@ -76,8 +77,7 @@ def row_keys(key: Array | None, batch: int) -> Array | None:
     """
     if key is None:
         return None
-    if not isinstance(key, Array | np.ndarray):
-        raise ValueError(f"key={key!r} is no key; give jax.random.key(seed)")
+    check_key(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:

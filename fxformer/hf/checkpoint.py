@@ -21,7 +21,7 @@ from fxformer.hf.family import Family, settings
 from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write_tensors
 from fxformer.hf.layout import Shape
 from fxformer.hf.names import Slot, slots
-from fxformer.model import Params, Transformer, abstract_params
+from fxformer.model import Params, Transformer, abstract_params, floating
 from fxformer.sharding import Rules, param_shardings, plan
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -42,7 +42,7 @@ def load(
     """
     if (mesh is None) != (rules is None):
         raise ValueError("mesh and rules say together where parameters go; give both or neither")
-    folder, dtype = Path(path), _floating(dtype)
+    folder, dtype = Path(path), floating(dtype)
     config = read_json(folder / "config.json")
     family = family_of(config)
     understood = settings(family, config)
@@ -75,7 +75,7 @@ def save(
     Raises ValueError where no family computes what `spec` does or `params` are not its, FileExistsError where there
     is something at `path`, ImportError without safetensors.
     """
-    folder, dtype = Path(path), _floating(dtype)
+    folder, dtype = Path(path), floating(dtype)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new path")
     model_type, config = express(spec)
@@ -102,12 +102,6 @@ def save(
         write_json(whole / "config.json", {**header, **tokens, **config})
         write_tensors(whole, sizes, make, shard)
         whole.rename(folder)
-
-
-def _floating(dtype: DTypeLike) -> np.dtype:
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype={jnp.dtype(dtype).name} is no floating type; use float32, bfloat16 or float16")
-    return jnp.dtype(dtype)
 
 
 def _shapes(spec: Transformer) -> dict[str, Shape]:

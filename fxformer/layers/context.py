@@ -27,6 +27,8 @@ class Execution:
     def __post_init__(self) -> None:
         if self.unroll < 1:
             raise ValueError(f"unroll={self.unroll} writes out no block; use 1 or more")
+        if not isinstance(self.remat, bool):
+            raise ValueError(f"remat={self.remat!r} is neither; use True or False")
 
     def kernel_for(self, table: Any) -> str | None:
         """The kernel for a layer that reads this cache table, or none; skipping its empty end pays on a CPU."""

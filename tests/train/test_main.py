@@ -51,6 +51,17 @@ def file(tmp_path):
         (("run", "FILE", "--set", "task=text", "--set", "path=nowhere"), "there is no corpus at nowhere"),
         (("run", "nowhere.toml"), "there is no configuration nowhere.toml"),
         (("ablate", "FILE", "--set", "steps=0"), "steps=0 is too small"),
+        (("ablate", "FILE", "--set", "mesh=data=2"), "mesh=data=2 does nothing in a sweep"),
+        (
+            ("run", "configs/norm_by_depth.toml"),
+            "has a grid of 240 cells; python -m train ablate configs/norm_by_depth",
+        ),
+        (("run", "FILE", "--set", "seed=4294967296"), "seed=4294967296 is out of range; use 0 to 4294967295"),
+        (("run", "FILE", "--set", "beta1=2"), "beta1=2.0 keeps all that was"),
+        (("run", "FILE", "--set", "lr=nan"), "lr=nan is not finite; give a number"),
+        (("run", "FILE", "--set", "init_scale=inf"), "init_scale=inf is not finite; give a number"),
+        (("sample", "nowhere", "--seed", "-1"), "seed=-1 is out of range"),
+        (("probe", "nowhere", "--count", "0"), "count=0 asks for nothing"),
         (("report", "nowhere"), "nowhere is not a sweep"),
         (("sample", "nowhere"), "nowhere is not a run"),
         (("sample", "nowhere", "--tokens", "0"), "tokens=0 asks for nothing"),
@@ -84,6 +95,20 @@ def test_only_input_is_the_user_s(monkeypatch, capsys):
         Config(name="x", model={"width": 16, "heads": 3})
     with pytest.raises(KeyError), user_input():
         {}["a bug"]
+
+
+def test_a_folder_is_a_run_or_a_sweep(file, tmp_path, monkeypatch, capsys):
+    assert called(monkeypatch, "run", file) == 0
+    assert called(monkeypatch, "ablate", file) == 2
+    assert "holds a run, not a sweep; choose another name or run.out" in capsys.readouterr().err
+    home = tmp_path / "out" / "small"
+    (home / "config.json").write_text("{")
+    for command in (("run", file), ("sample", home)):
+        assert called(monkeypatch, *command) == 2
+        assert "config.json does not say which run this is; repair it" in capsys.readouterr().err
+    (home / "results.jsonl").touch()
+    assert called(monkeypatch, "run", file) == 2
+    assert "holds a sweep; choose another name or run.out" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
