@@ -143,25 +143,19 @@ def build(
     )
 
 
-def accumulate(loss_and_grad: Callable[[Tree], tuple[Array, Tree]], parts: Tree) -> Tree:
-    """The token-weighted mean of `loss_and_grad(part) -> (weight, tree)` over the leading axis of `parts`.
-
-    Equal to one large batch, however the weights are shared out over the parts; zero where there are none.
-    """
+def accumulate(loss_and_grad: Callable[[Tree], Tree], parts: Tree) -> Tree:
+    """The mean of `loss_and_grad(part)` over the leading axis of `parts`, one part after another."""
     count = jax.tree.leaves(parts)[0].shape[0]
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
     if count == 1:
-        return loss_and_grad(jax.tree.map(lambda leaf: leaf[0], parts))[1]
+        return loss_and_grad(first)
 
-    def weighted(part: Tree) -> tuple[Array, Tree]:
-        weight, tree = loss_and_grad(part)
-        return weight, jax.tree.map(lambda leaf: weight * leaf, tree)
+    def add(total: Tree, part: Tree) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, loss_and_grad(part)), None
 
-    def add(total: tuple[Array, Tree], part: Tree) -> tuple[tuple[Array, Tree], None]:
-        return jax.tree.map(jnp.add, total, weighted(part)), None
-
-    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(weighted, jax.tree.map(lambda leaf: leaf[0], parts)))
-    (weight, tree), _ = jax.lax.scan(add, nothing, parts)
-    return jax.tree.map(lambda leaf: leaf / jnp.where(weight == 0, 1, weight), tree)
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(loss_and_grad, first))
+    total, _ = jax.lax.scan(add, nothing, parts)
+    return jax.tree.map(lambda leaf: leaf / count, total)
 
 
 def _is_box(node: Any) -> bool:

@@ -103,6 +103,16 @@ UNROLLED_DEPTH = 8
 BALANCE_RATE = 0.001  # of DeepSeek-V3's selection biases
 
 
+class Share(NamedTuple):
+    """How much a part of a batch counts in a mean over what it predicts, and over what is predicted one token further.
+
+    1 is what an equal part counts, so that the mean over parts is that of the whole batch.
+    """
+
+    tokens: Array | float = 1.0
+    ahead: Array | float = 1.0
+
+
 class State(NamedTuple):
     """What training remembers: updates done, parameters, and the optimizer's moments."""
 
@@ -141,12 +151,13 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
     key = jax.random.fold_in(jax.random.key(numbers.seed), state.step)
     differentiate = jax.value_and_grad(partial(_loss, recipe, numbers, spec), has_aux=True)
 
-    def loss_and_grad(part: tuple[Array, Array]) -> tuple[Array, tuple]:
-        (_, (loss, weight, stats)), grads = differentiate(state.params, *part)
-        return weight, (loss, stats, grads)
+    def loss_and_grad(part: tuple[Array, Array, Share]) -> tuple:
+        (_, (loss, _, stats)), grads = differentiate(state.params, *part)
+        return loss, stats, grads
 
     parts = tokens.reshape(recipe.accumulate, -1, tokens.shape[-1])
-    loss, stats, grads = accumulate(loss_and_grad, (parts, jax.random.split(key, recipe.accumulate)))
+    keys = jax.random.split(key, recipe.accumulate)
+    loss, stats, grads = accumulate(loss_and_grad, (parts, keys, _shares(recipe, parts, keys)))
     count = state.step + 1
     optimizer = _optimizer(recipe, numbers, count)
     updates, moments = optimizer.update(grads, state.optimizer, state.params)
@@ -213,6 +224,22 @@ def norm_by_layer(spec: fx.Transformer, tree: Params) -> Array:
     return jnp.sqrt(jnp.concatenate(squares))
 
 
+def _shares(recipe: Recipe, parts: Array, keys: Array) -> Share:
+    """The share of each part, [parts]: objectives predict more tokens of one than of another."""
+    if len(parts) == 1:
+        return Share(jnp.ones(1), jnp.ones(1))
+
+    def weights(part: Array, key: Array) -> Array:
+        return OBJECTIVES[recipe.objective](part, jax.random.split(key)[0]).weights
+
+    def share(weights_PBT: Array) -> Array:
+        total_P = jnp.sum(weights_PBT, axis=(1, 2))
+        return total_P / jnp.where(jnp.any(total_P), jnp.mean(total_P), 1)
+
+    weights_PBT = jax.vmap(weights)(parts, keys)
+    return Share(share(weights_PBT), share(weights_PBT[..., 1:]))
+
+
 def _only(tree: Params, names: tuple[str, ...]) -> Params:
     """The tree with leaves outside `names` (consecutive parts of their path) set to zero."""
 
@@ -231,6 +258,7 @@ def _loss(
     params: Params,
     tokens: Array,
     key: Array,
+    share: Share = Share(),
     *,
     training: bool = True,
 ) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
@@ -251,21 +279,25 @@ def _loss(
         remat=execution.remat,
         dtype=jnp.dtype(recipe.dtype),
     )
-    loss = token_loss(out, batch)
+    loss = share.tokens * token_loss(out, batch)
     if batch.labels is not None:
         assert out.labels is not None
         loss += jnp.mean(cross_entropy(out.labels, batch.labels))
-    return loss + _beside(numbers, out, batch), (loss, jnp.sum(batch.weights), out.stats)
+    return loss + _beside(numbers, out, batch, share), (loss, jnp.sum(batch.weights), out.stats)
 
 
-def _beside(numbers: Numbers, out: fx.Output, batch: Batch) -> Array:
+def _beside(numbers: Numbers, out: fx.Output, batch: Batch, share: Share) -> Array:
     """Losses beside the objective's own, each by its weight; an indexer's stands apart from all other gradients."""
-    loss = numbers.z_loss * weighted_mean(z_loss(out.logits), batch.weights)
+    loss = share.tokens * numbers.z_loss * weighted_mean(z_loss(out.logits), batch.weights)
     weights = {"balance": numbers.balance, "router_z": numbers.router_z, "index_kl": 1.0}
     for name, losses in out.losses.items():
         loss += weights[name.removeprefix("encoder_")] * jnp.sum(losses)
     if out.ahead is not None:
-        loss += numbers.ahead * weighted_mean(cross_entropy(out.ahead, batch.targets[:, 1:]), batch.weights[:, 1:])
+        loss += (
+            share.ahead
+            * numbers.ahead
+            * weighted_mean(cross_entropy(out.ahead, batch.targets[:, 1:]), batch.weights[:, 1:])
+        )
     return loss
 
 

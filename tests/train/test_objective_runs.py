@@ -16,6 +16,7 @@ from train.config import Config, load
 from train.data import batches, load_corpus
 from train.errors import UserError
 from train.objectives import OBJECTIVES
+from train.objectives.objective import answer
 from train.step import balanced, evaluate, numbers_of, recipe_of, start, train_step
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.toml"))
@@ -43,6 +44,43 @@ def test_a_step_with_all_that_stands_beside_the_objective_lowers_its_loss():
         state, metrics = step(numbers, state, tokens)
     assert np.isfinite(metrics.loss)
     assert look(numbers, state.params, held_out) < before - 0.3
+
+
+@pytest.mark.parametrize("objective", ["sentence_order", "whole_word"])
+def test_accumulated_steps_are_one_step_on_all_that_the_parts_predict(objective):
+    """Parts of which more is predicted count more, except in what is said of rows; a part may predict nothing."""
+    path = next(path for path in CONFIGS if path.stem == objective)
+    plain = ["optimizer=sgd", "lr=1.0", "schedule=constant", "warmup=0", "clip=0.0", "z_loss=0.1"]
+    config = load(path, [*plain, "length=24", "batch=6", "accumulate=3"])
+    recipe, numbers = recipe_of(config), numbers_of(config)
+    tokens = np.array(
+        batches(load_corpus("stdlib").train, seed=0, steps=range(1), batch=6, length=config.text_length)[0]
+    )
+    tokens[:2] = ord("x") if objective == "whole_word" else tokens[:2]  # one long word, of which none is chosen
+    state = start(recipe, numbers)
+    key = jax.random.fold_in(jax.random.key(numbers.seed), 0)
+    keys = [jax.random.split(part) for part in jax.random.split(key, 3)]  # of the objective, of dropout
+    parts = [OBJECTIVES[objective](tokens[2 * i : 2 * i + 2], keys[i][0]) for i in range(3)]
+    predicted = [float(part.weights.sum()) for part in parts]
+    assert len(set(predicted)) > 1 and (0 in predicted) == (objective == "whole_word")
+
+    def loss(params):
+        outs = [answer(recipe.spec(numbers), params, part, key=keys[i][1]) for i, part in enumerate(parts)]
+        logits, targets, weights = (
+            jnp.concatenate(each)
+            for each in ([out.logits for out in outs], [p.targets for p in parts], [p.weights for p in parts])
+        )
+        own = fx.ops.weighted_mean(fx.ops.cross_entropy(logits, targets), weights)
+        if parts[0].labels is not None:
+            said, right = (jnp.concatenate([each.labels for each in group]) for group in (outs, parts))
+            own += fx.ops.cross_entropy(said, right).mean()
+        return own + 0.1 * fx.ops.weighted_mean(fx.ops.z_loss(logits), weights), own
+
+    (_, own), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+    after, metrics = jax.jit(partial(train_step, recipe))(numbers, state, tokens)
+    np.testing.assert_allclose(metrics.loss, own, rtol=1e-5)
+    for new, old, grad in zip(*map(jax.tree.leaves, (after.params, state.params, grads)), strict=True):
+        np.testing.assert_allclose(old - new, grad, rtol=1e-3, atol=2e-5)
 
 
 def test_selection_biases_move_against_the_load():
