@@ -74,7 +74,7 @@ def _joined(words: Iterable[str]) -> str:
 
 
 def _position(spec: Any) -> str:
-    return "learned pair" if isinstance(spec, LearnedPair) else type(spec).__name__.lower()
+    return POSITION_WORDS.get(type(spec), type(spec).__name__.lower())
 
 
 def _gqa(spec: GQA) -> str:
@@ -91,6 +91,7 @@ ATTENTION_WORDS: dict[type, Callable[[Any], str]] = {
     GQA: _gqa,
     MLA: lambda spec: "MLA" if spec.index is None else f"MLA, best {spec.index.keep}",
 }
+POSITION_WORDS: dict[type, str] = {LearnedPair: "learned pair"}  # what is not called by its type
 FFN_WORDS: dict[type, Callable[[Any], str]] = {
     MLP: lambda spec: f"MLP {spec.activation}",
     GLU: lambda spec: f"GLU {spec.activation}",

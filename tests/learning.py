@@ -44,8 +44,8 @@ NEXT_TOKEN = [  # those that learn to predict it, and as the laws try them: with
 
 
 def text(length: int) -> np.ndarray:
-    """Bytes of this repository's guide: [STEPS, BATCH, length + 1], each step others."""
-    corpus = load_corpus(str(Path(__file__).parents[1] / "docs")).train
+    """Bytes of a text that nobody edits, the licence: [STEPS, BATCH, length + 1], each step others."""
+    corpus = load_corpus(str(Path(__file__).parents[1] / "LICENSE")).train
     return batches(corpus, seed=0, steps=range(STEPS), batch=BATCH, length=length)
 
 

@@ -1,4 +1,4 @@
-"""Every published model at toy widths learns: its own objective's loss falls on the text of this repository's guide."""
+"""Every published model at toy widths learns: its own objective's loss falls on the text of the licence."""
 
 from dataclasses import replace
 from functools import partial
