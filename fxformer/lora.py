@@ -13,6 +13,7 @@ from zlib import crc32
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fxformer.model import Params, Transformer, abstract_params
@@ -47,7 +48,7 @@ def init(
     get adapters of their own. The key of each adapter depends on its path only. Raises ValueError where a pattern
     matches no matrix, or the rank is not positive.
     """
-    if not isinstance(rank, int) or rank < 1:
+    if not isinstance(rank, int | np.integer) or rank < 1:
         raise ValueError(f"rank={rank} adapts nothing; use 1 or more")
     chosen = _chosen(matrices(spec), targets)
     return {path: _fresh(key, path, matrix, rank) for path, matrix in chosen.items()}

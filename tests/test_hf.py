@@ -416,6 +416,17 @@ def test_the_two_factors_of_yarn_in_latent_attention_read_back(tmp_path):
     assert read.scale == pytest.approx(0.4321, rel=1e-12)
 
 
+def test_a_magnitude_of_zero_is_none(tmp_path):
+    folder = model("deepseek-v3", tmp_path)
+    rope = json.loads((folder / "config.json").read_text())["rope_scaling"]
+    spec = fx.hf.load(folder)[0]
+    edit_config(folder, rope_scaling={**rope, "mscale": 0, "mscale_all_dim": 0}, rope_parameters=None)
+    without_both = {key: value for key, value in rope.items() if key not in ("mscale", "mscale_all_dim")}
+    zero = fx.hf.load(folder)[0]
+    edit_config(folder, rope_scaling=without_both)
+    assert zero == fx.hf.load(folder)[0] != spec
+
+
 @pytest.mark.parametrize(("nope_width", "model_type"), [(10, "deepseek_v2"), (11, "deepseek_v3")])
 def test_latent_attention_without_experts_is_written_for_a_class_that_runs_it(nope_width, model_type, tmp_path):
     spec = fx.zoo.tiny("deepseek-v2-lite")

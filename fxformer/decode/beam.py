@@ -68,7 +68,7 @@ def beam(
     The search of a row ends when none that goes on can still beat the worst that ended. Other options: see `generate`.
     Raises ValueError as `generate` does, and for beams < 1.
     """
-    if not isinstance(beams, int) or beams < 1:
+    if not isinstance(beams, int | np.integer) or beams < 1:
         raise ValueError(f"beams={beams} keeps no hypothesis; use 1 or more")
     if np.ndim(max_new_tokens):
         raise ValueError(f"max_new_tokens is {list(np.shape(max_new_tokens))}; a search takes one number for all rows")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
@@ -169,7 +170,7 @@ def speculate(
     makes one. Other options: see `generate`. Draws are exact, and not those of `generate` with the same key.
     Raises ValueError as `generate` does, for a draft of another vocabulary, and where there is nothing to guess with.
     """
-    if not isinstance(guesses, int) or guesses < 1:
+    if not isinstance(guesses, int | np.integer) or guesses < 1:
         raise ValueError(f"guesses={guesses} leaves nothing to check; use 1 or more")
     if draft is not None and draft[0].embed.vocab != spec.embed.vocab:
         raise ValueError(

@@ -35,6 +35,7 @@ SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
     ),
 }
 MAGNITUDES = ("attention_factor", "mscale", "mscale_all_dim")  # of "yarn"
+SIGNED = ("mscale", "mscale_all_dim")  # of any size; 0 is as if they were not there
 
 
 def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
@@ -63,7 +64,8 @@ def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
     if "factor" in names and "factor" not in rope:
         raise ValueError(f"config.json has rope_type={kind!r} and no factor")
     for key, value in {"rope_theta": base, **rope}.items():
-        if not (type(value) is bool if key == "truncate" else type(value) in (int, float) and value > 0):
+        number = type(value) in (int, float) and (value > 0 or key in SIGNED)
+        if not (type(value) is bool if key == "truncate" else number):
             raise ValueError(f"config.json has {key}={value!r} with rope_type={kind!r}, which rotates nothing")
     scaling = make(**{ours: rope[theirs] for ours, theirs in names.items() if theirs in rope})
     return Rotary(width=rotated, base=base, scaling=scaling), _magnitude(rope) if kind == "yarn" else 1.0
