@@ -60,23 +60,22 @@ def test_accumulated_steps_are_one_step_on_all_that_the_parts_predict(objective)
     state = start(recipe, numbers)
     key = jax.random.fold_in(jax.random.key(numbers.seed), 0)
     keys = [jax.random.split(part) for part in jax.random.split(key, 3)]  # of the objective, of dropout
-    parts = [OBJECTIVES[objective](tokens[2 * i : 2 * i + 2], keys[i][0]) for i in range(3)]
+    ask = jax.jit(OBJECTIVES[objective])
+    parts = [ask(tokens[2 * i : 2 * i + 2], keys[i][0]) for i in range(3)]
     predicted = [float(part.weights.sum()) for part in parts]
     assert len(set(predicted)) > 1 and (0 in predicted) == (objective == "whole_word")
 
-    def loss(params):
-        outs = [answer(recipe.spec(numbers), params, part, key=keys[i][1]) for i, part in enumerate(parts)]
-        logits, targets, weights = (
-            jnp.concatenate(each)
-            for each in ([out.logits for out in outs], [p.targets for p in parts], [p.weights for p in parts])
-        )
-        own = fx.ops.weighted_mean(fx.ops.cross_entropy(logits, targets), weights)
-        if parts[0].labels is not None:
-            said, right = (jnp.concatenate([each.labels for each in group]) for group in (outs, parts))
-            own += fx.ops.cross_entropy(said, right).mean()
-        return own + 0.1 * fx.ops.weighted_mean(fx.ops.z_loss(logits), weights), own
+    def loss(params, part, key):
+        """What a part adds to the loss of the whole."""
+        out = answer(recipe.spec(numbers), params, part, key=key)
+        own = (fx.ops.cross_entropy(out.logits, part.targets) * part.weights).sum() / sum(predicted)
+        own += 0 if part.labels is None else fx.ops.cross_entropy(out.labels, part.labels).mean() / 3
+        return own + 0.1 * (fx.ops.z_loss(out.logits) * part.weights).sum() / sum(predicted), own
 
-    (_, own), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+    slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    slopes = [slope(state.params, part, key[1]) for part, key in zip(parts, keys, strict=True)]
+    own = sum(told for (_, told), _ in slopes)
+    grads = jax.tree.map(lambda *each: sum(each), *(grads for _, grads in slopes))
     after, metrics = jax.jit(partial(train_step, recipe))(numbers, state, tokens)
     np.testing.assert_allclose(metrics.loss, own, rtol=1e-5)
     for new, old, grad in zip(*map(jax.tree.leaves, (after.params, state.params, grads)), strict=True):
