@@ -123,7 +123,10 @@ class TransformerModule(nn.Module):
 
 
 def init(spec: Transformer, key: Array) -> Params:
-    """Fresh float32 parameters, a nested dict of arrays; the key of each depends on its path only."""
+    """Fresh float32 parameters, a nested dict of arrays; the key of each depends on its path only.
+
+    Raises ValueError for what is no key.
+    """
     check_key(key)
     initialise = _init if traced(key) else _compiled_init
     return initialise(spec, key)

@@ -86,7 +86,7 @@ def check_rules(rules: Rules) -> None:
 
 
 def param_shardings(spec: Transformer, mesh: Mesh, rules: Rules) -> Params:
-    """The sharding of each parameter, in the tree of `init`."""
+    """The sharding of each parameter, in the tree of `init`. Raises ValueError where a rule is for no axis."""
     check_rules(rules)
     return jax.tree.map(
         lambda box: NamedSharding(mesh, partition(box.names, mesh, rules)), abstract_params(spec), is_leaf=_is_box
@@ -165,8 +165,8 @@ class Plan:
 def plan(spec: Transformer, mesh: Mesh, rules: Rules) -> Plan:
     """How the parameters are cut: nothing that the rules cut is ever replicated silently.
 
-    Raises ValueError where an axis is not divisible, where the mesh lacks an axis that would cut a parameter, and
-    where it has one that the rules leave idle.
+    Raises ValueError where a rule is for no axis, where an axis is not divisible, where the mesh lacks an axis that
+    would cut a parameter, and where it has one that the rules leave idle.
     """
     check_rules(rules)
     for axis, size in mesh.shape.items():

@@ -455,7 +455,7 @@ def test_the_index_says_which_file_a_tensor_is_read_from(saved, tmp_path):
     assert_same(fx.hf.load(tmp_path / "pieces")[1], params)
 
 
-@pytest.mark.parametrize("places", [None, ["model"], {"wte.weight": 1}, {"wte.weight": "../model.safetensors"}])
+@pytest.mark.parametrize("places", [None, {}, ["model"], {"wte.weight": 1}, {"wte.weight": "../model.safetensors"}])
 def test_an_index_that_says_no_file_is_refused(places, saved):
     folder, _, _ = saved
     (folder / "model.safetensors").rename(folder / "one.safetensors")

@@ -86,11 +86,9 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     """Run every cell that has no result yet and return all results of the grid, in its order.
 
     Results are written a group at a time, so an interrupted sweep loses at most the group it was in. Raises
-    UserError for a corpus that does not fit.
+    UserError for a corpus that does not fit, a mesh, and a folder that holds a run.
     """
-    folder = Path(config.run.out) / config.name
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a run, not a sweep; choose another name or run.out")
+    folder = home_of(config)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     cells = cells_of(config, corpus)
@@ -109,6 +107,16 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     return [results[cell.key] for cell in cells]
 
 
+def home_of(config: Config) -> Path:
+    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh, which no sweep reads."""
+    if config.run.mesh:
+        raise UserError(f"mesh={config.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
+    folder = Path(config.run.out) / config.name
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a run, not a sweep; choose another name or run.out")
+    return folder
+
+
 def groups_at_once() -> int:
     """Two on a CPU: while one compiles, which keeps one core busy, the other trains. An accelerator trains beside
     compilers on half of the cores, eight at most: each holds its group's parameters."""
@@ -117,10 +125,11 @@ def groups_at_once() -> int:
 
 def preview(config: Config) -> str:
     """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
+    folder = home_of(config)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     cells = cells_of(config, corpus)
-    results = Results(Path(config.run.out) / config.name / "results.jsonl")
+    results = Results(folder / "results.jsonl")
     groups = groups_of([cell for cell in cells if cell.key not in results])
     swept = sorted({name for cell in config.cells for name in cell})
     lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]

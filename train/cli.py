@@ -67,13 +67,11 @@ def ablate(
     dry_run: Annotated[bool, arg(help="print cells, compilations, memory and estimated time; train nothing")] = False,
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
-    from train.ablate import Interrupted, ablate, preview
+    from train.ablate import Interrupted, ablate, home_of, preview
     from train.report import say_verdicts, write_report
 
     resolved = load(config, settings)
-    if resolved.run.mesh:
-        raise UserError(f"mesh={resolved.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
-    folder = Path(resolved.run.out) / resolved.name
+    folder = home_of(resolved)
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     keep_compiled(Path(resolved.run.out))
     if dry_run:

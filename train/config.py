@@ -91,7 +91,8 @@ class Run:
     """[run]: where a run goes and how it is computed; nothing here changes its result.
 
     out: folder of runs. mesh: like "data=2,model=4", "" is one device. rules: a sharding preset.
-    save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides. eval_every: steps.
+    save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides.
+    log_every: steps between lines of the log.
     """
 
     out: str = "runs"
@@ -99,7 +100,6 @@ class Run:
     rules: str = "dp"
     save_every: int = 200
     keep: int = 2
-    eval_every: int = 100
     log_every: int = 10
 
 
@@ -125,12 +125,10 @@ class Config:
             if isinstance(value, int | float) and value < 0:
                 raise ValueError(f"{name}={value} is below 0")
         check_seed(self.train.seed)
-        for name in ("beta1", "beta2"):
-            if self.flat()[name] >= 1:
-                raise ValueError(
-                    f"{name}={self.flat()[name]} keeps all that was and takes nothing new; use less than 1"
-                )
-        for name in ("length", "batch", "validation", "steps", "accumulate", "save_every", "eval_every", "log_every"):
+        for name, beta in (("beta1", self.train.beta1), ("beta2", self.train.beta2)):
+            if beta >= 1:
+                raise ValueError(f"{name}={beta} keeps all that was and takes nothing new; use less than 1")
+        for name in ("length", "batch", "validation", "steps", "accumulate", "save_every", "log_every"):
             if self.flat()[name] < 1:
                 raise ValueError(f"{name}={self.flat()[name]} is too small; use 1 or more")
         if self.data.batch % self.train.accumulate:

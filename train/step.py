@@ -157,7 +157,7 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
 
     parts = tokens.reshape(recipe.accumulate, -1, tokens.shape[-1])
     keys = jax.random.split(key, recipe.accumulate)
-    loss, stats, grads = accumulate(loss_and_grad, (parts, keys, _shares(recipe, parts, keys)))
+    loss, stats, grads = accumulate(loss_and_grad, (parts, keys, shares(recipe.objective, parts, keys)))
     count = state.step + 1
     optimizer = _optimizer(recipe, numbers, count)
     updates, moments = optimizer.update(grads, state.optimizer, state.params)
@@ -224,13 +224,13 @@ def norm_by_layer(spec: fx.Transformer, tree: Params) -> Array:
     return jnp.sqrt(jnp.concatenate(squares))
 
 
-def _shares(recipe: Recipe, parts: Array, keys: Array) -> Share:
-    """The share of each part, [parts]: objectives predict more tokens of one than of another."""
+def shares(objective: str, parts: Array, keys: Array) -> Share:
+    """The share of each part, [parts]: objectives predict more tokens of one than of another, drawn as in `_loss`."""
     if len(parts) == 1:
         return Share(jnp.ones(1), jnp.ones(1))
 
     def weights(part: Array, key: Array) -> Array:
-        return OBJECTIVES[recipe.objective](part, jax.random.split(key)[0]).weights
+        return OBJECTIVES[objective](part, jax.random.split(key)[0]).weights
 
     def share(weights_PBT: Array) -> Array:
         total_P = jnp.sum(weights_PBT, axis=(1, 2))
@@ -293,11 +293,8 @@ def _beside(numbers: Numbers, out: fx.Output, batch: Batch, share: Share) -> Arr
     for name, losses in out.losses.items():
         loss += weights[name.removeprefix("encoder_")] * jnp.sum(losses)
     if out.ahead is not None:
-        loss += (
-            share.ahead
-            * numbers.ahead
-            * weighted_mean(cross_entropy(out.ahead, batch.targets[:, 1:]), batch.weights[:, 1:])
-        )
+        ahead = weighted_mean(cross_entropy(out.ahead, batch.targets[:, 1:]), batch.weights[:, 1:])
+        loss += share.ahead * numbers.ahead * ahead
     return loss
 
 

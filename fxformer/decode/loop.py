@@ -1,7 +1,9 @@
 """Going on from a prompt: `generate` goes on in one compiled loop, `stream` with the same steps one by one."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -372,13 +374,24 @@ def check_source(spec: Transformer, encoder_tokens: Array | None) -> None:
 
 
 def _stops(stop: int | Sequence[int], pad: int | None, vocab: int) -> tuple[int, ...]:
-    stops = tuple(stop) if isinstance(stop, Sequence | np.ndarray) else (stop,)
-    for name, token in [*(("stop", token) for token in stops), *([] if pad is None else [("pad", pad)])]:
-        if not isinstance(token, int | np.integer) or isinstance(token, bool):
-            raise ValueError(f"{name}={token!r} is no token; give integers")
-        if not 0 <= token < vocab:
-            raise ValueError(f"{name} token {token} is outside the vocabulary of {vocab}")
-    return tuple(map(int, stops))
+    several: Any = stop if np.ndim(stop) > 0 else [stop]
+    stops = tuple(_token("stop", token, vocab) for token in several)
+    if pad is not None:
+        _token("pad", pad, vocab)
+    return stops
+
+
+def _token(name: str, token: Any, vocab: int) -> int:
+    """Any integer of the vocabulary, as a Python number."""
+    try:
+        number = None if isinstance(token, bool) else operator.index(token)
+    except TypeError:
+        number = None
+    if number is None:
+        raise ValueError(f"{name}={token!r} is no token; give integers")
+    if not 0 <= number < vocab:
+        raise ValueError(f"{name} token {number} is outside the vocabulary of {vocab}")
+    return number
 
 
 def _counts(name: str, count: ArrayLike, batch: int, least: int) -> np.ndarray:

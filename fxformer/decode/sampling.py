@@ -108,7 +108,7 @@ def check_sampling(sampling: Sampling, batch: int, vocab: int, key: Array | None
             raise ValueError(f"{name} is {list(jnp.shape(value))}; give {wanted}")
         if isinstance(value, jax.core.Tracer):
             continue
-        if not np.issubdtype(np.asarray(value).dtype, np.integer if name == "top_k" else np.number):
+        if not jnp.issubdtype(np.asarray(value).dtype, np.integer if name == "top_k" else np.number):
             raise ValueError(f"{name}={value!r} is no number; give {'integers' if name == 'top_k' else 'numbers'}")
         if np.isnan(np.asarray(value, float)).any():
             raise ValueError(f"{name} has a number that is none (NaN); mend what it is made of")

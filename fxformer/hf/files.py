@@ -83,9 +83,8 @@ def _places(folder: Path) -> dict[str, str]:
     if (folder / SINGLE).exists() or not (folder / INDEX).exists():
         return {}
     places = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(
-        type(name) is str and Path(name).name == name for name in places.values()
-    ):
+    beside = isinstance(places, dict) and all(type(name) is str and Path(name).name == name for name in places.values())
+    if not places or not beside:
         raise ValueError(f"{folder / INDEX} has no weight_map from each tensor to a file beside it")
     return places
 

@@ -49,6 +49,12 @@ def test_each_row_has_its_own_prompt_and_settings(side):
         assert text[row, 9:].tolist() == filled_up(new, 12, 10)
 
 
+def test_stops_and_biases_may_be_arrays_of_jax():
+    one = fx.generate(SPEC, PARAMS, TOKENS, 6, stop=[3, 7], logit_bias=np.arange(11.0))
+    other = fx.generate(SPEC, PARAMS, TOKENS, 6, stop=jnp.array([3, 7]), logit_bias=jnp.arange(11, dtype=jnp.bfloat16))
+    np.testing.assert_array_equal(one, other)
+
+
 def stopping(params, prompt, most):
     """A token that the greedy text of a prompt has somewhere, but not at its beginning."""
     text = greedy(SPEC, params, prompt, most)

@@ -17,7 +17,7 @@ from train.data import batches, load_corpus
 from train.errors import UserError
 from train.objectives import OBJECTIVES
 from train.objectives.objective import answer
-from train.step import balanced, evaluate, numbers_of, recipe_of, start, train_step
+from train.step import balanced, evaluate, numbers_of, recipe_of, shares, start, train_step
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.toml"))
 STEPS = 40
@@ -79,7 +79,21 @@ def test_accumulated_steps_are_one_step_on_all_that_the_parts_predict(objective)
     after, metrics = jax.jit(partial(train_step, recipe))(numbers, state, tokens)
     np.testing.assert_allclose(metrics.loss, own, rtol=1e-5)
     for new, old, grad in zip(*map(jax.tree.leaves, (after.params, state.params, grads)), strict=True):
-        np.testing.assert_allclose(old - new, grad, rtol=1e-3, atol=2e-5)
+        np.testing.assert_allclose(old - new, grad, rtol=1e-5, atol=1e-6)
+
+
+def test_shares_make_the_mean_over_parts_that_of_the_whole():
+    """Of anything that is said of each token, and of each that is predicted one further."""
+    rng = np.random.default_rng(0)
+    parts, keys = jnp.asarray(rng.integers(0, 256, (3, 2, 25))), jax.random.split(jax.random.key(0), 3)
+    share = jax.jit(partial(shares, "prefix"))(parts, keys)
+    batches_of_parts = [OBJECTIVES["prefix"](parts[i], jax.random.split(keys[i])[0]) for i in range(3)]
+    weights = np.stack([batch.weights for batch in batches_of_parts])
+    assert len(set(weights.sum(axis=(1, 2)))) == 3
+    for each, counted in ((share.tokens, weights), (share.ahead, weights[..., 1:])):
+        said = rng.normal(size=counted.shape)
+        means = (said * counted).sum(axis=(1, 2)) / counted.sum(axis=(1, 2))
+        np.testing.assert_allclose(np.mean(each * means), (said * counted).sum() / counted.sum(), rtol=1e-5)
 
 
 def test_selection_biases_move_against_the_load():
