@@ -20,7 +20,7 @@ from turns import in_turns, machine, rows, say
 
 import fxformer as fx
 from fxformer.decode import Sampling, Speculation, generate, speculate
-from train.sample import load_run
+from train.run.sample import load_run
 
 RESULTS = Path(__file__).parent / "results" / "speculate.json"
 PROMPT, NEW = b"\nROMEO:\n", 200

@@ -23,8 +23,8 @@ import optax
 from turns import Step, cores, in_turns, machine, rows, say
 
 from train.config import Config
-from train.population import PLANS, fill, in_chunks
 from train.step import Numbers, numbers_of, recipe_of, start, train_step
+from train.sweep.population import PLANS, fill, in_chunks
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 STEPS = 10  # of a population in one dispatch

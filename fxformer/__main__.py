@@ -1,4 +1,4 @@
-"""python -m fxformer list | describe NAME | count NAME | generate FOLDER | verify [decode] [NAME | --combinations]"""
+"""python -m fxformer list | describe NAME | count NAME | generate FOLDER | verify [decode] [NAME]"""
 
 import argparse
 import json
@@ -9,10 +9,11 @@ from itertools import product
 
 import jax
 
-from fxformer import accounting, writer, zoo
-from fxformer.describe import COLUMNS, describe, features, row
+from fxformer import accounting, zoo
+from fxformer.commands import generate
+from fxformer.commands.describe import COLUMNS, describe, features, row
 from fxformer.model import Transformer, position_limit
-from fxformer.text import line, widths_of
+from fxformer.table import line, widths_of
 from fxformer.verify import DECODE_LAWS, LAWS, Verdict, uncacheable, verify, verify_decoding
 
 PARAMETERS = "9,999,999,999,999"  # there is room for in a table
@@ -45,10 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="[decode] [NAME]",
         help="decode: the laws of decoding; a published name; every one where it is left out",
     )
-    what.add_argument(
-        "--combinations", action="store_true", help="every two choices of the toy factory and of the objectives instead"
-    )
-    writer.add_options(command("generate", "go on from a prompt with a checkpoint, shown as it comes", writer.write))
+    what.add_argument("--combinations", action="store_true", help="is called python -m train combine now")
+    generate.add_options(command("generate", "a checkpoint goes on from a prompt, shown as it comes", generate.write))
     chosen = parser.parse_args(arguments)
     try:
         return chosen.act(chosen)
@@ -84,7 +83,7 @@ def _count(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     if arguments.combinations:
-        return _verify_combinations()
+        raise ValueError("verify --combinations is called python -m train combine now")
     decodes = arguments.words[:1] == ["decode"]
     names = arguments.words[1:] if decodes else arguments.words
     if len(names) > 1:
@@ -111,15 +110,6 @@ def _tabulate(specs: Mapping[str, Transformer], decodes: bool) -> bool:
             print(line((name, *result), widths), flush=True)
         jax.clear_caches()  # a process has room for the programs of some models, not of all
     return all(verdict == "ok" for results in found.values() for _, verdict, _ in results)
-
-
-def _verify_combinations() -> int:
-    """Objectives are the laboratory's: the one place where the library's command line asks for it."""
-    try:
-        from train.combinations import verify_combinations
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--combinations needs {error.name}; install fxformer[train]") from error
-    return int(not verify_combinations())
 
 
 if __name__ == "__main__":

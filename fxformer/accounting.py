@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from fxformer.ahead import AheadModule
 from fxformer.block import Block, BlockModule
 from fxformer.coords import plain
 from fxformer.layers.attention import GQA, MLA, AttentionSpec
@@ -22,9 +21,10 @@ from fxformer.layers.bias import BIASES
 from fxformer.layers.context import Context, Memory
 from fxformer.layers.embed import Embed, EmbedModule
 from fxformer.layers.ffn import GLU, MLP, MoE
-from fxformer.layers.head import HEADS, Bare, Free, PoolerModule, Tied, Transformed
+from fxformer.layers.head import HEADS, Bare, PoolerModule, Tied, Transformed, Untied
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
 from fxformer.model import Transformer
+from fxformer.mtp import MTPModule
 from fxformer.stack import Stack
 
 
@@ -40,8 +40,8 @@ def count(spec: Transformer) -> int:
     total += sum(_of_stack(stack, x_BTD) for stack in (spec.encoder, spec.stack) if stack is not None)
     if spec.pooler is not None:
         total += _made(PoolerModule(spec.pooler), (x_BTD,), (coords,))
-    if spec.ahead is not None:
-        total += _made(AheadModule(spec.ahead), (x_BTD, x_BTD), (Context(coords=coords), None))
+    if spec.mtp is not None:
+        total += _made(MTPModule(spec.mtp), (x_BTD, x_BTD), (Context(coords=coords), None))
     return total
 
 
@@ -182,7 +182,7 @@ FFN_WEIGHTS: dict[type, Callable[[Any, int], int]] = {
 }
 HEAD_WEIGHTS: dict[type, Callable[[Embed], int]] = {
     Tied: lambda embed: embed.vocab * embed.width,
-    Free: lambda embed: embed.vocab * embed.width,
+    Untied: lambda embed: embed.vocab * embed.width,
     Transformed: lambda embed: (embed.vocab + embed.width) * (embed.factor or embed.width),
     Bare: lambda embed: 0,
 }

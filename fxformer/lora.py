@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params
-from fxformer.names import nearest
 
 Adapters = dict[str, dict[str, Array]]  # dotted path of a matrix -> {"a", "b"}
 

@@ -11,16 +11,17 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from fxformer.ahead import Ahead, AheadModule
 from fxformer.cache import Cache, advance
 from fxformer.coords import Coords, check_rows, largest, plain, succeeding
 from fxformer.layers.context import Context, Execution, Memory
 from fxformer.layers.embed import Embed, EmbedModule
 from fxformer.layers.head import HEADS, HeadSpec, Pooler, PoolerModule
 from fxformer.layers.norm import Norm
+from fxformer.lookup import renamed
+from fxformer.mtp import MTP, MTPModule
 from fxformer.ops.norm import ACROSS_TOKENS
-from fxformer.specs import parts
 from fxformer.stack import Once, Stack, StackModule, check_tables, empty_tables
+from fxformer.walk import parts
 
 Params = dict[str, Any]
 
@@ -30,7 +31,7 @@ class Transformer:
     """What a model is: embed the tokens, run the stack, read out logits.
 
     encoder: a stack that reads other tokens through the same embedding, for the cross-attentions of `stack`.
-    pooler: what says something about a whole sequence. ahead: what predicts one token further.
+    pooler: what says something about a whole sequence. mtp: multi-token prediction, of the token after the next.
     """
 
     embed: Embed
@@ -38,13 +39,19 @@ class Transformer:
     head: HeadSpec
     encoder: Stack | None = None
     pooler: Pooler | None = None
-    ahead: Ahead | None = None
+    mtp: MTP | None = None
 
     def __post_init__(self) -> None:
         crossed = any(block.cross is not None for block in self.stack.blocks)
         if crossed != (self.encoder is not None):
             has, lacks = ("cross-attention", "encoder") if crossed else ("an encoder", "cross-attention")
             raise ValueError(f"the model has {has} and no {lacks}; give both or neither")
+
+    @property
+    def ahead(self) -> MTP | None:
+        """The old name of `mtp`."""
+        renamed({"ahead": "mtp"}, "ahead", "field")
+        return self.mtp
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +62,7 @@ class Output:
     logits: float32 [B, T, V]. hidden: the stream before the head [B, T, D]. cache: the next cache, or None.
     losses: unweighted auxiliary losses by name. stats: arrays by name, each [layers, …]; of an encoder "encoder_…".
     memory: what the encoder said, or None. pooled: [B, D], labels: float32 [B, labels], of a model with a pooler.
-    ahead: float32 [B, T - 1, V], logits of the token after the next one, of a model that predicts it.
+    mtp: float32 [B, T - 1, V], logits of the token after the next one, of a model with multi-token prediction.
     """
 
     logits: Array
@@ -66,7 +73,13 @@ class Output:
     memory: Memory | None = None
     pooled: Array | None = None
     labels: Array | None = None
-    ahead: Array | None = None
+    mtp: Array | None = None
+
+    @property
+    def ahead(self) -> Array | None:
+        """The old name of `mtp`."""
+        renamed({"ahead": "mtp"}, "ahead", "field")
+        return self.mtp
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +92,7 @@ class Reading:
 
 
 class TransformerModule(nn.Module):
-    """embed -> stack -> head, and where the spec has them encoder, pooler and the look ahead."""
+    """embed -> stack -> head, and where the spec has them encoder, pooler and multi-token prediction."""
 
     spec: Transformer
 
@@ -102,13 +115,13 @@ class TransformerModule(nn.Module):
         embedded_BTD, table_VD = embed(tokens_BT, coords, dtype)
         tables = None if cache is None else cache.tables
         x_BTD, side = StackModule(spec.stack, name="stack")(embedded_BTD, context, tables)
-        pooled, labels, ahead = None, None, None
+        pooled, labels, mtp = None, None, None
         if spec.pooler is not None:
             pooled, labels = PoolerModule(spec.pooler, name="pooler")(x_BTD, coords)
-        if spec.ahead is not None and coords.length > 1 and cache is None:
+        if spec.mtp is not None and coords.length > 1 and cache is None:
             before = replace(context, coords=coords.slice(0, coords.length - 1))
-            ahead_BTD, _ = AheadModule(spec.ahead, name="ahead")(x_BTD[:, :-1], embedded_BTD[:, 1:], before, None)
-            ahead = head(ahead_BTD, table_VD).astype(jnp.float32)
+            further_BTD, _ = MTPModule(spec.mtp, name="mtp")(x_BTD[:, :-1], embedded_BTD[:, 1:], before, None)
+            mtp = head(further_BTD, table_VD).astype(jnp.float32)
         return Output(
             logits=head(x_BTD, table_VD).astype(jnp.float32),
             hidden=x_BTD,
@@ -118,7 +131,7 @@ class TransformerModule(nn.Module):
             memory=context.memory,
             pooled=pooled,
             labels=labels,
-            ahead=ahead,
+            mtp=mtp,
         )
 
 
@@ -191,29 +204,29 @@ def read_out(spec: Transformer, params: Params, hidden_BTD: Array) -> Array:
     return cast(Array, logits_BTV).astype(jnp.float32)
 
 
-def look_ahead(
+def apply_mtp(
     spec: Transformer, params: Params, hidden_BTD: Array, next_BT: Array, cache: Cache, *, coords: Coords
 ) -> tuple[Array, Cache]:
-    """What the model's look ahead says to T tokens at `coords`: (logits [B, T, V] of the tokens after the next, cache).
+    """What multi-token prediction says to T tokens at `coords`: (logits [B, T, V] of the tokens after the next, cache).
 
-    hidden: `Output.hidden` of the tokens. next: the token after each. cache: see `empty_ahead_cache`.
+    hidden: `Output.hidden` of the tokens. next: the token after each. cache: see `empty_mtp_cache`.
     """
-    assert spec.ahead is not None
-    embed, ahead = EmbedModule(spec.embed), AheadModule(spec.ahead)
+    assert spec.mtp is not None
+    embed, mtp = EmbedModule(spec.embed), MTPModule(spec.mtp)
     embedded, _ = embed.apply({"params": params["embed"]}, next_BT, succeeding(coords), hidden_BTD.dtype)
-    x_BTD, tables = ahead.apply(
-        {"params": params["ahead"]}, hidden_BTD, embedded, Context(coords=coords), cache.tables["group_0"]["block_0"]
+    x_BTD, tables = mtp.apply(
+        {"params": params["mtp"]}, hidden_BTD, embedded, Context(coords=coords), cache.tables["group_0"]["block_0"]
     )
     return read_out(spec, params, x_BTD), advance(cache, {"group_0": {"block_0": tables}}, coords)
 
 
-def empty_ahead_cache(
+def empty_mtp_cache(
     spec: Transformer, batch: int, length: int, *, spare: int = 0, dtype: DTypeLike = jnp.float32
 ) -> Cache:
-    """What `look_ahead` remembers: like `empty_cache`, of its one block. Raises ValueError where there is none."""
-    if spec.ahead is None:
-        raise ValueError("the model has no look ahead to guess with; give a draft model")
-    block = Stack(groups=(Once((spec.ahead.block,)),), norm=spec.ahead.norm)
+    """What `apply_mtp` remembers: like `empty_cache`, of its one block. Raises ValueError where there is none."""
+    if spec.mtp is None:
+        raise ValueError("the model has no multi-token prediction (MTP) to guess with; give a draft model")
+    block = Stack(groups=(Once((spec.mtp.block,)),), norm=spec.mtp.norm)
     tables = empty_tables(block, batch=batch, length=length, encoder_length=1, spare=spare, dtype=dtype)
     return Cache(tables, jnp.zeros(batch, jnp.int32))
 
@@ -283,7 +296,7 @@ def check_cacheable(spec: Transformer) -> None:
     kinds = {norm.kind for norm in parts(spec.stack, Norm)} & ACROSS_TOKENS
     if kinds:
         raise ValueError(f"norm {min(kinds)!r} mixes all tokens of a batch, later ones too; it cannot be cached")
-    if any(block.attention.mask.ahead for block in spec.stack.blocks):
+    if any(block.attention.mask.bidirectional for block in spec.stack.blocks):
         raise ValueError("each token of this model sees those after it; run it on whole sequences, without a cache")
 
 

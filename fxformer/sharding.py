@@ -19,9 +19,9 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fxformer.axes import AXES
+from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params, init
-from fxformer.names import nearest
-from fxformer.text import columns
+from fxformer.table import columns
 
 Rules = Mapping[str, str]  # logical axis -> mesh axis
 

@@ -18,7 +18,7 @@ from fxformer.layers.bias import BIASES, ALiBi, Buckets
 from fxformer.layers.context import Context, Side, check_rate, dropout
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
-from fxformer.specs import parts
+from fxformer.walk import parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from jax.extend.random import define_prng_impl
 from fxformer import zoo
 from fxformer.layers.head import Bare
 from tests.laws.specs import PUBLISHED
-from train.data import batches, load_corpus
+from train.data.corpus import batches, load_corpus
 
 DISTINCT = {zoo.tiny(name): name for name in reversed(zoo.names())}
 SILENT = {name for spec, name in DISTINCT.items() if type(spec.head) is Bare}  # encoders without a head say nothing

@@ -28,7 +28,7 @@ CACHE_BYTES = {  # of a token, in 16 bits
 VARIANTS = {
     "multi-query": zoo.toy(width=24, depth=2, heads=3, kv_heads=1),
     "window": zoo.toy(width=24, depth=2, heads=3, window=5),
-    "gated, free head": zoo.toy(width=24, depth=2, heads=3, ffn="glu", head="free", qk_norm="rms"),
+    "gated, free head": zoo.toy(width=24, depth=2, heads=3, ffn="glu", head="untied", qk_norm="rms"),
     "biases": zoo.toy(width=24, depth=2, heads=3, norm="layer", position="t5"),
 }
 SPECS = {zoo.tiny(name): name for name in reversed(zoo.names())} | {spec: name for name, spec in VARIANTS.items()}
@@ -82,7 +82,7 @@ def test_memory_to_train_and_to_run():
 
 def multiplied(spec, path, leaf):
     """How many weights of a matrix one token meets: of experts the chosen ones, of tied layers each in turn."""
-    if path[0] in ("pooler", "ahead"):
+    if path[0] in ("pooler", "mtp"):
         return 0  # once a sequence, and in training
     if path[0] not in ("stack", "encoder"):
         return leaf.size
@@ -143,7 +143,7 @@ def test_training_on_a_trillion_tokens_is_six_flops_a_parameter_and_token():
 
 XLA = {
     "multi-head, tied": zoo.toy(width=256, depth=3, heads=4, vocab=512),
-    "grouped, gated, free": zoo.toy(width=256, depth=3, heads=8, kv_heads=2, ffn="glu", head="free", vocab=512),
+    "grouped, gated, free": zoo.toy(width=256, depth=3, heads=8, kv_heads=2, ffn="glu", head="untied", vocab=512),
     "layer norm, post": zoo.toy(width=192, depth=2, heads=3, norm="layer", placement="post", position="learned"),
 }
 

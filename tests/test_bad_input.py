@@ -328,7 +328,7 @@ def test_searches_and_guesses_that_are_none(params):
     draft, other = (SPEC, params), (fx.zoo.toy(**TOY, vocab=11), {})
     refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=draft, guesses=0), "guesses=0 leaves nothing to check")
     refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=other), "draft knows 11 tokens, the model 256")
-    refuses(lambda: speculate(SPEC, params, TOKENS, 3), "no look ahead to guess with; give a draft model")
+    refuses(lambda: speculate(SPEC, params, TOKENS, 3), "no multi-token prediction .MTP. to guess with")
     refuses(lambda: speculate(SPEC, params, TOKENS, 9, draft=(LEARNED, {})), "9 new ones", "the 7 learned positions")
     refuses(lambda: speculate(SPEC, params, TOKENS, 3, draft=draft, guesses=1.5), "guesses=1.5 leaves nothing to check")
     refuses(lambda: beam(SPEC, params, TOKENS, 3, beams=2.5), "beams=2.5 keeps no hypothesis")

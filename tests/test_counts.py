@@ -107,7 +107,7 @@ def test_a_published_model_has_the_published_number_of_parameters(name):
         ({"norm": "none"}, 40, {"norm": 0}),
         ({"kv_heads": 1}, 40, {"norm": 24, "key and value": 2 * 24 * 8}),
         ({"ffn": "glu"}, 40, {"norm": 24, "ffn": 3 * 24 * 40}),
-        ({"head": "free"}, 40, {"norm": 24, "head": 24 * 256}),
+        ({"head": "untied"}, 40, {"norm": 24, "head": 24 * 256}),
         ({"position": "learned", "length": 32}, 40, {"norm": 24, "position": 32 * 24}),
         ({"position": "t5"}, 40, {"norm": 24, "bias": 32 * 3}),
         ({"qk_norm": "rms"}, 40, {"norm": 24, "qk": 2 * 8}),

@@ -271,7 +271,7 @@ def attention(spec, **changes):
 
 
 def test_initialisers_and_dropout_do_not_stand_in_the_way(tmp_path):
-    spec = fx.zoo.toy(ffn="glu", activation="silu", head="free", dropout=0.3, init_scale=2.0)
+    spec = fx.zoo.toy(ffn="glu", activation="silu", head="untied", dropout=0.3, init_scale=2.0)
     spec = replace(spec, embed=replace(spec.embed, scale=1.0))
     params = noise(spec)
     fx.hf.save(spec, params, tmp_path / "model")
@@ -657,7 +657,7 @@ def test_a_dtype_that_is_no_float_is_refused(saved, tmp_path):
         (attention(fx.zoo.tiny("gpt2"), key_width=6), "as gpt2 .*key_width would be 8, not 6"),
         (attention(fx.zoo.tiny("chatglm-6b"), softcap=3.0), "as chatglm .*softcap would be None, not 3.0"),
         (attention(fx.zoo.tiny("glm-130b"), out_bias=False), "glm-130b .*out_bias would be True, not False"),
-        (fx.zoo.tiny("deepseek-v3-mtp"), r"as deepseek_v3 spec.ahead would be None, not Ahead\("),
+        (fx.zoo.tiny("deepseek-v3-mtp"), r"as deepseek_v3 spec.mtp would be None, not MTP\("),
     ],
 )
 def test_a_spec_that_transformers_cannot_compute_is_refused(spec, sentence, tmp_path):

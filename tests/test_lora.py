@@ -14,7 +14,7 @@ import fxformer as fx
 from fxformer import lora
 from fxformer.model import abstract_params
 
-SPEC = fx.zoo.toy(width=24, depth=2, heads=4, kv_heads=1, ffn="glu", inner=40, head="free", vocab=50, length=32)
+SPEC = fx.zoo.toy(width=24, depth=2, heads=4, kv_heads=1, ffn="glu", inner=40, head="untied", vocab=50, length=32)
 BLOCK = "stack.group_0.blocks.block_0"
 TOKENS = np.random.default_rng(0).integers(0, 50, (3, 7))
 KEY = jax.random.key(5)

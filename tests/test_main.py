@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fxformer import ahead, block, model, stack, zoo
+from fxformer import block, model, mtp, stack, zoo
 from fxformer.__main__ import main
-from fxformer.describe import describe, python
+from fxformer.commands.describe import describe, python
 from fxformer.layers import bias, embed, head, norm, project, residual
 from fxformer.layers.attention import gqa, indexer, mla
 from fxformer.layers.ffn import dense, moe
@@ -20,11 +20,11 @@ from fxformer.verify import LAWS, Law
 
 dispatch, route = (importlib.import_module(f"fxformer.ops.{name}") for name in ("dispatch", "route"))
 LAYERS = (bias, embed, head, norm, project, residual, gqa, indexer, mla, dense, moe)
-HOMES = (ahead, block, model, stack, *LAYERS, dispatch, mask, rotary, route)
+HOMES = (block, model, mtp, stack, *LAYERS, dispatch, mask, rotary, route)
 NAMES = {name: value for home in HOMES for name, value in vars(home).items()}
 TOYS = (
     zoo.toy(position="alibi", window=5, residual_scale=1.5, qk_norm="rms", kv_heads=2),
-    zoo.toy(position="sinusoidal", placement="sandwich", head="free", softcap=30.0),
+    zoo.toy(position="sinusoidal", placement="sandwich", head="untied", softcap=30.0),
     zoo.toy(position="t5", norm="layer", ffn="glu", activation="silu"),
 )
 
@@ -200,11 +200,9 @@ def test_every_name_has_its_rows_and_a_spec_is_tried_once(capsys, monkeypatch):
     assert tried == [zoo.tiny("gpt2"), zoo.tiny("llama-7b")]
 
 
-def test_combinations_need_the_laboratory(monkeypatch, capsys):
-    """Tried in tests/train/test_combinations.py; without the extra it is one sentence."""
-    monkeypatch.setitem(sys.modules, "train.combinations", None)
+def test_the_old_words_for_combinations_answer_with_the_new_ones(capsys):
     assert main(["verify", "--combinations"]) == 2
-    assert capsys.readouterr().err == "error: --combinations needs train.combinations; install fxformer[train]\n"
+    assert capsys.readouterr().err == "error: verify --combinations is called python -m train combine now\n"
 
 
 @pytest.mark.parametrize("command", ["describe", "count", "verify"])
@@ -226,7 +224,7 @@ def test_a_mistyped_command_is_refused_with_the_valid_ones(capsys):
         ([], ["list", "describe", "count", "verify"]),
         (["describe"], ["a published name"]),
         (["count"], ["a published name", "--json", "print an object"]),
-        (["verify"], ["every one where it is left out", "exit code 1", "--combinations", "every two choices"]),
+        (["verify"], ["every one where it is left out", "exit code 1", "--combinations", "python -m train combine"]),
     ],
 )
 def test_help_explains_every_option(command, words, capsys):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fxformer import zoo
-from fxformer.describe import COLUMNS, row
+from fxformer.commands.describe import COLUMNS, row
 from tests.pages import ROOT, code_of, run
 
 PAGE = ROOT / "README.md"

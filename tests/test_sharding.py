@@ -34,7 +34,7 @@ def with_even_heads(spec: Transformer) -> Transformer:
 
 
 T5 = zoo.toy(width=48, depth=2, heads=4, kv_heads=2, placement="post", norm="layer", position="t5", window=5)
-ALIBI = zoo.toy(width=40, depth=3, heads=2, placement="sandwich", position="alibi", ffn="glu", inner=56, head="free")
+ALIBI = zoo.toy(width=40, depth=3, heads=2, placement="sandwich", position="alibi", ffn="glu", inner=56, head="untied")
 PUBLISHED = ("gpt2", "llama2-34b")  # experts and latents have their own: tests/test_moe.py, tests/test_mla.py
 SPECS = {with_even_heads(zoo.tiny(name)): name for name in PUBLISHED} | {T5: "t5", ALIBI: "alibi"}
 

@@ -25,7 +25,7 @@ from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import visible
 from fxformer.ops.rotary import Rotary, frequencies, magnitude
 from fxformer.ops.route import route
-from fxformer.specs import parts
+from fxformer.walk import parts
 from fxformer.zoo.deepseek import DEEPSEEK_V2
 from fxformer.zoo.family import pairs
 from fxformer.zoo.gpt import gpt3
@@ -218,8 +218,8 @@ def test_parts_of_deepseek_v3_are_the_printed_numbers():
     assert size("deepseek-v3", "['experts']") == 58 * 256 * 44_040_192
     assert size("deepseek-v3", "['shared']") == 58 * 44_040_192
     assert size("deepseek-v3", "selection_bias") == 14_848
-    assert size("deepseek-v3-mtp", "['ahead']") == 11_610_068_224
-    assert blocks(get("deepseek-v3-mtp").stack)[-1] == get("deepseek-v3-mtp").ahead.block
+    assert size("deepseek-v3-mtp", "['mtp']") == 11_610_068_224
+    assert blocks(get("deepseek-v3-mtp").stack)[-1] == get("deepseek-v3-mtp").mtp.block
 
 
 def test_two_shared_experts_are_one_layer_of_their_width():

@@ -15,7 +15,7 @@ from fxformer.layers.norm import Norm
 from fxformer.layers.project import Truncated, draw
 from fxformer.ops.mask import visible
 from fxformer.ops.rotary import Rotary
-from fxformer.specs import parts
+from fxformer.walk import parts
 from tests.laws.specs import shapes_of
 
 

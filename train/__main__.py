@@ -1,6 +1,6 @@
-"""python -m train run | ablate | report | sample"""
+"""python -m train run | ablate | report | sample | probe | combine"""
 
-from train.signals import leave_at_once
+from train.run.signals import leave_at_once
 
 if __name__ == "__main__":
     leave_at_once()  # also while the rest is imported, which takes seconds

@@ -1,4 +1,4 @@
-"""The commands run, ablate, report, sample and probe."""
+"""The commands run, ablate, report, sample, probe and combine."""
 
 import codecs
 import itertools
@@ -13,12 +13,12 @@ import jax
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from fxformer.commands.generate import Pace
 from fxformer.decode import check_decodable
 from fxformer.model import Transformer
-from fxformer.writer import Pace
 from train.config import load
 from train.errors import UserError, user_input
-from train.signals import INTERRUPTED
+from train.run.signals import INTERRUPTED
 
 ConfigFile = Annotated[Positional[Path], arg(help="TOML file of the run or sweep")]
 RunFolder = Annotated[Positional[Path], arg(help="folder of a run or sweep, like runs/norm_by_depth")]
@@ -33,7 +33,7 @@ app = tyro.extras.SubcommandApp()
 def run(config: ConfigFile, settings: Settings = ()) -> int:
     """Train one model; started again, it goes on from its last checkpoint."""
     from fxformer.sharding import mesh_size
-    from train.loop import run as train
+    from train.run.loop import run as train
 
     resolved = load(config, settings)
     if any(resolved.cells):
@@ -67,8 +67,8 @@ def ablate(
     dry_run: Annotated[bool, arg(help="print cells, compilations, memory and estimated time; train nothing")] = False,
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
-    from train.ablate import Interrupted, ablate, home_of, preview
-    from train.report import say_verdicts, write_report
+    from train.report.report import say_verdicts, write_report
+    from train.sweep.ablate import Interrupted, ablate, home_of, preview
 
     resolved = load(config, settings)
     folder = home_of(resolved)
@@ -93,8 +93,8 @@ def ablate(
 @app.command
 def report(folder: RunFolder) -> int:
     """Write report.html and report.md of a sweep again, from its results.jsonl."""
-    from train.ablate import Results
-    from train.report import say_verdicts, write_report
+    from train.report.report import say_verdicts, write_report
+    from train.sweep.ablate import Results
 
     if not (folder / "results.jsonl").exists():
         raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
@@ -114,7 +114,7 @@ def sample(
     seed: Annotated[int, arg(help="of the draws")] = 0,
 ) -> int:
     """Continue a prompt with a trained model, printing as it goes."""
-    from train.sample import sample as continue_text
+    from train.run.sample import sample as continue_text
 
     keep_compiled(folder.parent)
     pace = Pace()
@@ -139,11 +139,19 @@ def probe(
     count: Annotated[int, arg(help="rows of held-out text")] = 256,
 ) -> int:
     """Ask trained models what fills a hole in a row: in its middle (cloze) and at its end; bits per byte."""
-    from train.probe import probe as ask
-    from train.probe import table
+    from train.run.probe import probe as ask
+    from train.run.probe import table
 
     print(table(ask(folders, length=length, size=size, count=count)))
     return 0
+
+
+@app.command
+def combine() -> int:
+    """Try every two choices of the toy factory and of the objectives together; exit code 1 where one fails."""
+    from train.combine.combinations import verify_combinations
+
+    return int(not verify_combinations())
 
 
 def continues(spec: Transformer) -> bool:

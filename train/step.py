@@ -18,13 +18,13 @@ from fxformer.layers.context import Execution
 from fxformer.layers.ffn import MoE
 from fxformer.model import Params, abstract_params
 from fxformer.ops import balance, cross_entropy, weighted_mean, z_loss
-from fxformer.specs import parts
 from fxformer.stack import Once, Repeat
-from train.config import Config, Data, Train
+from fxformer.walk import parts
+from train.config.config import Config, Data, Train
 from train.objectives import OBJECTIVES, Batch
 from train.objectives.objective import answer, token_loss
-from train.optimizer import OptimizerRecipe, accumulate, build
-from train.schedule import rate
+from train.optim.optimizer import OptimizerRecipe, accumulate, build
+from train.optim.schedule import rate
 
 
 class Numbers(NamedTuple):
@@ -39,7 +39,7 @@ class Numbers(NamedTuple):
     z_loss: Array | float
     balance: Array | float
     router_z: Array | float
-    ahead: Array | float
+    mtp: Array | float
     residual_scale: Array | float
     branch_scale: Array | float
     init_scale: Array | float
@@ -110,7 +110,7 @@ class Share(NamedTuple):
     """
 
     tokens: Array | float = 1.0
-    ahead: Array | float = 1.0
+    mtp: Array | float = 1.0
 
 
 class State(NamedTuple):
@@ -203,9 +203,7 @@ def evaluate(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) 
 
 def learning_rate(recipe: Recipe, numbers: Numbers, count: Array | int) -> Array:
     """The rate of update number `count`, counted from 1."""
-    return rate(
-        recipe.schedule, count, peak=numbers.lr, warmup=numbers.warmup, total=numbers.steps, final=numbers.final
-    )
+    return rate(recipe.schedule, count, lr=numbers.lr, warmup=numbers.warmup, total=numbers.steps, final=numbers.final)
 
 
 def norm_by_layer(spec: fx.Transformer, tree: Params) -> Array:
@@ -292,9 +290,9 @@ def _beside(numbers: Numbers, out: fx.Output, batch: Batch, share: Share) -> Arr
     weights = {"balance": numbers.balance, "router_z": numbers.router_z, "index_kl": 1.0}
     for name, losses in out.losses.items():
         loss += weights[name.removeprefix("encoder_")] * jnp.sum(losses)
-    if out.ahead is not None:
-        ahead = weighted_mean(cross_entropy(out.ahead, batch.targets[:, 1:]), batch.weights[:, 1:])
-        loss += share.ahead * numbers.ahead * ahead
+    if out.mtp is not None:
+        mtp = weighted_mean(cross_entropy(out.mtp, batch.targets[:, 1:]), batch.weights[:, 1:])
+        loss += share.mtp * numbers.mtp * mtp
     return loss
 
 

@@ -21,7 +21,7 @@ from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.loop import Request, State, choose_next, forbid, read_prompt, request_of
 from fxformer.decode.sampling import Sampling, keys_at, shape
 from fxformer.decode.steps import unstacked
-from fxformer.model import Params, Transformer, apply, empty_ahead_cache, look_ahead
+from fxformer.model import Params, Transformer, apply, apply_mtp, empty_mtp_cache
 from fxformer.ops.sample import temper
 
 
@@ -113,14 +113,14 @@ class Model:
 
 
 class Heard(NamedTuple):
-    """The cache of a look ahead, and what it said last: logits [B, V]."""
+    """The cache of multi-token prediction, and what it said last: logits [B, V]."""
 
     cache: Cache
     logits: Array
 
 
 @dataclass(frozen=True, slots=True)
-class LookAhead:
+class OwnPrediction:
     """The model's own multi-token prediction guesses one token. DeepSeek-AI 2024 (V3), section 2.2."""
 
     spec: Transformer
@@ -128,7 +128,7 @@ class LookAhead:
     def open(self, params: Params, request: Request, prompt: Checked) -> Heard:
         """What it says when it has read the prompt, each token with the one after it."""
         batch = request.prompt.shape[0]
-        cache = empty_ahead_cache(self.spec, batch, request.length, spare=request.spare, dtype=request.cache_dtype)
+        cache = empty_mtp_cache(self.spec, batch, request.length, spare=request.spare, dtype=request.cache_dtype)
         return self.learn(params, Heard(cache, jnp.zeros(0)), prompt)
 
     def flat(self, params: Params, memory: Heard) -> tuple[Draft, Params, Heard]:
@@ -141,7 +141,7 @@ class LookAhead:
 
     def learn(self, params: Params, memory: Heard, checked: Checked) -> Heard:
         """It reads the hidden states that hold, each with the token after it."""
-        logits_BXV, cache = look_ahead(
+        logits_BXV, cache = apply_mtp(
             self.spec, params, checked.hidden, checked.after, memory.cache, coords=checked.coords
         )
         return Heard(cache, _at_last(logits_BXV, checked.coords))
@@ -166,8 +166,9 @@ def speculate(
 ) -> Speculation:
     """`generate` in fewer passes of the model, each of which checks some guesses.
 
-    draft: a model of the same vocabulary that makes `guesses` of them a pass; None is the model's own look ahead, which
-    makes one. Other options: see `generate`. Draws are exact, and not those of `generate` with the same key.
+    draft: a model of the same vocabulary that makes `guesses` of them a pass; None is the model's own multi-token
+    prediction, which makes one. Other options: see `generate`. Draws are exact, and not those of `generate` with the
+    same key.
     Raises ValueError as `generate` does, for a draft of another vocabulary, and where there is nothing to guess with.
     """
     if not isinstance(guesses, int | np.integer) or guesses < 1:
@@ -176,9 +177,9 @@ def speculate(
         raise ValueError(
             f"the draft knows {draft[0].embed.vocab} tokens, the model {spec.embed.vocab}; both need the same"
         )
-    if draft is None and spec.ahead is None:
-        raise ValueError("the model has no look ahead to guess with; give a draft model")
-    guesser: Draft = LookAhead(spec) if draft is None else Model(draft[0], guesses)
+    if draft is None and spec.mtp is None:
+        raise ValueError("the model has no multi-token prediction (MTP) to guess with; give a draft model")
+    guesser: Draft = OwnPrediction(spec) if draft is None else Model(draft[0], guesses)
     request = request_of(
         spec,
         prompt,

@@ -14,12 +14,12 @@ from fxformer.hf.names import tensor
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
-from fxformer.layers.head import Bare, Free, HeadSpec, Pooler, Tied, Transformed
+from fxformer.layers.head import Bare, HeadSpec, Pooler, Tied, Transformed, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.mask import Full
 from fxformer.stack import Repeat, Stack
 
@@ -44,7 +44,7 @@ def encoder(settings: Settings, groups: tuple[Repeat, ...], *, predicts: bool, l
     """Blocks with the embeddings of BERT and its heads; labels: of the pooler, None for no pooler."""
     init, norm = Normal(settings["initializer_range"]), norm_of(settings)
     activation = nearest(ACTIVATIONS, settings["hidden_act"], "hidden_act")
-    readout = Tied() if settings["tie_word_embeddings"] else Free(init=init)
+    readout = Tied() if settings["tie_word_embeddings"] else Untied(init=init)
     return Transformer(
         embed=Embed(
             vocab=settings["vocab_size"],

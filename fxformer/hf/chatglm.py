@@ -15,7 +15,7 @@ from fxformer.hf.names import Tensor, tensor
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal, Xavier
 from fxformer.layers.residual import Residual
@@ -68,7 +68,7 @@ def _shifted(settings: Settings, rotary: Rotary, ffn: FFNSpec, *, dropout: float
     return Transformer(
         embed=Embed(vocab=settings["vocab_size"], width=settings["hidden_size"], dropout=dropout, shrink=shrink),
         stack=Stack(groups=(Repeat(settings["num_layers"], (block,)),), norm=norm),
-        head=Tied() if settings["tie_word_embeddings"] else Free(init=Xavier()),
+        head=Tied() if settings["tie_word_embeddings"] else Untied(init=Xavier()),
     )
 
 
@@ -96,7 +96,7 @@ def read_chatglm2(settings: Settings) -> Transformer:
     return Transformer(
         embed=Embed(vocab=settings["padded_vocab_size"], width=settings["hidden_size"]),
         stack=Stack(groups=(Repeat(settings["num_layers"], (block,)),), norm=norm),
-        head=Tied() if settings["tie_word_embeddings"] else Free(init=init),
+        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
     )
 
 

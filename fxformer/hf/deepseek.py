@@ -23,12 +23,12 @@ from fxformer.layers.attention import MLA
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN, magnitude
 from fxformer.ops.route import Router, Sigmoid, TopK
 from fxformer.stack import Repeat, Stack
@@ -124,7 +124,7 @@ def _model(
     return Transformer(
         embed=Embed(vocab=settings["vocab_size"], width=settings["hidden_size"], init=init),
         stack=Stack(groups=runs if len(runs) < 3 else fold([blocks[kind] for kind in kinds]), norm=norm),
-        head=Tied() if settings["tie_word_embeddings"] else Free(init=init),
+        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
     )
 
 

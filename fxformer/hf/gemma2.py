@@ -24,7 +24,7 @@ from fxformer.hf.masks import FULL, SLIDING, read_masks, write_masks
 from fxformer.hf.names import tensor
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.attention import GQA
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.ops.rotary import Rotary, YaRN, magnitude
@@ -55,7 +55,7 @@ def write(spec: Transformer) -> Settings | None:
     match block.attention, spec.head:
         case (
             GQA(rotary=Rotary() as rotary, scale=scale, softcap=bound, key_width=key_width, heads=heads),
-            Tied(softcap=last) | Free(softcap=last),
+            Tied(softcap=last) | Untied(softcap=last),
         ) if spec.embed.width % heads == 0:
             stretch = magnitude(rotary.scaling.factor) if type(rotary.scaling) is YaRN else 1.0
             divisor = key_width if scale is None else max(round((stretch**2 / scale) ** 2), 1)

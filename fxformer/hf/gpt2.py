@@ -12,12 +12,12 @@ from fxformer.hf.names import tensor
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.stack import Repeat, Stack
 
 
@@ -56,7 +56,7 @@ def read(settings: Settings) -> Transformer:
             init=init,
         ),
         stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
-        head=Tied() if settings["tie_word_embeddings"] else Free(init=init),
+        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
     )
 
 

@@ -17,12 +17,12 @@ from fxformer.hf.rope import DEFAULTS, read_rope, share, write_rope
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, FFNSpec
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN
 from fxformer.stack import Stack
 
@@ -80,7 +80,7 @@ def read_model(settings: Settings, blocks: Sequence[Block]) -> Transformer:
     return Transformer(
         embed=Embed(vocab=settings["vocab_size"], width=settings["hidden_size"], init=init),
         stack=Stack(groups=fold(blocks), norm=blocks[-1].residual.norm),
-        head=Tied() if settings["tie_word_embeddings"] else Free(init=init),
+        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
     )
 
 

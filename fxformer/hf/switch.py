@@ -12,10 +12,10 @@ from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, 
 from fxformer.hf.layout import Axes
 from fxformer.hf.names import Tensor, tensor
 from fxformer.layers.ffn import MLP, FFNSpec, MoE
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.project import FanIn, Normal
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.dispatch import Capacity
 from fxformer.ops.route import Switch
 from fxformer.stack import Stack
@@ -73,7 +73,7 @@ def write(spec: Transformer) -> Settings | None:
     encoder, decoder = _sparse(spec.encoder), _sparse(spec.stack)
     ffns = [block.ffn for stack in (spec.encoder, spec.stack) for group in stack.groups for block in group.blocks]
     match next((ffn for ffn in ffns if type(ffn) is MoE), None), head:
-        case MoE(expert=MLP() as expert, dispatch=Capacity(least=capacity)) as moe, Tied() | Free():
+        case MoE(expert=MLP() as expert, dispatch=Capacity(least=capacity)) as moe, Tied() | Untied():
             return {
                 **sizes,
                 "d_ff": expert.inner,

@@ -21,12 +21,12 @@ from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec
-from fxformer.layers.head import Free, HeadSpec, Tied
+from fxformer.layers.head import HeadSpec, Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.mask import Causal, Full, Mask
 from fxformer.stack import Stack
 
@@ -65,7 +65,7 @@ def head_of(settings: Settings, *, scaled: bool) -> HeadSpec:
     scale = 1 / math.sqrt(settings["d_model"]) if scaled else 1.0
     if settings["tie_word_embeddings"]:
         return Tied(scale=scale)
-    return Free(scale=scale, init=FanIn(settings["initializer_factor"]))
+    return Untied(scale=scale, init=FanIn(settings["initializer_factor"]))
 
 
 def encoder_decoder(
@@ -116,7 +116,7 @@ def write(spec: Transformer) -> Settings | None:
     """The config of a T5 whose feed-forward layers are dense."""
     sizes, head = sizes_of(spec), spec.head
     match spec.stack.groups[0].blocks[0].ffn, head:
-        case (MLP() | GLU()) as ffn, Tied() | Free() if sizes is not None:
+        case (MLP() | GLU()) as ffn, Tied() | Untied() if sizes is not None:
             name = nearest(ACTIVATION_NAMES, ffn.activation, "activation of transformers")
             gated = type(ffn) is GLU
             return {

@@ -11,7 +11,7 @@ from fxformer.axes import logical
 from fxformer.coords import Coords
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Normal, Project, parameter, zeros
-from fxformer.names import nearest
+from fxformer.lookup import nearest, renamed
 from fxformer.ops.activation import ACTIVATIONS
 
 
@@ -27,7 +27,7 @@ class Tied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Free:
+class Untied:
     """Logits are (scale * x) W with a matrix of their own, plus b where there is a bias.
 
     softcap: cap * tanh(logits / cap).
@@ -45,7 +45,7 @@ class Transformed:
 
     activation: str
     norm: Norm
-    readout: Tied | Free = Tied()
+    readout: Tied | Untied = Tied()
     init: Init = Normal()
 
     def __post_init__(self) -> None:
@@ -66,14 +66,14 @@ class TiedModule(nn.Module):
     def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
         width, factor = x_BTD.shape[-1], table_VD.shape[-1]
         if width != factor:
-            raise ValueError(f"a tied head compares a stream of width={width} with tables of factor={factor}; free it")
+            raise ValueError(f"a tied head compares a stream of width={width} with tables of factor={factor}; untie it")
         return _capped(self.spec.scale * _compare(x_BTD, table_VD), self.spec.softcap)
 
 
-class FreeModule(nn.Module):
+class UntiedModule(nn.Module):
     """Parameter `out`."""
 
-    spec: Free
+    spec: Untied
 
     @nn.compact
     def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
@@ -107,9 +107,17 @@ class BareModule(nn.Module):
         return x_BTD
 
 
-READOUTS = {Tied: TiedModule, Free: FreeModule}
+def __getattr__(name: str) -> type:
+    """The old name of Untied."""
+    if name != "Free":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    renamed({"Free": "Untied"}, name, "head")
+    return Untied
+
+
+READOUTS = {Tied: TiedModule, Untied: UntiedModule}
 HEADS = {**READOUTS, Transformed: TransformedModule, Bare: BareModule}
-HeadSpec = Tied | Free | Transformed | Bare
+HeadSpec = Tied | Untied | Transformed | Bare
 
 
 def _compare(x_BTD: Array, table_VD: Array) -> Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from fxformer.layers.project import Initializer, ones, parameter, zeros
-from fxformer.names import nearest
+from fxformer.lookup import nearest
 from fxformer.ops.norm import NORMS, normalise
 
 

@@ -28,7 +28,7 @@ from fxformer.axes import logical
 from fxformer.layers.context import Side, check_rate, dropout
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import parameter
-from fxformer.names import nearest
+from fxformer.lookup import nearest
 
 Sublayer = Callable[[Array], tuple[Array, Side]]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
-from fxformer.names import nearest
+from fxformer.lookup import nearest
 from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
 

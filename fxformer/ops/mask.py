@@ -28,7 +28,7 @@ class Mask(ABC):
         return None
 
     @property
-    def ahead(self) -> bool:
+    def bidirectional(self) -> bool:
         """Whether a query sees keys after it by their place alone, so that no cache can serve it."""
         return False
 
@@ -47,7 +47,7 @@ class Full(Mask):
         return (k.index >= 0)[:, None, :] & (q.index >= 0)[:, :, None]
 
     @property
-    def ahead(self) -> bool:
+    def bidirectional(self) -> bool:
         return True
 
 
@@ -136,8 +136,8 @@ class Both(Mask):
         return min((r for r in (self.first.reach, self.second.reach) if r is not None), default=None)
 
     @property
-    def ahead(self) -> bool:
-        return self.first.ahead and self.second.ahead
+    def bidirectional(self) -> bool:
+        return self.first.bidirectional and self.second.bidirectional
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,8 @@ class Either(Mask):
         return None if first is None or second is None else max(first, second)
 
     @property
-    def ahead(self) -> bool:
-        return self.first.ahead or self.second.ahead
+    def bidirectional(self) -> bool:
+        return self.first.bidirectional or self.second.bidirectional
 
 
 def visible(mask: Mask, q: Coords, k: Coords) -> Array:

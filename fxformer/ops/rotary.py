@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fxformer.names import nearest
+from fxformer.lookup import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from fxformer.ops.dispatch import Capacity, Dropless
 from fxformer.ops.loss import cross_entropy
 from fxformer.ops.mask import visible
 from fxformer.ops.norm import ACROSS_TOKENS
-from fxformer.specs import parts, replaced
 from fxformer.verify.reading import (
     ROWS,
     Text,
@@ -33,6 +32,7 @@ from fxformer.verify.reading import (
     source_of,
     with_a_hole,
 )
+from fxformer.walk import parts, replaced
 
 ROUNDING = 2e-5  # relative to the largest logit, in float32
 GRADIENT_ROUNDING = 5e-5  # relative to the largest gradient: sums over all tokens

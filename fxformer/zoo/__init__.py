@@ -1,7 +1,7 @@
 """The zoo: published models by name, each at its exact size or tiny, and the ablation's toy factory."""
 
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.zoo.albert import ALBERT
 from fxformer.zoo.bert import BERT
 from fxformer.zoo.chatglm import CHATGLM, CHATGLM2

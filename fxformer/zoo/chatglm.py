@@ -13,7 +13,7 @@ from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal, Xavier
 from fxformer.layers.residual import Residual
@@ -71,7 +71,7 @@ def chatglm2(*, depth: int, width: int, heads: int, kv_heads: int, inner: int, v
     return Transformer(
         embed=Embed(vocab=vocab, width=width),
         stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
-        head=Free(init=init),
+        head=Untied(init=init),
     )
 
 

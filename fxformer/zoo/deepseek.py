@@ -10,17 +10,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from fxformer.ahead import Ahead
 from fxformer.block import Block
 from fxformer.layers.attention import MLA
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, FFNSpec, MoE
-from fxformer.layers.head import Free
+from fxformer.layers.head import Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
+from fxformer.mtp import MTP
 from fxformer.ops.rotary import Rotary, YaRN, magnitude
 from fxformer.ops.route import Router, Sigmoid, TopK
 from fxformer.stack import Repeat, Stack
@@ -44,7 +44,7 @@ def deepseek(
     selection_bias: bool = False,
     mscale: float = 1.0,
     index: Indexer | None = None,
-    ahead: bool = False,
+    mtp: bool = False,
     latent: int = 512,
     nope_width: int = 128,
     value_width: int = 128,
@@ -54,7 +54,7 @@ def deepseek(
     """DeepSeek of any size: `first` dense layers, then layers of `shared` and `experts` of width `inner`.
 
     mscale: of YaRN's magnitude. For V2 its paper prints 0.0707 ln s + 1, which is 0.707 and what V2-Lite has; the
-    config of V2 leaves it at 1.0, and so do V3's. ahead: with the module that predicts the token after the next.
+    config of V2 leaves it at 1.0, and so do V3's. mtp: with the module that predicts the token after the next.
     """
     norm, init = Norm(kind="rms", eps=1e-6), Normal(0.006)
 
@@ -91,8 +91,8 @@ def deepseek(
     return Transformer(
         embed=Embed(vocab=vocab, width=width, init=init),
         stack=Stack(groups=(Repeat(first, (dense,)), Repeat(depth - first, (sparse,))), norm=norm),
-        head=Free(init=init),
-        ahead=Ahead(block=sparse, norm=norm, init=init) if ahead else None,
+        head=Untied(init=init),
+        mtp=MTP(block=sparse, norm=norm, init=init) if mtp else None,
     )
 
 
@@ -185,7 +185,7 @@ DEEPSEEK_V3 = Family(
     build=deepseek,
     published={
         "deepseek-v3": V3,
-        "deepseek-v3-mtp": {**V3, "ahead": True},
+        "deepseek-v3-mtp": {**V3, "mtp": True},
         "deepseek-v3.2": {**V3, "index": Indexer(rotary=Rotary(width=64, scaling=YARN), init=Normal(0.006))},
     },
     tiny=_tiny,

@@ -12,7 +12,7 @@ from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MoE
-from fxformer.layers.head import Free
+from fxformer.layers.head import Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -74,7 +74,7 @@ def gpt_oss(
     return Transformer(
         embed=Embed(vocab=vocab, width=width, init=init),
         stack=Stack(groups=(Repeat(pairs(depth), (block(Window(window)), block(Causal()))),), norm=norm),
-        head=Free(init=init),
+        head=Untied(init=init),
     )
 
 

@@ -1,4 +1,4 @@
-"""LLaMA 1 and 2: pre-RMSNorm, rotary positions, SwiGLU, no biases, a free head; grouped queries in the large ones.
+"""LLaMA 1 and 2: pre-RMSNorm, rotary positions, SwiGLU, no biases, an untied head; grouped queries in the large ones.
 
 Touvron et al. 2023a, table 2; Touvron et al. 2023b, table 1; facebookresearch/llama. Rotary pairs are half-split, as
 in Hugging Face checkpoints. The initialisation is unpublished; 0.02 is the usual choice.
@@ -10,7 +10,7 @@ from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
-from fxformer.layers.head import Free
+from fxformer.layers.head import Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -53,7 +53,7 @@ def llama(
     return Transformer(
         embed=Embed(vocab=vocab, width=width),
         stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
-        head=Free(init=init),
+        head=Untied(init=init),
     )
 
 

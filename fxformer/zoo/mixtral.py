@@ -7,7 +7,7 @@ chosen logits. No token is dropped, and there is no window. The initialisation i
 from fxformer.layers.ffn import GLU, MoE
 from fxformer.model import Transformer
 from fxformer.ops.route import TopK
-from fxformer.specs import parts, replaced
+from fxformer.walk import parts, replaced
 from fxformer.zoo.family import Family, Sizes
 from fxformer.zoo.llama import llama
 

@@ -9,7 +9,7 @@ from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
-from fxformer.layers.head import Free
+from fxformer.layers.head import Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -41,7 +41,7 @@ def olmo2(*, depth: int, width: int, heads: int, kv_heads: int, inner: int, voca
     return Transformer(
         embed=Embed(vocab=vocab, width=width, init=init),
         stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
-        head=Free(init=init),
+        head=Untied(init=init),
     )
 
 

@@ -10,7 +10,7 @@ from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -50,7 +50,7 @@ def qwen3(
     return Transformer(
         embed=Embed(vocab=vocab, width=width, init=init),
         stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
-        head=Tied() if tied else Free(init=init),
+        head=Tied() if tied else Untied(init=init),
     )
 
 

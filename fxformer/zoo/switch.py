@@ -14,7 +14,7 @@ from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal, Truncated
 from fxformer.layers.residual import Residual
@@ -77,14 +77,14 @@ def switch(
             residual = Residual(placement="pre", norm=norm, dropout=dropout)
             return Block(attention=attention(mask), cross=cross, ffn=ffn, residual=residual)
 
-        bias = Buckets(heads=heads, bidirectional=mask.ahead, deviation=1 / math.sqrt(width))
+        bias = Buckets(heads=heads, bidirectional=mask.bidirectional, deviation=1 / math.sqrt(width))
         return Stack(groups=(Repeat(pairs(depth), (block(dense), block(moe))),), norm=norm, bias=bias, dropout=dropout)
 
     return Transformer(
         embed=Embed(vocab=vocab, width=width, dropout=dropout, init=Normal(1.0)),
         encoder=stack(Full(), None),
         stack=stack(Causal(), attention(Full())),
-        head=Tied(scale=1 / math.sqrt(width)) if tied else Free(init=up_init),
+        head=Tied(scale=1 / math.sqrt(width)) if tied else Untied(init=up_init),
     )
 
 

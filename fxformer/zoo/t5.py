@@ -14,12 +14,12 @@ from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec
-from fxformer.layers.head import Free, HeadSpec, Tied
+from fxformer.layers.head import HeadSpec, Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.mask import Causal, Full, Mask
 from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes
@@ -34,7 +34,7 @@ def relu_tied(width: int, inner: int) -> tuple[FFNSpec, HeadSpec]:
 
 def gated_free(width: int, inner: int) -> tuple[FFNSpec, HeadSpec]:
     """Version 1.1: (gelu(x W) * x U) V, and logits from a matrix of their own."""
-    return GLU(inner=inner, activation="gelu_tanh", dropout=DROPOUT), Free()
+    return GLU(inner=inner, activation="gelu_tanh", dropout=DROPOUT), Untied()
 
 
 VERSIONS: dict[str, Callable[[int, int], tuple[FFNSpec, HeadSpec]]] = {"1.0": relu_tied, "1.1": gated_free}

@@ -10,12 +10,12 @@ from fxformer.layers.attention import GQA, MLA, AttentionSpec
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Init
 from fxformer.layers.residual import Residual
+from fxformer.lookup import nearest, renamed
 from fxformer.model import Transformer
-from fxformer.names import nearest
 from fxformer.ops.attend import divisors
 from fxformer.ops.mask import Blocks, Causal, Full, Mask, Prefix, Strided, Window
 from fxformer.ops.rotary import Rotary
@@ -41,7 +41,8 @@ MASKS: dict[str, Mask] = {
     "blocks": Blocks(16),
     "full": Full(),
 }
-HEADS: dict[str, type[Tied] | type[Free]] = {"tied": Tied, "free": Free}
+HEADS: dict[str, type[Tied] | type[Untied]] = {"tied": Tied, "untied": Untied}
+OLD_HEADS = {"free": "untied"}
 BIASED_NORMS = ("layer", "batch", "dyt")
 FACTORS = {"dyt": 0.5}  # norms that learn a factor on their input, and where it starts
 
@@ -155,4 +156,4 @@ def toy(
         init=init,
     )
     stack = Stack(groups=(Repeat(depth, (block,)),), norm=frame, bias=slots.get("bias"))
-    return Transformer(embed=embed, stack=stack, head=nearest(HEADS, head, "head")())
+    return Transformer(embed=embed, stack=stack, head=nearest(HEADS, renamed(OLD_HEADS, head, "head"), "head")())

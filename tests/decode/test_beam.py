@@ -14,7 +14,7 @@ from fxformer.verify import disturbed
 from tests.decode.plainly import filled_up, log_softmax, logits_of
 from tests.laws.specs import toy
 
-SPEC = toy(vocab=5, head="free")
+SPEC = toy(vocab=5, head="untied")
 PARAMS = disturbed(SPEC, seed=3)
 PROMPT = np.array([[1, 2, 3], [4, 0, 2]])
 PAD = 0
@@ -87,7 +87,7 @@ def test_one_beam_is_greedy():
 
 def test_a_narrow_beam_on_ragged_rows_and_windows_says_the_probabilities_of_its_texts():
     """Rows padded on the left, each as alone; four different texts, the best first, scored as an uncached pass does."""
-    spec = toy(vocab=11, window=4, head="free")
+    spec = toy(vocab=11, window=4, head="untied")
     params, tokens = disturbed(spec), np.random.default_rng(2).integers(0, 11, (2, 6))
     valid = np.array([[0, 0, 1, 1, 1, 1], [1] * 6], bool)
     text, scores = beam(spec, params, tokens, 8, beams=4, length_penalty=0.6, coords=padded(valid))

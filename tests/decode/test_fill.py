@@ -12,7 +12,7 @@ import pytest
 import fxformer as fx
 from fxformer.coords import Coords, padded
 from fxformer.decode import Sampling, fill_blanks, fill_masks
-from fxformer.layers.head import Free
+from fxformer.layers.head import Untied
 from fxformer.verify import disturbed
 from tests.decode.plainly import log_softmax
 from tests.laws.specs import PUBLISHED, toy
@@ -20,7 +20,7 @@ from train.objectives.blanks import blank
 from train.objectives.tasks import Spans
 
 MASK = 5
-ENCODER = replace(PUBLISHED["bert-base-mlm"], head=Free())
+ENCODER = replace(PUBLISHED["bert-base-mlm"], head=Untied())
 
 
 def masked_rows():
@@ -81,7 +81,7 @@ Marks = namedtuple("Marks", ("sop", "eop", "pad"))  # special ids as an objectiv
 @pytest.mark.parametrize("name", ["glm-10b", "chatglm-6b"])
 def test_blanks_are_written_as_the_model_reads_them_when_it_is_trained(name):
     """The text with its pieces, made a training row by the objective: each target is the likeliest token there."""
-    spec = replace(fx.zoo.tiny(name), head=Free())
+    spec = replace(fx.zoo.tiny(name), head=Untied())
     params = disturbed(spec, seed=3)
     tokens = np.random.default_rng(2).integers(10, 250, (2, 9))
     tokens[0, [1, 6]] = tokens[1, [3, 4]] = BLANK
@@ -95,7 +95,7 @@ def test_blanks_are_written_as_the_model_reads_them_when_it_is_trained(name):
 
 def test_a_blank_is_written_where_the_text_and_the_piece_have_positions_each():
     """A row may have more tokens than either table has positions: both count from the text's own beginning."""
-    spec = toy(position="learned-pair", mask="prefix", length=12, vocab=11, head="free")
+    spec = toy(position="learned-pair", mask="prefix", length=12, vocab=11, head="untied")
     params = disturbed(spec)
     tokens = np.random.default_rng(0).integers(0, 6, (1, 12))
     tokens[0, 7] = BLANK

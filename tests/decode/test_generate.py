@@ -15,7 +15,7 @@ from fxformer.verify import disturbed
 from tests.decode.plainly import filled_up, greedy, logits_of
 from tests.laws.specs import toy, with_mask
 
-SPEC = toy(vocab=11, head="free")
+SPEC = toy(vocab=11, head="untied")
 PARAMS = disturbed(SPEC, seed=3)
 TOKENS = np.random.default_rng(3).integers(0, 11, (3, 9)).astype(np.int32)
 COUNTS = [5, 9, 2]  # tokens of each prompt
@@ -104,7 +104,7 @@ def test_one_key_gives_each_row_one_of_its_own_whatever_their_number():
 
 def test_tokens_are_drawn_with_the_probability_of_the_text():
     """20 000 rows, two tokens: chi-square against the exact probabilities of all 25, at five standard deviations."""
-    spec = toy(vocab=5, head="free")
+    spec = toy(vocab=5, head="untied")
     params = disturbed(spec)
     many = np.broadcast_to(np.array([[1, 2]]), (20_000, 2))
     new = np.asarray(fx.generate(spec, params, many, 2, key=jax.random.key(7)))[:, 2:]
@@ -205,7 +205,7 @@ def coords_of(length, prefix):
 
 def test_every_learned_position_can_be_used():
     """The last new token is not read, so it may stand behind them."""
-    spec = toy(position="learned", length=9, vocab=11, head="free")
+    spec = toy(position="learned", length=9, vocab=11, head="untied")
     params = disturbed(spec)
     text = np.asarray(fx.generate(spec, params, TOKENS[:2, :4], 6))
     whole = np.asarray(fx.apply(spec, params, text[:, :9]).logits)
@@ -215,7 +215,7 @@ def test_every_learned_position_can_be_used():
 
 
 def test_positions_count_and_not_places_in_the_row():
-    spec = toy(position="learned", length=9, vocab=11, head="free")
+    spec = toy(position="learned", length=9, vocab=11, head="untied")
     params = disturbed(spec)
     begun = replace(plain(4), pos=jnp.arange(3, 7)[None])  # the prompt is read as from position 3
     text = np.asarray(fx.generate(spec, params, TOKENS[:2, :4], 3, coords=begun))

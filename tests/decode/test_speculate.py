@@ -13,9 +13,9 @@ from tests.decode.plainly import logits_of
 from tests.decode.test_generate import chi_square, exact
 from tests.laws.specs import PUBLISHED, toy
 
-SPEC = toy(vocab=11, window=4, head="free")
+SPEC = toy(vocab=11, window=4, head="untied")
 PARAMS = disturbed(SPEC, seed=3)
-DRAFT = toy(vocab=11, head="free", width=16, depth=1, heads=2)
+DRAFT = toy(vocab=11, head="untied", width=16, depth=1, heads=2)
 DRAFT_PARAMS = disturbed(DRAFT, seed=2)
 TOKENS = np.random.default_rng(3).integers(0, 11, (3, 6)).astype(np.int32)
 RAGGED = padded(np.array([[0, 0, 1, 1, 1, 1], [1] * 6, [1, 1, 1, 0, 0, 0]], bool))
@@ -79,7 +79,7 @@ def test_a_look_ahead_that_is_right_halves_the_passes():
 )
 def test_draws_have_the_probability_of_the_model_alone(sampling):
     """10 000 rows, three tokens, two guesses: chi-square over all 125 texts, against `generate` where filters act."""
-    spec, draft = toy(vocab=5, head="free"), toy(vocab=5, width=16, depth=1, heads=2)
+    spec, draft = toy(vocab=5, head="untied"), toy(vocab=5, width=16, depth=1, heads=2)
     params, draft_params = disturbed(spec), disturbed(draft, seed=2)
     many, keys = np.broadcast_to(np.array([[1, 2]]), (10_000, 2)), jax.random.key(9)
     ours = speculate(spec, params, many, 3, draft=(draft, draft_params), guesses=2, key=keys, sampling=sampling)

@@ -14,7 +14,7 @@ from fxformer.layers.attention import GQA
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.ops.bias import BucketBias, DistanceBias
 from tests.ops import reference as ops
 
@@ -131,7 +131,7 @@ POSITIONS = {
 }
 HEADS = {
     Tied: lambda spec, params, x, table: capped(spec.softcap, spec.scale * x @ table.T),
-    Free: lambda spec, params, x, table: capped(
+    Untied: lambda spec, params, x, table: capped(
         spec.softcap, linear(params["head"]["out"], "btd,dv->btv", spec.scale * x)
     ),
 }

@@ -16,7 +16,7 @@ from fxformer.layers.attention import GQA, MLA
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import Buckets
 from fxformer.layers.ffn import GLU, MoE
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
 from fxformer.model import Params, abstract_params
@@ -25,9 +25,9 @@ from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import Blocks, Mask, Prefix, Strided, Window
 from fxformer.ops.norm import ACROSS_TOKENS, NORMS
 from fxformer.ops.rotary import NTK, Linear, Llama3, Rotary, Scaling, YaRN
-from fxformer.specs import parts
 from fxformer.stack import Repeat
 from fxformer.verify import lawful
+from fxformer.walk import parts
 from fxformer.zoo.toy import ATTENTIONS, FFNS, HEADS, MASKS, POSITIONS
 
 BASE = {"width": 24, "depth": 2, "heads": 3, "inner": 40, "length": 32}
@@ -106,7 +106,7 @@ def written() -> dict[str, fx.Transformer]:
         "rotary=partial": with_attention(base, rotary=replace(rotary, width=4, base=50.0)),
         "attention=wide": with_attention(base, heads=4, kv_heads=2, key_width=10, scale=0.4, bias=True, out_bias=True),
         "embed=normed": replace(base, embed=replace(base.embed, norm=Norm(kind="layer", bias=True))),
-        "head=biased": replace(base, head=Free(bias=True)),
+        "head=biased": replace(base, head=Untied(bias=True)),
         "head=capped": replace(base, head=Tied(scale=0.5, softcap=3.0)),
         "attention=sinks": with_attention(base, sinks=True, head_gains=True, out_bias=True),
         "attention=normed": with_attention(
@@ -142,7 +142,9 @@ def apart(named: dict[str, fx.Transformer]) -> dict[str, fx.Transformer]:
 def cacheable(named: dict[str, fx.Transformer]) -> dict[str, fx.Transformer]:
     """Those of them that can be read piece by piece."""
     return {
-        name: spec for name, spec in apart(named).items() if not any(b.attention.mask.ahead for b in spec.stack.blocks)
+        name: spec
+        for name, spec in apart(named).items()
+        if not any(b.attention.mask.bidirectional for b in spec.stack.blocks)
     }
 
 

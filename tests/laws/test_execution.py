@@ -82,7 +82,7 @@ def test_numbers_of_the_factory_may_be_traced():
 
 def test_initial_deviations_are_what_the_spec_says():
     """Fan-in of every matrix, GPT-2's fixed 0.02 and 0.02 / sqrt(2 L); to four standard errors of a deviation."""
-    wide = {"width": 96, "heads": 4, "inner": 200, "kv_heads": 2, "head": "free"}
+    wide = {"width": 96, "heads": 4, "inner": 200, "kv_heads": 2, "head": "untied"}
     block = fx.init(toy(**wide, init_scale=1.5, branch_scale=0.5), jax.random.key(0))["stack"]["group_0"]["blocks"]
     gpt2 = fx.init(fx.zoo.tiny("gpt2"), jax.random.key(0))["stack"]["group_0"]["blocks"]
     expected = [
@@ -100,7 +100,7 @@ def test_initial_deviations_are_what_the_spec_says():
 
 
 @pytest.mark.parametrize(
-    "choice", ["norm=layer", "placement=post", "position=learned", "ffn=glu", "head=free", "window=3"]
+    "choice", ["norm=layer", "placement=post", "position=learned", "ffn=glu", "head=untied", "window=3"]
 )
 def test_models_of_one_key_start_alike_in_what_they_share(choice):
     """Arms of an ablation are paired: the key of each parameter depends on its path only."""

@@ -18,7 +18,7 @@ from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP, MoE
-from fxformer.layers.head import Free, Tied
+from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal, Truncated
 from fxformer.layers.residual import PLACEMENTS
@@ -46,7 +46,7 @@ ABSENT = {  # what a field that is None could be instead
     "shared": MLP(inner=9, activation="relu"),
     "index": None,  # it needs a query latent: see the structure that has both
     "pooler": None,  # what they say stands beside the logits: see tests/test_heads.py
-    "ahead": None,
+    "mtp": None,
     "encoder": None,  # each needs the other: see the tests of bad input
     "cross": None,
     "softcap": 3.0,
@@ -61,8 +61,8 @@ OTHERS = {  # what one of several kinds could be instead; a part of one kind onl
     MLP: GLU(inner=9, activation="silu"),
     GLU: MLP(inner=9, activation="relu"),
     Truncated: Normal(0.7),
-    Tied: Free(),
-    Free: Tied(),
+    Tied: Untied(),
+    Untied: Tied(),
     Sinusoidal: Learned(limit=64),
     Learned: Sinusoidal(),
     LearnedPair: Sinusoidal(),

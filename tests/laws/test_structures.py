@@ -11,8 +11,8 @@ import fxformer as fx
 from fxformer.coords import Coords, packed, padded, plain
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.ops.mask import Blocks, Causal, Full, Mask, Prefix, Strided, Window
-from fxformer.specs import parts
 from fxformer.verify import disturbed
+from fxformer.walk import parts
 from tests.laws import reference
 from tests.laws.specs import STRUCTURES, apart, attentions, tokens_of, toy, with_mask
 from tests.ops import reference as ops

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from train import cli as command_line
-from train.config import Config, load
+from train.config.config import Config, load
 from train.errors import UserError, user_input
 
 

@@ -1,4 +1,4 @@
-"""Left to right: causal and prefix language models, and several tokens ahead."""
+"""Left to right: causal and prefix language models, and multi-token prediction."""
 
 from dataclasses import dataclass, replace
 
@@ -69,7 +69,7 @@ class PrefixLM(TextOnly):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiToken(TextOnly):
-    """Causal, and `depth` further tokens: ahead[:, t, k] is token t + 2 + k. DeepSeek-V3 2024, section 2.2."""
+    """Causal, and `depth` further tokens: mtp[:, t, k] is token t + 2 + k. DeepSeek-V3 2024, section 2.2."""
 
     depth: int = 1
 
@@ -80,8 +80,8 @@ class MultiToken(TextOnly):
     def __call__(self, tokens: ArrayLike, key: Array) -> Batch:
         tokens_BT = rows(tokens, self.least)
         length = tokens_BT.shape[1] - self.depth
-        ahead = [tokens_BT[:, shift + 1 : shift + length] for shift in range(1, self.depth + 1)]
-        return _next(tokens_BT[:, :length])._replace(ahead=jnp.stack(ahead, axis=-1))
+        further = [tokens_BT[:, shift + 1 : shift + length] for shift in range(1, self.depth + 1)]
+        return _next(tokens_BT[:, :length])._replace(mtp=jnp.stack(further, axis=-1))
 
     @property
     def least(self) -> int:

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     encoder_tokens [B, S], encoder_coords: what an encoder reads, where there is one.
     labels: int32 [B], the class of each pair of segments.
-    ahead: integers [B, T, depth], the 1st, 2nd, … token after the target.
+    mtp: integers [B, T, depth], the 1st, 2nd, … token after the target.
     """
 
     inputs: Array
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     encoder_tokens: Array | None = None
     encoder_coords: Coords | None = None
     labels: Array | None = None
-    ahead: Array | None = None
+    mtp: Array | None = None
 
 
 def answer(

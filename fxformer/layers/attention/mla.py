@@ -19,7 +19,7 @@ from fxformer.layers.attention.indexer import Indexer, IndexerModule, Selection
 from fxformer.layers.context import Context, Side
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, Weight
-from fxformer.names import nearest
+from fxformer.lookup import nearest
 from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
 from fxformer.ops.latent import absorbed_is_cheaper, fold, unfold
 from fxformer.ops.mask import Causal, Mask

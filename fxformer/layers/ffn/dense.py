@@ -9,7 +9,7 @@ from jax import Array
 from fxformer.layers.context import Context, Side, check_rate, dropout
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project
-from fxformer.names import nearest
+from fxformer.lookup import nearest
 from fxformer.ops.activation import ACTIVATIONS
 
 

@@ -1,0 +1,4 @@
+"""Which bytes: texts, cut into rows and windows, and synthetic tasks.
+
+Imports errors only.
+"""

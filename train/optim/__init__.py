@@ -1,0 +1,4 @@
+"""How parameters move: optimizers, and the learning rate of each step.
+
+Imports no other room.
+"""

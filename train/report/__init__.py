@@ -1,0 +1,4 @@
+"""How results are shown: pages, figures, tables.
+
+Imports verdict and errors.
+"""

@@ -1,0 +1,116 @@
+"""One small figure that needs no script: loss by depth at each arm's best rate, for a README or an issue."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+
+from train.report.figures import Arms, Style
+from train.verdict.outcome import WORKED
+from train.verdict.stats import Result, best_lr, by, loss_of, mean_interval
+
+WIDTH, HEIGHT = 760, 400
+LEFT, RIGHT, TOP, BOTTOM = 60, 150, 74, 46  # margins
+DODGE = 12  # between arms at one depth, so that none hides another's interval
+STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "12 4"}
+REFERENCES = {"unigram_entropy": "unigram entropy", "bigram_entropy": "bigram entropy"}
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#333}.faint{fill:#777}.grid{stroke:#8884}.line{stroke:#888}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.faint{fill:#999}}"
+)
+
+
+class Point(NamedTuple):
+    """An arm at one depth: mean loss over the seeds of its best rate, a 95 % interval, and did any of its runs work."""
+
+    depth: int
+    mean: float
+    low: float
+    high: float
+    worked: bool
+
+
+def points_of(runs: Sequence[Result]) -> list[Point]:
+    """One point a depth, the shallowest first."""
+    points = []
+    for (depth,), group in sorted(by(runs, "depth").items(), key=lambda item: item[0]):
+        rate = best_lr(group)
+        best = [loss_of(r) for r in group if r["args"]["lr"] == rate]
+        points.append(Point(depth, *mean_interval(best), any(r["outcome"] in WORKED for r in group)))
+    return points
+
+
+def losses_by_depth(arms: Arms) -> str:
+    """Validation loss against depth as SVG; a hollow mark is an arm of which no run worked."""
+    lines = {name: points_of(runs) for name, runs in arms.of(arms.results).items()}
+    every = [point for points in lines.values() for point in points]
+    known = {text: arms.results[0]["corpus"][name] for name, text in REFERENCES.items()}
+    depths = sorted({point.depth for point in every}, key=lambda depth: depth or 0)
+    heights = [p.low for p in every] + [p.high for p in every] + list(known.values())
+    low, high = min(heights), max(heights)
+    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
+
+    def x(depth: int) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (depths.index(depth) + 0.5) / len(depths)
+
+    def y(loss: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low)
+
+    seeds = len(by(arms.results, "seed"))
+    end = WIDTH - RIGHT
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f"<title>Validation loss by depth at the best rate</title><style>{STYLE}</style>",
+        _text(LEFT, 18, f"Validation loss at the best rate, nats per byte: mean of {seeds} seeds; 95 % interval"),
+        *(f'<path class="grid" d="M{LEFT} {y(t):.1f}H{end}"/>' + _text(LEFT - 8, y(t) + 4, f"{t:g}", anchor="end")
+          for t in _ticks(low, high)),
+        *(_text(x(depth), HEIGHT - BOTTOM + 20, f"depth {depth}", anchor="middle") for depth in depths),
+        *(f'<path class="line" stroke-dasharray="4 4" d="M{LEFT} {y(loss):.1f}H{end}"/>'
+          + _text(end + 8, y(loss) + 4, text, kind="faint") for text, loss in known.items()),
+    ]  # fmt: skip
+    for k, (name, points) in enumerate(lines.items()):
+        shift = DODGE * (k - (len(lines) - 1) / 2)
+        parts += _arm(
+            [(x(p.depth) + shift, y(p.mean), y(p.low), y(p.high), p.worked) for p in points], arms.styles[name]
+        )
+    parts += _legend(arms, any(not point.worked for point in every))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _arm(places: Sequence[tuple[float, float, float, float, bool]], style: Style) -> Iterator[str]:
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y, *_ in places)
+    yield f'<polyline points="{line}" fill="none" {_stroke(style)}/>'
+    for x, y, low, high, worked in places:
+        yield f'<path d="M{x:.1f} {low:.1f}V{high:.1f}m-4 0h8M{x - 4:.1f} {low:.1f}h8" stroke="{style.colour}"/>'
+        yield _mark(x, y, style, hollow=not worked)
+
+
+def _legend(arms: Arms, failed: bool) -> Iterator[str]:
+    x = LEFT
+    for name, style in arms.styles.items():
+        yield f'<path d="M{x} 40h26" {_stroke(style)}/>' + _mark(x + 13, 40, style, hollow=False)
+        yield _text(x + 33, 44, name)
+        x += 50 + 7 * len(name)
+    if failed:
+        yield _text(LEFT, 64, "hollow: at no rate did any run learn from context", kind="faint")
+
+
+def _mark(x: float, y: float, style: Style, *, hollow: bool) -> str:
+    fill = "none" if hollow else style.colour
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{style.colour}" stroke-width="2"/>'
+
+
+def _stroke(style: Style) -> str:
+    return f'stroke="{style.colour}" stroke-width="{style.width:g}" stroke-dasharray="{STROKES[style.dash]}"'
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two, four to ten of them."""
+    step = 10.0 ** np.floor(np.log10((high - low) / 4))
+    step = next(step * k for k in (5, 2, 1) if (high - low) / (step * k) >= 4)
+    return [round(k * step, 6) for k in range(int(np.ceil(low / step)), int(high / step) + 1)]

@@ -1,0 +1,143 @@
+"""One run: data in order, steps, a log, checkpoints; interrupted at any moment it goes on where it was, bit for bit."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from train.config import Config
+from train.data.corpus import Corpus, batches, load_corpus, validation_windows
+from train.run.checkpoint import Checkpoints
+from train.run.layout import layout_of
+from train.run.log import Log, claim
+from train.run.progress import Progress
+from train.run.signals import stop_signals
+from train.step import Metrics, State, evaluate, numbers_of, recipe_of, train_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run stands. outcome: "finished", "interrupted" or "non-finite", which it was at `step`.
+
+    val_loss: nats per token at the last checkpoint. seconds: of this session. tokens_per_second: compilation included.
+    """
+
+    outcome: str
+    step: int
+    val_loss: float
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What one call of `run` works with: compiled functions, data, and where things are written."""
+
+    config: Config
+    tokens: Callable[[int], jax.Array]  # of a step
+    advance: Callable[[State, jax.Array], tuple[State, Metrics]]
+    evaluate: Callable[[State], jax.Array]
+    checkpoints: Checkpoints
+    log: Log
+    bar: Progress
+
+
+def run(config: Config) -> Result:
+    """Train one model as `config` says, in `out/name`; goes on from the last checkpoint where there is one.
+
+    Raises UserError where the folder holds another configuration, or the corpus, mesh or batch does not fit.
+    """
+    corpus = load_corpus(config.data.path, config.data.task)
+    corpus.check(config.text_length)
+    folder = Path(config.run.out) / config.name
+    recipe, numbers = recipe_of(config), numbers_of(config)
+    with layout_of(config) as layout:
+        state = layout.start(recipe, numbers)
+        claim(folder, config, corpus)
+        with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
+            if checkpoints.latest() is not None:
+                state = checkpoints.restore(state)
+            begin = int(state.step)
+            with Progress(config.name, total=config.train.steps, done=begin) as bar, stop_signals() as stopped:
+                if begin:
+                    bar.say(f"going on from step {begin} of {config.train.steps} in {folder}")
+                data = config.data
+                held_out = layout.batch(
+                    validation_windows(corpus.validation, length=config.text_length, count=data.validation)
+                )
+                read = partial(sequences, config, corpus)
+                judge = jax.jit(partial(evaluate, recipe))
+                session = Session(
+                    config=config,
+                    tokens=lambda step: layout.batch(read(step)),
+                    advance=partial(jax.jit(partial(train_step, recipe), donate_argnums=1), numbers),
+                    evaluate=lambda state: judge(numbers, state.params, held_out),
+                    checkpoints=checkpoints,
+                    log=Log(folder / "log.jsonl", keep_until=begin),
+                    bar=bar,
+                )
+                return train(session, state, stopped)
+
+
+def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result:
+    """Steps until the last one, a signal, or a loss that is not a number; metrics are read one step behind.
+
+    Parameters whose validation loss is not a number are never saved.
+    """
+    config, steps, log = session.config, session.config.train.steps, session.log
+    first, began = int(state.step) + 1, time.monotonic()
+    pending: deque[tuple[int, Metrics]] = deque()
+    val_loss = log.last("val_loss")
+
+    def result(outcome: str, step: int) -> Result:
+        session.checkpoints.wait()
+        seconds = time.monotonic() - began
+        speed = config.tokens_a_step * (step - first + 1) / max(seconds, 1e-9)
+        return Result(outcome=outcome, step=step, val_loss=val_loss, seconds=seconds, tokens_per_second=speed)
+
+    for step in range(first, steps + 1):
+        state, metrics = session.advance(state, session.tokens(step))
+        pending.append((step, metrics))
+        stopping = stopped()
+        saving = step % config.run.save_every == 0 or step == steps or stopping
+        while len(pending) > (0 if saving else 1):
+            settled, metrics = pending.popleft()
+            loss = float(metrics.loss)
+            speed = config.tokens_a_step * (settled - first + 1) / (time.monotonic() - began)
+            session.bar.advance(1, note=f"loss {loss:.3f}  {speed:,.0f} tokens/s")
+            if not math.isfinite(loss):
+                log.write({"step": settled, "event": "non-finite loss"})
+                return result("non-finite", settled)
+            if settled % config.run.log_every == 0 or settled in (1, steps):
+                log.write({"step": settled, "tokens_per_second": speed, **readable(metrics)})
+        if saving:
+            judged = float(session.evaluate(state))
+            if not math.isfinite(judged):  # the last update spoilt the parameters: what was saved before is kept
+                log.write({"step": step, "event": "non-finite validation loss"})
+                return result("non-finite", step)
+            val_loss = judged
+            log.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": val_loss / math.log(2)})
+            session.checkpoints.save(step, state, val_loss=val_loss)
+        if stopping and step < steps:
+            return result("interrupted", step)
+    return result("finished", steps)
+
+
+def sequences(config: Config, corpus: Corpus, step: int) -> np.ndarray:
+    """uint8 [batch, row]: what update number `step` reads, counted from 1."""
+    data, seed = config.data, config.train.seed
+    return batches(corpus.train, seed=seed, steps=range(step - 1, step), batch=data.batch, length=config.text_length)[0]
+
+
+def readable(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as plain numbers and lists."""
+    told = jax.device_get(metrics)
+    layers = {name: values.tolist() for name, values in told.layers.items()}
+    return {"loss": float(told.loss), "grad_norm": float(told.grad_norm), "lr": float(told.lr), "layers": layers}

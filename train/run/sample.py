@@ -1,0 +1,76 @@
+"""Text from a finished or unfinished run, token by token."""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+import fxformer as fx
+from fxformer.coords import padded
+from train.config.config import Config, check_seed
+from train.data.corpus import VOCAB
+from train.errors import UserError, user_input
+from train.run.checkpoint import Checkpoints
+from train.run.log import read_home
+from train.step import numbers_of, recipe_of, start
+
+
+def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
+    """The configuration, model and best parameters of a run, on one device whatever it was trained on.
+
+    Raises UserError where `folder` holds none.
+    """
+    home = folder / "config.json"
+    if not home.exists():
+        raise UserError(f"{folder} is not a run: it has no config.json")
+    config = Config(name=folder.name).with_settings(read_home(home)["settings"])
+    here = SingleDeviceSharding(jax.devices()[0])
+    state = jax.eval_shape(partial(start, recipe_of(config)), numbers_of(config))
+    state = jax.tree.map(lambda leaf: leaf.update(sharding=here), state)
+    with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
+        params = checkpoints.restore(state, checkpoints.best()).params
+    return config, config.spec(), params
+
+
+def sample(
+    folder: Path, prompt: bytes, *, tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+) -> Iterator[bytes]:
+    """Continue `prompt` by `tokens` bytes, each as soon as it is known.
+
+    The model reads no more tokens than it was trained on: when they are full it goes on from the last half of them.
+    It always reads as many and makes as many, so that the whole text takes one program for each.
+    """
+    if not prompt:
+        raise UserError("the prompt is empty; give at least one character")
+    if tokens < 1:
+        raise UserError(f"tokens={tokens} asks for nothing; use 1 or more")
+    with user_input():
+        check_seed(seed)
+    config, spec, params = load_run(folder)
+    key = jax.random.key(seed)
+    read = config.data.length // 2 + 1
+    text, done = list(prompt), 0
+    while done < tokens:
+        seen = text[-read:]
+        chunk = fx.decode.stream(
+            spec,
+            params,
+            np.array([[0] * (read - len(seen)) + seen]),
+            config.data.length - read + 1,
+            key=jax.random.fold_in(key, done),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            coords=padded(jnp.arange(read)[None] >= read - len(seen)),
+        )
+        with user_input():  # the request is checked before the first token is made
+            first = next(chunk)
+        for token in itertools.islice(itertools.chain([first], chunk), tokens - done):
+            done += 1
+            text.append(int(token[0]))
+            yield bytes(text[-1:]) if text[-1] < VOCAB else b""  # a special token is no text

@@ -1,0 +1,331 @@
+"""Ablations: the cells of a grid, grouped by compiled program, each run once and kept as one line of results.jsonl."""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import fxformer as fx
+from fxformer import accounting
+from train.config import Config
+from train.config.grid import cell_key
+from train.data.corpus import Corpus, batches, entropies, load_corpus, validation_windows
+from train.errors import UserError, user_input
+from train.run.progress import Progress, clock
+from train.run.provenance import provenance
+from train.run.signals import stop_signals
+from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
+from train.sweep.population import Plan, choose_plan, fill, in_chunks
+from train.verdict.outcome import classify
+
+CHUNK = 50  # steps a dispatch, at most
+STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
+    """A signal asked to stop; results of groups that were done are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep: its resolved settings, and the key under which its result is kept."""
+
+    config: Config
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cells that one compiled program serves."""
+
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+
+    @property
+    def config(self) -> Config:
+        """Settings that all cells of the group share, and some that they do not: use it for the shared ones."""
+        return self.cells[0].config
+
+    @property
+    def work(self) -> float:
+        """FLOPs of training the group, for estimates of time."""
+        return len(self.cells) * self.config.train.steps * self.config.tokens_a_step * flops_per_token(self.config)
+
+
+def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
+    """Every cell of the grid, resolved; two that say the same are one. Raises UserError for one that cannot be."""
+    cells: dict[str, Cell] = {}
+    for settings in config.cells:
+        with user_input():
+            resolved = config.with_settings(settings)
+        content = {k: v for k, v in resolved.flat().items() if k not in asdict(config.run)}
+        key = cell_key({**content, "corpus": corpus.sha256})
+        cells.setdefault(key, Cell(resolved, key))
+    return list(cells.values())
+
+
+def groups_of(cells: Sequence[Cell]) -> list[Group]:
+    """Cells by compiled program: those of equal recipe and number of steps."""
+    groups: dict[Any, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[recipe_of(cell.config), cell.config.train.steps].append(cell)
+    return [Group(recipe, tuple(members)) for (recipe, _), members in groups.items()]
+
+
+def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Run every cell that has no result yet and return all results of the grid, in its order.
+
+    Results are written a group at a time, so an interrupted sweep loses at most the group it was in. Raises
+    UserError for a corpus that does not fit, a mesh, and a folder that holds a run.
+    """
+    folder = home_of(config)
+    corpus = load_corpus(config.data.path, config.data.task)
+    corpus.check(config.text_length)
+    cells = cells_of(config, corpus)
+    results = Results(folder / "results.jsonl")
+    missing = [cell for cell in cells if cell.key not in results]
+    groups = groups_of(missing)
+    with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
+        bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
+        if groups:
+            plan = kept_plan(folder, groups[0], corpus)
+            bar.say(plan.reason)
+            with ThreadPoolExecutor(groups_at_once()) as pool:
+                for records in pool.map(lambda group: run_group(group, corpus, plan, bar, stopped), groups):
+                    results.add(records)
+            bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
+    return [results[cell.key] for cell in cells]
+
+
+def home_of(config: Config) -> Path:
+    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh, which no sweep reads."""
+    if config.run.mesh:
+        raise UserError(f"mesh={config.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
+    folder = Path(config.run.out) / config.name
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a run, not a sweep; choose another name or run.out")
+    return folder
+
+
+def groups_at_once() -> int:
+    """Two on a CPU: while one compiles, which keeps one core busy, the other trains. An accelerator trains beside
+    compilers on half of the cores, eight at most: each holds its group's parameters."""
+    return 2 if jax.default_backend() == "cpu" else min(8, max(2, (os.cpu_count() or 1) // 2))
+
+
+def preview(config: Config) -> str:
+    """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
+    folder = home_of(config)
+    corpus = load_corpus(config.data.path, config.data.task)
+    corpus.check(config.text_length)
+    cells = cells_of(config, corpus)
+    results = Results(folder / "results.jsonl")
+    groups = groups_of([cell for cell in cells if cell.key not in results])
+    swept = sorted({name for cell in config.cells for name in cell})
+    lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
+    lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
+    if groups:
+        plan = plan_for(groups[0], corpus)
+        flops = groups[0].work / (len(groups[0].cells) * groups[0].config.train.steps)
+        seconds = sum(group.work for group in groups) * plan.seconds / flops
+        held = sorted(STATE_COPIES * 4 * fx.count(group.config.spec()) * len(group.cells) for group in groups)
+        together = held[-groups_at_once() :]
+        size = f"at most {sum(together) / 1e6:,.1f} MB for parameters, gradients and moments"
+        lines += [plan.reason, f"{size}; groups at once: {len(together)}"]
+        lines += [f"about {clock(seconds)} of training, and compilation besides"]
+    return "\n".join(lines)
+
+
+def plan_for(group: Group, corpus: Corpus) -> Plan:
+    """The fastest plan for populations here, from one step of all cells of `group`."""
+    numbers = _stacked(group)
+    # Zeros: a step takes as long with any values, and to draw them would be one more program to compile.
+    shapes = jax.eval_shape(jax.vmap(partial(start, group.recipe)), numbers)
+    state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+    return choose_plan(partial(train_step, group.recipe), (numbers, state, _tokens(group, corpus, range(1))[:, 0]))
+
+
+def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
+    """The plan that the sweep in `folder` began with, or the fastest one now: plans round differently, so a sweep that
+    goes on keeps to its own."""
+    file = folder / "plan.json"
+    if file.exists():
+        plan = Plan(**json.loads(file.read_text(encoding="utf8")))
+        if plan.devices == len(jax.devices()):
+            return plan
+    plan = plan_for(group, corpus)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial_file = file.with_suffix(".partial")
+    partial_file.write_text(json.dumps(asdict(plan)), encoding="utf8")
+    partial_file.replace(file)
+    return plan
+
+
+def run_group(
+    group: Group, corpus: Corpus, plan: Plan, bar: Progress, stopped: Callable[[], bool]
+) -> list[dict[str, Any]]:
+    """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
+    recipe, config, numbers = group.recipe, group.config, _stacked(group)
+    _check(stopped, group)
+    steps = config.train.steps
+    held_out = validation_windows(corpus.validation, length=config.text_length, count=config.data.validation)
+    seen = validation_windows(corpus.train, length=config.text_length, count=len(held_out))
+    held_out_K, seen_K = (np.broadcast_to(each, (len(fill(group.cells)), *each.shape)) for each in (held_out, seen))
+    begin = time.perf_counter()
+    look = plan(partial(measure, recipe))
+    advance = plan(in_chunks(partial(_advance, recipe)))
+
+    state = plan(partial(start, recipe))(numbers)
+    first: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
+    initial_losses = jax.device_get(look(numbers, state.params, seen_K).val_loss)
+    losses, grad_norms = [], []
+    size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
+    for chunk in range(0, steps, size):
+        _check(stopped, group)
+        state, (loss, grad_norm) = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
+        losses.append(jax.device_get(loss))
+        grad_norms.append(jax.device_get(grad_norm))
+        bar.advance(group.work * size / steps, note=_note(group, losses[-1]))
+    last: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
+    seconds = (time.perf_counter() - begin) / len(group.cells)
+    curves = np.concatenate(losses, axis=1), np.concatenate(grad_norms, axis=1)
+    return [
+        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, initial_losses, last, *curves)), seconds)  # noqa: B023
+        for k, cell in enumerate(group.cells)
+    ]
+
+
+def _check(stopped: Callable[[], bool], group: Group) -> None:
+    if stopped():
+        raise Interrupted(group.config.name)
+
+
+def _advance(recipe: Recipe, numbers: Numbers, state: State, tokens: Any) -> tuple[State, tuple[Any, Any]]:
+    state, metrics = train_step(recipe, numbers, state, tokens)
+    return state, (metrics.loss, metrics.grad_norm)
+
+
+def _stacked(group: Group) -> Numbers:
+    return jax.tree.map(lambda *values: np.stack(values), *(numbers_of(cell.config) for cell in fill(group.cells)))
+
+
+def _tokens(group: Group, corpus: Corpus, steps: range) -> np.ndarray:
+    """[K, steps, batch, row]: what each cell reads; cells of one seed read the same."""
+    seeds = [cell.config.train.seed for cell in fill(group.cells)]
+    by_seed = {
+        seed: batches(
+            corpus.train, seed=seed, steps=steps, batch=group.config.data.batch, length=group.config.text_length
+        )
+        for seed in dict.fromkeys(seeds)
+    }
+    return np.stack([by_seed[seed] for seed in seeds])
+
+
+def _note(group: Group, losses: np.ndarray) -> str:
+    """The best of the last losses, and which structure is at work."""
+    now = losses[:, -1]
+    best = np.min(now, initial=math.inf, where=np.isfinite(now))
+    structure = " ".join(
+        f"{name}={value}" for name, value in group.recipe.model if name in ("placement", "norm", "depth")
+    )
+    return f"{structure}  best loss {best:.3f}"
+
+
+def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str, Any]:
+    first, initial_loss, last, losses, grad_norms = told
+    config, known = cell.config, entropies(corpus)
+    tokens = config.train.steps * config.tokens_a_step
+    tail = losses[-max(1, len(losses) // 10) :]
+    outcome = classify(losses, initial_loss=float(initial_loss), unigram_entropy=known.unigram_entropy)
+    settings = {k: v for k, v in config.flat().items() if k not in asdict(config.run)}
+    return _finite(
+        {
+            "key": cell.key,
+            "args": settings,
+            "outcome": outcome.name,
+            "outcome_step": outcome.step,
+            "initial_loss": first.val_loss,
+            "final_loss": np.mean(tail),
+            "val_loss": last.val_loss,
+            "val_bits_per_byte": last.val_loss / math.log(2),
+            "loss": losses,
+            "loss_every": 1,
+            "grad_norm_curve": grad_norms,
+            "grad_norm": first.layers["grad_norm"],
+            "last_ffn_grad_norm": first.last_ffn_grad_norm,
+            "stats_init": first.layers,
+            "stats_final": last.layers,
+            "params": fx.count(config.spec()),
+            "tokens": tokens,
+            "flops": tokens * flops_per_token(config),
+            "seconds": seconds,
+            "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": corpus.bytes, **asdict(known)},
+            "provenance": provenance(),
+        }
+    )
+
+
+def flops_per_token(config: Config) -> float:
+    """FLOPs of training on one token."""
+    return 3 * accounting.flops(config.spec(), config.data.length)
+
+
+def _finite(value: Any) -> Any:
+    """Arrays as lists of 6 significant digits, non-finite numbers as null: what JSON can say."""
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case np.ndarray() | jax.Array() | list() if np.ndim(value):
+            return [_finite(each) for each in np.asarray(value).tolist()]
+        case float() | np.floating() | np.ndarray() | jax.Array():
+            return float(f"{float(value):.6g}") if math.isfinite(value) else None
+    return value
+
+
+class Results(Mapping[str, dict[str, Any]]):
+    """results.jsonl as a mapping from cell keys to records; a torn last line is set aside, so its cell runs again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records: dict[str, dict[str, Any]] = {}
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("no end of line")
+                record = json.loads(line)
+                self._records[record["key"]] = record
+            except (ValueError, TypeError, KeyError):
+                if number + 1 < len(lines):
+                    raise UserError(f"line {number + 1} of {path} is not a result; repair or remove it") from None
+                path.with_suffix(".torn").write_bytes(line)
+                with path.open("r+b") as file:
+                    file.truncate(sum(map(len, lines[:-1])))
+
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
+        """Append records, on the disk before this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+        self._records.update({record["key"]: record for record in records})
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._records[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
