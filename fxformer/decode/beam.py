@@ -15,7 +15,8 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.cache import Cache, fork
 from fxformer.coords import Coords, succeeding
 from fxformer.decode.compiled import for_few_rows
-from fxformer.decode.loop import Request, forbid, read_prompt, request_of
+from fxformer.decode.request import Ends, Given, Request, request_of
+from fxformer.decode.state import forbid, read_prompt
 from fxformer.decode.steps import step, unstacked
 from fxformer.model import Params, Transformer
 
@@ -74,19 +75,9 @@ def beam(
         raise ValueError(f"max_new_tokens is {list(np.shape(max_new_tokens))}; a search takes one number for all rows")
     if not math.isfinite(length_penalty):
         raise ValueError(f"length_penalty={length_penalty} is no power; give a number")
-    request = request_of(
-        spec,
-        prompt,
-        max_new_tokens,
-        stop=stop,
-        min_new_tokens=min_new_tokens,
-        pad=pad,
-        coords=coords,
-        encoder_tokens=encoder_tokens,
-        encoder_coords=encoder_coords,
-        dtype=dtype,
-        cache_dtype=cache_dtype,
-    )
+    given = Given(prompt, coords, encoder_tokens, encoder_coords)
+    ends = Ends(max_new_tokens, min_new_tokens, stop, pad)
+    request = request_of(spec, given, ends, dtype=dtype, cache_dtype=cache_dtype)
     new_BKN, scores_BK = _beam(spec, params, request, jnp.float32(length_penalty), beams)
     prompt_BKT = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32)[:, None], (*new_BKN.shape[:2], jnp.shape(prompt)[1]))
     return Beams(jnp.concatenate([prompt_BKT, new_BKN], axis=2), scores_BK)

@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
-from fxformer.decode.loop import request_of, written
+from fxformer.decode.loop import written
+from fxformer.decode.request import Ends, Given, request_of
 from fxformer.decode.sampling import Sampling, check_sampling, keys_at, row_keys, shape
 from fxformer.layers.head import Bare
 from fxformer.model import Params, Transformer, apply, check_tokens
@@ -129,9 +130,8 @@ def fill_blanks(
             pos=jnp.asarray(pos, jnp.int32),
         )
         own_keys = None if keys_B is None else keys_at(keys_B, m)
-        request = request_of(
-            spec, ids, max_new_tokens, sampling=sampling, key=own_keys, stop=stop, coords=coords, dtype=dtype
-        )
+        given, ends = Given(ids, coords), Ends(max_new_tokens, stop=stop)
+        request = request_of(spec, given, ends, sampling=sampling, key=own_keys, dtype=dtype)
         piece_BN = np.asarray(written(spec, params, request))
         pieces.append(piece_BN)
         step_BN = np.broadcast_to(np.arange(1, max_new_tokens + 1), piece_BN.shape)

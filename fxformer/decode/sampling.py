@@ -13,12 +13,12 @@ from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, pena
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; None is off, a number is for all rows, [B] has one for each.
+    """How tokens are chosen, in the order in which it acts; None is off, a number for all rows, [B] one for each.
 
     logit_bias: added to the logits, [V] or [B, V]. repetition_penalty: weakens tokens that a row has seen, prompt
-    included. temperature, top_k, top_p, min_p: they shape a draw, in this order.
+    included. temperature, top_k, top_p, min_p: they shape a draw.
     """
 
     logit_bias: ArrayLike | None = None

@@ -18,8 +18,9 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.cache import Cache
 from fxformer.coords import Coords, following, preceding, succeeding, without
 from fxformer.decode.compiled import for_few_rows
-from fxformer.decode.loop import Request, State, choose_next, forbid, read_prompt, request_of
+from fxformer.decode.request import Ends, Given, Request, request_of
 from fxformer.decode.sampling import Sampling, keys_at, shape
+from fxformer.decode.state import State, choose_next, forbid, read_prompt
 from fxformer.decode.steps import unstacked
 from fxformer.model import Params, Transformer, apply, apply_mtp, empty_mtp_cache
 from fxformer.ops.sample import temper
@@ -182,14 +183,10 @@ def speculate(
     guesser: Draft = OwnPrediction(spec) if draft is None else Model(draft[0], guesses)
     request = request_of(
         spec,
-        prompt,
-        max_new_tokens,
+        Given(prompt, coords),
+        Ends(max_new_tokens, min_new_tokens, stop, pad),
         sampling=sampling,
         key=key,
-        stop=stop,
-        min_new_tokens=min_new_tokens,
-        pad=pad,
-        coords=coords,
         dtype=dtype,
         cache_dtype=cache_dtype,
         spare=guesses + 1,

@@ -9,7 +9,9 @@ import pytest
 
 import fxformer as fx
 from fxformer.coords import Coords, padded, plain
-from fxformer.decode import Sampling, loop, stream
+from fxformer.decode import loop, stream
+from fxformer.decode.request import Ends, Given, request_of
+from fxformer.decode.state import read_prompt
 from fxformer.ops.mask import Causal, Prefix
 from fxformer.verify import disturbed
 from tests.decode.plainly import filled_up, greedy, logits_of
@@ -227,9 +229,9 @@ def test_positions_count_and_not_places_in_the_row():
 
 
 def test_a_cache_of_another_type_is_close_and_not_the_same_numbers():
-    request = loop.request_of(SPEC, TOKENS, 3, cache_dtype=jnp.int8, sampling=Sampling())
-    exact_logits = loop.read_prompt(SPEC, PARAMS, loop.request_of(SPEC, TOKENS, 3))[1]
-    state, logits, _ = loop.read_prompt(SPEC, PARAMS, request)
+    given, ends = Given(TOKENS), Ends(3)
+    exact_logits = read_prompt(SPEC, PARAMS, request_of(SPEC, given, ends))[1]
+    state, logits, _ = read_prompt(SPEC, PARAMS, request_of(SPEC, given, ends, cache_dtype=jnp.int8))
     records = state.cache.tables["group_0"]["block_0"]["attention"].records
     assert {type(record) for record in records.values()} == {fx.cache.Int8}
     error = float(jnp.abs(logits - exact_logits).max() / jnp.abs(exact_logits).max())
