@@ -19,7 +19,7 @@ import fxformer as fx
 from fxformer.__main__ import main
 from fxformer.commands.generate import BYTES, INTERRUPTED, Pace, spell
 
-GOLDEN = Path(__file__).parent / "parity" / "golden"
+GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 
 
 def listed(tokens) -> str:

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import fxformer as fx
-from fxformer.__main__ import main
+from train.cli import combine
 from train.combine import combinations, trial
 from train.combine.combinations import AXES, attempt, batch_of, refusal, spec_of
 from train.combine.covering import covering, met_by, pairs
@@ -72,7 +72,7 @@ def test_what_is_refused_is_refused_beside_any_other_choice(array):
 def test_the_guide_says_how_many_there_are(array):
     rows, refused = array
     total = sum(1 for _ in pairs(AXES))
-    page = (Path(__file__).parents[2] / "docs" / "library.md").read_text(encoding="utf8")
+    page = (Path(__file__).parents[3] / "docs" / "library.md").read_text(encoding="utf8")
     assert f"{total}: {total - len(refused)} met in {len(rows)} models, {len(refused)} refused" in page
 
 
@@ -117,12 +117,12 @@ def test_the_command_counts_and_fails_where_something_failed(monkeypatch, capsys
     few = {axis: (value,) for axis, value in ROW.items()}
     axes = few | {"attention": ("gqa", "mla"), "position": ("rotary", "none"), "norm": ("batch",)}
     monkeypatch.setattr(combinations, "AXES", axes)
-    assert main(["verify", "--combinations"]) == 0
+    assert combine() == 0
     text = capsys.readouterr().out
     assert "combinations      3 tried, 0 of them failed" in text
     assert "pairs of choices  34: 33 met, 1 refused" in text
     assert '    1  attention="mla" compares a rotated part of every key; use position="rotary"' in text
     assert "    3  norm 'batch' mixes all tokens of a batch" in text
     monkeypatch.setattr(trial, "SHARE", -trial.SHARE)
-    assert main(["verify", "--combinations"]) == 1
+    assert combine() == 1
     assert capsys.readouterr().out.count("FAILED a step lowers the loss: 1.0e+00 > 1.0e+00 in position=") == 3

@@ -19,7 +19,7 @@ from train.objectives import OBJECTIVES
 from train.objectives.objective import answer
 from train.step import balanced, evaluate, numbers_of, recipe_of, shares, start, train_step
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.toml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "objectives").glob("*.toml"))
 STEPS = 40
 
 

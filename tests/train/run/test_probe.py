@@ -19,7 +19,7 @@ from train.objectives import OBJECTIVES
 from train.run.loop import run
 from train.run.probe import ASKED, bits_per_byte, holes, probe, question, table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LENGTH, SIZE, ROWS = 21, 4, 3
 HOLES = holes(LENGTH, SIZE)
 TEXT = np.random.default_rng(0).integers(0, 256, (ROWS, LENGTH), np.int32)
