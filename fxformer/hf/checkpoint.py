@@ -21,6 +21,7 @@ from fxformer.hf.family import Family, settings
 from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write_tensors
 from fxformer.hf.layout import Shape
 from fxformer.hf.names import Slot, slots
+from fxformer.hf.quantization import dequantiser
 from fxformer.model import Params, Transformer, abstract_params, floating
 from fxformer.sharding import Rules, param_shardings, plan
 
@@ -36,9 +37,10 @@ def load(
 ) -> tuple[Transformer, Params]:
     """Read a checkpoint of transformers: config.json and safetensors, memory-mapped, one tensor at a time.
 
-    dtype: of the parameters, whatever the dtype of the checkpoint. mesh, rules: where parameters go, each as soon as it
-    is read, so that no device ever holds them all; see `fxformer.sharding`. Raises ValueError for a setting or tensor
-    that is unknown, missing or of another shape, and for a mesh that does not fit, ImportError without safetensors.
+    dtype: of the parameters, whatever the dtype of the checkpoint; quantised ones are dequantised as they are read, see
+    `fxformer.hf.quantization`. mesh, rules: where parameters go, each as soon as it is read, so that no device ever
+    holds them all; see `fxformer.sharding`. Raises ValueError for a setting or tensor that is unknown, missing or of
+    another shape, for a quantisation that is not read and a mesh that does not fit, ImportError without safetensors.
     """
     if (mesh is None) != (rules is None):
         raise ValueError("mesh and rules say together where parameters go; give both or neither")
@@ -46,8 +48,10 @@ def load(
     config = read_json(folder / "config.json")
     family = family_of(config)
     understood = settings(family, config)
+    dequantise = dequantiser(config)
     params: dict[str, Array] = {}
-    with open_tensors(folder) as files:
+    with open_tensors(folder) as opened:
+        files = dequantise(opened)
         stored = {_bare(family, tensor.name): tensor for tensor in files}
         spec = family.read(family.amend(understood, stored))
         leaves, places = _shapes(spec), _places(spec, mesh, rules)

@@ -59,6 +59,7 @@ INERT = frozenset({
     "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
     "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+    "quantization_config", "compression_config",  # which `quantization` reads
 })  # fmt: skip
 FIXED: Settings = {
     "is_encoder_decoder": False,

@@ -1,37 +1,32 @@
 """The files of a checkpoint: config.json, and tensors in one .safetensors file or in several with an index."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+FLOAT8 = "F8_E4M3"
 
 
 class Stored(NamedTuple):
-    """A tensor in a memory-mapped file; nothing is read before `read`."""
+    """A tensor in a file, or one made of several; nothing is read before `read()`, and what it gives is not kept.
+
+    dtype: as a file's header says it, such as "BF16".
+    """
 
     name: str
-    file: Any
-
-    def read(self) -> np.ndarray:
-        """The tensor in its own dtype."""
-        return self.file.get_tensor(self.name)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape in the file's header."""
-        return tuple(self.file.get_slice(self.name).get_shape())
-
-    @property
-    def dtype(self) -> str:
-        """The dtype in the file's header, such as "BF16"."""
-        return self.file.get_slice(self.name).get_dtype()
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
 
 
 def _library() -> ModuleType:
@@ -73,9 +68,26 @@ def open_tensors(folder: Path) -> Iterator[list[Stored]]:
                 file = stack.enter_context(library.safe_open(path, framework="np"))
             except (library.SafetensorError, FileNotFoundError) as error:
                 raise ValueError(f"{path} cannot be read: {error}") from None
-            names = [name for name in file.keys() if places.get(name, path.name) == path.name]  # noqa: SIM118 (no mapping)
-            stored += [Stored(name, file) for name in names]
+            stored += [tensor for tensor in _tensors(path, file) if places.get(tensor.name, path.name) == path.name]
         yield stored
+
+
+def _tensors(path: Path, file: Any) -> Iterator[Stored]:
+    """The tensors of an open file. safetensors hands NumPy no floats of 8 bits; those are read from where they lie.
+
+    A file is the length of its header in 8 bytes, the header in JSON, and the bytes of the tensors.
+    """
+    with path.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(length))
+    for name in file.keys():  # noqa: SIM118 (no mapping)
+        shape, dtype, (begin, _) = tuple(header[name]["shape"]), header[name]["dtype"], header[name]["data_offsets"]
+        read = partial(_float8, path, 8 + length + begin, shape) if dtype == FLOAT8 else partial(file.get_tensor, name)
+        yield Stored(name, shape, dtype, read)
+
+
+def _float8(path: Path, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.fromfile(path, jnp.float8_e4m3fn, math.prod(shape), offset=offset).reshape(shape)
 
 
 def _places(folder: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """gpt-oss (`GptOssForCausalLM`): sinks, local and global layers, experts with biases and clipped gates.
 
-The experts of a layer are one tensor, in which channels of gate and up take turns. MXFP4 weights are not read.
+The experts of a layer are one tensor, in which channels of gate and up take turns; published, they are
+MXFP4, which `quantization` reads.
 """
 
 from dataclasses import replace
