@@ -51,5 +51,5 @@ def test_a_published_config_rotates_as_published(name, rotary):
 
 
 def test_yarn_also_scales_the_logits():
-    scales = {block.attention.scale for block in read("qwen3-8b-yarn").stack.blocks}
-    assert scales == {pytest.approx((0.1 * math.log(4) + 1) ** 2 / math.sqrt(128), rel=1e-12)}
+    (scale,) = {block.attention.scale for block in read("qwen3-8b-yarn").stack.blocks}
+    assert scale == pytest.approx((0.1 * math.log(4) + 1) ** 2 / math.sqrt(128), rel=1e-12)
