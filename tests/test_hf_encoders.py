@@ -190,9 +190,12 @@ def test_a_setting_that_is_not_understood_is_named(saved, changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"router_dtype": "bfloat16"}, "router_dtype='bfloat16'; only 'float32'"),
-        ({"encoder_sparse_step": -1}, "encoder_sparse_step=-1, which is no period"),
-        ({"expert_capacity": 0}, "expert_capacity=0, which makes no model; a usual value is 64"),
+        (
+            {"router_dtype": "bfloat16"},
+            "router_dtype='bfloat16'; only 'float32' is supported: in another one the router rounds",
+        ),
+        ({"encoder_sparse_step": -1}, "encoder_sparse_step=-1, which makes no model; give a whole number from 0"),
+        ({"expert_capacity": 0}, "expert_capacity=0, which makes no model; give .*, such as 64"),
     ],
 )
 def test_a_switch_setting_that_is_not_understood_is_named(changes, sentence):

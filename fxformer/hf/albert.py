@@ -124,6 +124,7 @@ ALBERT = Family(
         "id2label": None,
         "num_labels": 2,
     },
+    unseen=frozenset({"num_hidden_layers"}),  # which share their parameters
     fixed={"position_embedding_type": "absolute"},
     inert=frozenset(
         {"classifier_dropout_prob", "down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"}

@@ -211,7 +211,7 @@ BERT = Family(
         "layer_norm_eps": 1e-12,
         "tie_word_embeddings": True,
     },
-    fixed={"position_embedding_type": "absolute"},
+    fixed={"position_embedding_type": "absolute", "is_decoder": False},
     inert=frozenset(
         {
             "classifier_dropout",

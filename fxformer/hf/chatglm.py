@@ -7,6 +7,7 @@ script. Its gated layer is [up | gate].
 """
 
 import math
+from dataclasses import replace
 
 from fxformer.block import Block
 from fxformer.hf.family import Family, Settings, count
@@ -21,8 +22,10 @@ from fxformer.layers.project import Normal, Xavier
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.ops.mask import Causal, Prefix
-from fxformer.ops.rotary import Rotary
+from fxformer.ops.rotary import Linear, Rotary
 from fxformer.stack import Repeat, Stack
+
+SECOND = "chatglm2"  # in `_name_or_path` of the second generation
 
 
 def read_chatglm(settings: Settings) -> Transformer:
@@ -82,7 +85,7 @@ def read_chatglm2(settings: Settings) -> Transformer:
             heads=heads,
             kv_heads=settings["multi_query_group_num"],
             key_width=channels,
-            rotary=Rotary(width=channels // 2, pairing="interleaved"),
+            rotary=_stretched(settings, Rotary(width=channels // 2, pairing="interleaved")),
             bias=bias or settings["add_qkv_bias"],
             out_bias=bias,
             dropout=settings["attention_dropout"],
@@ -98,6 +101,18 @@ def read_chatglm2(settings: Settings) -> Transformer:
         stack=Stack(groups=(Repeat(settings["num_layers"], (block,)),), norm=norm),
         head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
     )
+
+
+def _stretched(settings: Settings, rotary: Rotary) -> Rotary:
+    """The rotation with `rope_ratio`, which one setting says of two: in the code of ChatGLM2-6B-32k positions are
+    divided by it, in that of ChatGLM3-6B-32k and GLM-4-9B the base is multiplied by it.
+    """
+    ratio = settings["rope_ratio"]
+    if ratio == 1:
+        return rotary
+    if SECOND in (settings["_name_or_path"] or "").lower():
+        return replace(rotary, scaling=Linear(factor=ratio))
+    return replace(rotary, base=rotary.base * ratio)
 
 
 def write_chatglm(spec: Transformer) -> Settings | None:
@@ -145,11 +160,20 @@ def write_chatglm2(spec: Transformer) -> Settings | None:
                 "add_qkv_bias": attention.bias,
                 "hidden_dropout": join.dropout,
                 "attention_dropout": attention.dropout,
+                **_write_ratio(rotary),
                 "rmsnorm": True,
                 "post_layer_norm": True,
                 "apply_residual_connection_post_layernorm": False,
             }
     return None
+
+
+def _write_ratio(rotary: Rotary) -> Settings:
+    """The ratio, and the name of the code that reads it so where that is not the later one."""
+    match rotary.scaling:
+        case Linear(factor=ratio):
+            return {"_name_or_path": SECOND, "rope_ratio": ratio}
+    return {"rope_ratio": rotary.base / Rotary(width=2).base}
 
 
 def _shared(spec: Transformer, attention: GQA) -> Settings:
@@ -230,7 +254,7 @@ CHATGLM = Family(
         tensor("lm_head.weight", "head.out.weight", layout=HEAD),
     ),
     prefix="transformer.",
-    buffers=("layers.*.attention.rotary_emb.inv_freq",),
+    buffers=("*rotary_emb.inv_freq",),
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
 )
 
@@ -250,6 +274,8 @@ CHATGLM2 = Family(
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
         "tie_word_embeddings": True,
+        "rope_ratio": 1.0,
+        "_name_or_path": None,
     },
     optional=frozenset({"kv_channels"}),
     fixed={
@@ -257,7 +283,6 @@ CHATGLM2 = Family(
         "rmsnorm": True,
         "post_layer_norm": True,
         "apply_residual_connection_post_layernorm": False,
-        "rope_ratio": 1,
         "pre_seq_len": None,
         "prefix_projection": False,
         "quantization_bit": 0,
@@ -272,7 +297,7 @@ CHATGLM2 = Family(
         tensor("transformer.output_layer.weight", "head.out.weight", layout=HEAD),
     ),
     prefix="transformer.",
-    buffers=("rotary_pos_emb.inv_freq",),
+    buffers=("*rotary_pos_emb.inv_freq",),
     copies={"transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"},
 )
 
@@ -294,5 +319,5 @@ GLM_130B = Family(
     write=write_glm_130b,
     tensors=(*TENSORS, *_layer("transformer.layers.{}", "attention", HEAD_BY_HEAD, ("up", "gate"))),
     prefix="transformer.",
-    buffers=("layers.*.attention.rotary_emb.inv_freq",),
+    buffers=("*rotary_emb.inv_freq",),
 )

@@ -1,5 +1,6 @@
 """`load` and `save`: a folder of transformers becomes a Spec and parameters, and back."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from os import PathLike
@@ -17,8 +18,9 @@ from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
 from fxformer.hf.families import FAMILIES, express, family_of
-from fxformer.hf.family import Family, settings
+from fxformer.hf.family import Family, settings, unread
 from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write_tensors
+from fxformer.hf.kinds import check_room
 from fxformer.hf.layout import Shape
 from fxformer.hf.names import Slot, slots
 from fxformer.hf.quantization import dequantiser
@@ -34,12 +36,14 @@ def load(
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
     rules: Rules | None = None,
+    strict: bool = False,
 ) -> tuple[Transformer, Params]:
     """Read a checkpoint of transformers: config.json and safetensors, memory-mapped, one tensor at a time.
 
     dtype: of the parameters, whatever the dtype of the checkpoint; quantised ones are dequantised as they are read, see
     `fxformer.hf.quantization`. mesh, rules: where parameters go, each as soon as it is read, so that no device ever
-    holds them all; see `fxformer.sharding`. Raises ValueError for a setting or tensor that is unknown, missing or of
+    holds them all; see `fxformer.sharding`. strict: refuse settings that nothing reads, of which a UserWarning says the
+    names otherwise. Raises ValueError for a setting or tensor that is unknown, missing or of
     another shape, for a quantisation that is not read and a mesh that does not fit, ImportError without safetensors.
     """
     if (mesh is None) != (rules is None):
@@ -48,12 +52,17 @@ def load(
     config = read_json(folder / "config.json")
     family = family_of(config)
     understood = settings(family, config)
+    _check_unread(unread(family, config, understood), strict)
     dequantise = dequantiser(config)
     params: dict[str, Array] = {}
     with open_tensors(folder) as opened:
         files = dequantise(opened)
         stored = {_bare(family, tensor.name): tensor for tensor in files}
-        spec = family.read(family.amend(understood, stored))
+        amended = family.amend(understood, stored)
+        # What config.json leaves out is no slip of the pen, and may be of a part that this model has not.
+        said = {key: value for key, value in amended.items() if value != family.defaults.get(key)}
+        check_room(said, files, family.unseen)
+        spec = family.read(amended)
         leaves, places = _shapes(spec), _places(spec, mesh, rules)
         lines = _lines(family, spec, leaves, stored)
         wanted = [slot for line in lines for slot in line]
@@ -108,6 +117,14 @@ def save(
         whole.rename(folder)
 
 
+def _check_unread(names: Sequence[str], strict: bool) -> None:
+    """Say which settings nothing reads, in one warning, or raise ValueError for them."""
+    if names and strict:
+        raise ValueError(f"config.json has {', '.join(names)}, which is unknown; remove it if it changes no logits")
+    if names:
+        warnings.warn(f"config.json has {', '.join(names)}, which nothing reads; strict=True refuses it", stacklevel=3)
+
+
 def _shapes(spec: Transformer) -> dict[str, Shape]:
     """The shape of each leaf of the parameters by its dotted path."""
     leaves = flatten_dict(nn.meta.unbox(abstract_params(spec)), sep=".")
@@ -138,7 +155,7 @@ def _lines(
     def known(lines: list[list[Slot]]) -> int:
         return sum(_bare(family, slot.name) in stored for line in lines for slot in line)
 
-    return max([slots(table, spec, leaves) for table in (family.tensors, *family.others)], key=known)
+    return max([slots(table, spec, leaves, len(stored) + 1) for table in (family.tensors, *family.others)], key=known)
 
 
 def _matched(

@@ -29,7 +29,7 @@ from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN, magnitude
+from fxformer.ops.rotary import Dynamic, Linear, Llama3, Rotary, YaRN, magnitude
 from fxformer.ops.route import Router, Sigmoid, TopK
 from fxformer.stack import Repeat, Stack
 
@@ -220,7 +220,7 @@ def _parts(spec: Transformer) -> Parts | None:
     """None where attention is of another kind."""
     ffns = [block.ffn for block in spec.stack.blocks]
     match spec.stack.blocks[0].attention:
-        case MLA(rotary=Rotary(scaling=None | Linear() | Llama3() | YaRN())) as attention:
+        case MLA(rotary=Rotary(scaling=None | Linear() | Dynamic() | Llama3() | YaRN())) as attention:
             return Parts(
                 attention,
                 next((ffn for ffn in ffns if type(ffn) is GLU), None),
@@ -398,10 +398,9 @@ V3_SIZES: Settings = {
     "norm_topk_prob": True,
     "max_position_embeddings": 4096,
 }
-INERT = frozenset({
-    "attention_dropout", "pretraining_tp", "output_router_logits", "head_dim", "qk_head_dim", "aux_loss_alpha",
-    "seq_aux", "ep_size", "num_nextn_predict_layers",
-})  # fmt: skip
+INERT = frozenset(
+    {"head_dim", "qk_head_dim", "aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers"}
+)
 LEFT_OUT = (*BUFFERS, "layers.{depth}.*")
 
 DEEPSEEK_V2 = Family(
@@ -426,6 +425,7 @@ DEEPSEEK_V2 = Family(
     },
     optional=frozenset({"q_lora_rank"}),
     fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
+    synonyms={"num_experts": "n_routed_experts"},
     inert=INERT | {"norm_topk_prob"},
     read=read_v2,
     write=write_v2,
@@ -440,6 +440,7 @@ DEEPSEEK_V3 = Family(
     defaults={**V3_SIZES, "rope_interleave": True},
     optional=frozenset({"q_lora_rank"}),
     fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+    synonyms={"num_local_experts": "n_routed_experts"},
     inert=INERT,
     read=read_v3,
     write=write_v3,
@@ -461,6 +462,7 @@ DEEPSEEK_V32 = Family(
         "index_topk": 2048,
     },
     fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "rope_interleave": True},
+    synonyms={"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"},
     inert=INERT | {"mlp_bias"},
     read=read_v32,
     write=write_v32,

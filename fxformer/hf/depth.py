@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 
 from fxformer.block import Block
 from fxformer.stack import Repeat, Stack
@@ -14,21 +13,27 @@ def fold(blocks: Sequence[Block]) -> tuple[Repeat, ...]:
     Local and global in turn is one repeat of two blocks, three dense ones before twenty sparse ones are two repeats.
     """
 
-    @cache
-    def best(start: int) -> tuple[int, tuple[Repeat, ...]]:
-        """(blocks in patterns, repeats) from block `start` on."""
-        if start == len(blocks):
-            return 0, ()
+    numbers: dict[Block, int] = {}
+    kinds = [numbers.setdefault(block, len(numbers)) for block in blocks]
+    if len(numbers) in (1, len(blocks)):  # one pattern, of one block or of all
+        return (Repeat(len(blocks) // len(numbers), tuple(numbers)),)
+    # (blocks in patterns, repeats, less what the first covers, how wide and how often it is) from each block on.
+    best: list[tuple[int, int, int, int, int]] = [(0, 0, 0, 0, 0)] * (len(blocks) + 1)
+    for start in reversed(range(len(blocks))):
         options = []
         for width in range(1, len(blocks) - start + 1):
-            pattern, n = tuple(blocks[start : start + width]), 1
-            while tuple(blocks[start + n * width : start + (n + 1) * width]) == pattern:
-                n += 1
-            cost, rest = best(start + n * width)
-            options.append((width + cost, (Repeat(n, pattern), *rest)))
-        return min(options, key=lambda option: (option[0], len(option[1]), -option[1][0].n * len(option[1][0].blocks)))
-
-    return best(0)[1]
+            end = start + width
+            while kinds[end : end + width] == kinds[start : start + width]:
+                end += width
+            cost, repeats, *_ = best[end]
+            options.append((width + cost, repeats + 1, start - end, width, (end - start) // width))
+        best[start] = min(options)
+    groups, start = [], 0
+    while start < len(blocks):
+        _, _, _, width, n = best[start]
+        groups.append(Repeat(n, tuple(blocks[start : start + width])))
+        start += n * width
+    return tuple(groups)
 
 
 def unfolded(stack: Stack) -> Stack:

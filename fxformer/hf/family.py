@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxformer.hf.files import Stored
+from fxformer.hf.foreign import NEUTRAL, check_foreign
+from fxformer.hf.kinds import KINDS, checked, shown
+from fxformer.hf.kinds import Settings as Settings
 from fxformer.hf.names import Tensor
+from fxformer.hf.rope import unread_rope
 from fxformer.model import Transformer
-
-Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +19,10 @@ class Family:
 
     architecture: the class that `transformers` makes of it.
     defaults: the settings that `read` sees, with the values `transformers` takes where config.json is silent.
-    optional: those of them that may be null. fixed: settings that are understood at this value only; `read` sees them
-    too. inert: settings that change no logits, unread.
+    optional: those of them that may be null, as may those whose default is null; what is no null is checked by KINDS.
+    synonyms: other names of them. unseen: sizes among them that no stored tensor shows.
+    fixed: settings that are understood at this value only; `read` sees them too. inert: settings that change no logits,
+    unread.
     read: settings -> Spec. write: Spec -> settings; None where the structure is another one, and where it is not,
     no more than a guess: reading it back decides.
     amend: settings and the stored tensors by name -> settings, where the tensors know better.
@@ -32,6 +36,8 @@ class Family:
     architecture: str
     defaults: Settings
     optional: frozenset[str] = frozenset()
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
     fixed: Settings = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     read: Callable[[Settings], Transformer]
@@ -46,24 +52,28 @@ class Family:
     repeated: tuple[str, ...] = ()
 
 
-# Settings of any model that change no logits: bookkeeping, tokens of the tokenizer, generation, dropout, labels.
+# Settings of any model that change no logits: bookkeeping, tokens of the tokenizer, generation, training, labels.
 INERT = frozenset({
     "architectures", "auto_map", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path",
     "name_or_path", "_commit_hash", "use_cache", "return_dict", "output_hidden_states", "output_attentions",
     "torchscript", "use_bfloat16", "gradient_checkpointing", "chunk_size_feed_forward", "tokenizer_class",
     "prefix", "task_specific_params", "problem_type", "finetuning_task", "num_labels", "_num_labels",
     "id2label", "label2id", "attn_implementation", "_attn_implementation", "bos_token_id", "eos_token_id",
-    "pad_token_id", "sep_token_id", "decoder_start_token_id", "max_length", "min_length", "max_new_tokens",
+    "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "max_length",
+    "min_length", "max_new_tokens",
     "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
     "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
-    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "cache_implementation",
+    "initializer_range", "initializer_factor", "hidden_dropout", "hidden_dropout_prob", "attention_dropout",
+    "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate", "router_jitter_noise",
+    "router_aux_loss_coef", "router_z_loss_coef", "output_router_logits", "pretraining_tp", "max_window_layers",
+    "output_past", "is_decoder",
     "quantization_config", "compression_config",  # which `quantization` reads
 })  # fmt: skip
 FIXED: Settings = {
     "is_encoder_decoder": False,
-    "is_decoder": False,
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
     "tie_encoder_decoder": False,
@@ -85,32 +95,59 @@ ACTIVATIONS = {
 ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 
-# What may stand for a default of each type.
-TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+# What another value of a fixed setting would change.
+CHANGES = {
+    "router_dtype": "in another one the router rounds its logits, and tokens near a tie go to other experts",
+}
 
 
 def settings(family: Family, config: Settings) -> Settings:
-    """Every setting that the family reads; raises ValueError for one that would change the model and is not read."""
-    fixed = {**FIXED, **family.fixed}
+    """Every setting that the family reads; raises ValueError for one that it may not be or that another model reads."""
+    config, fixed = _named(family, config), {**FIXED, **family.fixed}
     for key, value in config.items():
-        if key in fixed and value != fixed[key]:
-            raise ValueError(f"config.json has {key}={value!r}; only {fixed[key]!r} is supported")
-        known = key in fixed or key in family.defaults or key in INERT or key in family.inert
-        if not known and value is not None:
-            raise ValueError(f"config.json has {key}={value!r}, which is unknown; remove it if it changes no logits")
-    read = {key: config.get(key, default) for key, default in family.defaults.items()}
+        if key in fixed:
+            _check_fixed(key, value, fixed[key])
+        elif key not in family.defaults and key not in INERT and key not in family.inert:
+            check_foreign(key, value)
+    read = {}
     for key, default in family.defaults.items():
-        kind, value = type(default), read[key]
-        if value is None and key in family.optional:
-            continue
-        if kind in TYPES and (type(value) not in TYPES[kind] or (kind is int and value < 1)):
-            raise ValueError(f"config.json has {key}={value!r}, which makes no model; a usual value is {default!r}")
+        value = config.get(key, default)
+        null = value is None and (default is None or key in family.optional)
+        read[key] = None if null else checked(key, value, default)
     return {**family.fixed, **read}
 
 
+def unread(family: Family, config: Settings, understood: Settings) -> list[str]:
+    """The settings of config.json that nothing reads: each might as well not be there."""
+    known = {*FIXED, *family.fixed, *family.defaults, *family.synonyms, *INERT, *family.inert, *NEUTRAL, *KINDS}
+    beside = [key for key, value in config.items() if key not in known and value is not None]
+    if "rope_scaling" not in family.defaults:
+        return beside
+    return beside + unread_rope(understood, whole=family.defaults["partial_rotary_factor"] is None)
+
+
+def _check_fixed(key: str, value: Any, wanted: Any) -> None:
+    """Raise ValueError for another value than `wanted`; nothing, no and none are one."""
+    if value != wanted and (value or wanted):
+        why = f": {CHANGES[key]}" if key in CHANGES else ""
+        raise ValueError(f"config.json has {shown(key, value)}; only {wanted!r} is supported{why}")
+
+
+def _named(family: Family, config: Settings) -> Settings:
+    """The settings by the names that the family reads; raises ValueError where two names of one differ."""
+    found = {key: value for key, value in config.items() if key not in family.synonyms}
+    for other, name in family.synonyms.items():
+        here, there = found.get(name), config.get(other)
+        if here is not None and there is not None and here != there:
+            raise ValueError(f"config.json has {shown(name, here)} and {shown(other, there)}, which are one setting")
+        if there is not None:
+            found[name] = there
+    return found
+
+
 def count(settings: Settings, name: str, otherwise: int | None = None) -> int:
-    """A number that only some configs need, or that may be 0; `otherwise` where the config leaves it open."""
-    value = otherwise if settings[name] is None else settings[name]
-    if type(value) is not int:
-        raise ValueError(f"config.json has {name}={value!r}, which makes no model; give a number")
+    """A number that only some configs need; `otherwise` where the config leaves it open."""
+    value: int | None = otherwise if settings[name] is None else settings[name]
+    if value is None:
+        raise ValueError(f"config.json has {name}=None, which makes no model; give a number")
     return value

@@ -41,14 +41,23 @@ def _library() -> ModuleType:
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; raises ValueError where there is none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise ValueError(f"{file.parent} has no {file.name}; give the folder of a checkpoint") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"{file} nests its lists and objects too deeply to be read") from None
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object")
     return content
+
+
+def _no_number(name: str) -> None:
+    """NaN and infinities, which Python reads and JSON has not."""
+    raise ValueError(f"it holds {name}, which is no number")
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -66,7 +75,7 @@ def open_tensors(folder: Path) -> Iterator[list[Stored]]:
         for path in _files(folder, places):
             try:
                 file = stack.enter_context(library.safe_open(path, framework="np"))
-            except (library.SafetensorError, FileNotFoundError) as error:
+            except (library.SafetensorError, OSError) as error:
                 raise ValueError(f"{path} cannot be read: {error}") from None
             stored += [tensor for tensor in _tensors(path, file) if places.get(tensor.name, path.name) == path.name]
         yield stored
@@ -95,10 +104,15 @@ def _places(folder: Path) -> dict[str, str]:
     if (folder / SINGLE).exists() or not (folder / INDEX).exists():
         return {}
     places = read_json(folder / INDEX).get("weight_map")
-    beside = isinstance(places, dict) and all(type(name) is str and Path(name).name == name for name in places.values())
+    beside = isinstance(places, dict) and all(map(_is_file_name, places.values()))
     if not places or not beside:
         raise ValueError(f"{folder / INDEX} has no weight_map from each tensor to a file beside it")
     return places
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it names a file of the same folder."""
+    return type(name) is str and name not in ("", "..") and Path(name).name == name and name.isprintable()
 
 
 def _files(folder: Path, places: Mapping[str, str]) -> list[Path]:

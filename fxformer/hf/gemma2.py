@@ -98,7 +98,7 @@ GEMMA2 = Family(
     },
     optional=frozenset({"sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}),
     fixed={"mlp_bias": False, "use_bidirectional_attention": None},
-    inert=frozenset({"attention_dropout", "hidden_act", "cache_implementation"}),
+    inert=frozenset({"hidden_act"}),
     read=read,
     write=write,
     tensors=(

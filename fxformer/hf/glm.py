@@ -14,6 +14,7 @@ from fxformer.hf.llama import (
     COPIES,
     EMBED,
     NORMS,
+    head_width,
     read_attention,
     read_glu,
     read_model,
@@ -21,14 +22,16 @@ from fxformer.hf.llama import (
     write_model,
 )
 from fxformer.hf.names import tensor
-from fxformer.hf.rope import DEFAULTS
+from fxformer.hf.rope import DEFAULTS, part_of
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 
 
 def read(settings: Settings) -> Transformer:
     """The Spec of a GLM-4 config."""
-    attention = replace(read_attention(settings, pairing="interleaved"), out_bias=False)
+    attention = replace(
+        read_attention(settings, pairing="interleaved", rotated=part_of(settings, head_width(settings))), out_bias=False
+    )
     residual = Residual(placement="pre", norm=read_norm(settings))
     block = Block(attention=attention, ffn=read_glu(settings), residual=residual)
     return read_model(settings, [block] * settings["num_hidden_layers"])
@@ -49,7 +52,6 @@ GLM = Family(
         "num_attention_heads": 32,
         "num_key_value_heads": 2,
         "head_dim": 128,
-        "partial_rotary_factor": 0.5,
         "hidden_act": "silu",
         "max_position_embeddings": 131072,
         "rms_norm_eps": 1.5625e-7,
@@ -57,9 +59,10 @@ GLM = Family(
         "initializer_range": 0.02,
         "tie_word_embeddings": False,
         **DEFAULTS,
+        "partial_rotary_factor": 0.5,
     },
+    optional=frozenset({"head_dim"}),
     fixed={"mlp_bias": False},
-    inert=frozenset({"attention_dropout"}),
     read=read,
     write=write,
     tensors=(

@@ -4,8 +4,10 @@ Dropout of attention weights has no counterpart; it changes no logits outside of
 """
 
 import math
+from dataclasses import replace
 
 from fxformer.block import Block
+from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes, Fused
 from fxformer.hf.names import tensor
@@ -18,7 +20,7 @@ from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.stack import Repeat, Stack
+from fxformer.stack import Stack
 
 
 def read(settings: Settings) -> Transformer:
@@ -27,11 +29,13 @@ def read(settings: Settings) -> Transformer:
     norm = Norm(kind="layer", eps=settings["layer_norm_epsilon"], bias=True)
     deviation = settings["initializer_range"]
     init, out_init = Normal(deviation), Normal(deviation / math.sqrt(2 * depth))
+    key_width = width // heads
     block = Block(
         attention=GQA(
             heads=heads,
             kv_heads=heads,
-            key_width=width // heads,
+            key_width=key_width,
+            scale=None if settings["scale_attn_weights"] else 1.0,
             bias=True,
             out_bias=True,
             init=init,
@@ -55,24 +59,32 @@ def read(settings: Settings) -> Transformer:
             dropout=settings["embd_pdrop"],
             init=init,
         ),
-        stack=Stack(groups=(Repeat(depth, (block,)),), norm=norm),
+        stack=Stack(groups=fold(_scaled(settings, block)), norm=norm),
         head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
     )
 
 
+def _scaled(settings: Settings, block: Block) -> list[Block]:
+    """The layers, which differ where logits of layer i, from 1 on, are also divided by i."""
+    blocks = [block] * settings["n_layer"]
+    if not settings["scale_attn_by_inverse_layer_idx"]:
+        return blocks
+    width = settings["n_embd"] // settings["n_head"]
+    scale = width**-0.5 if settings["scale_attn_weights"] else 1.0
+    later = [replace(block, attention=replace(block.attention, scale=scale / i)) for i in range(2, len(blocks) + 1)]
+    return [block, *later]
+
+
 def write(spec: Transformer) -> Settings | None:
     """The config of a pre-norm decoder with learned positions and an MLP."""
-    embed, norm = spec.embed, spec.stack.norm
-    match embed.position, spec.stack.groups:
-        case (
-            Learned(limit=length),
-            (Repeat(n=depth, blocks=(Block(attention=GQA(heads=heads), ffn=MLP() as ffn, residual=residual),)),),
-        ):
+    embed, norm, blocks = spec.embed, spec.stack.norm, spec.stack.blocks
+    match embed.position, blocks[0]:
+        case Learned(limit=length), Block(attention=GQA(heads=heads) as attention, ffn=MLP() as ffn, residual=residual):
             return {
                 "vocab_size": embed.vocab,
                 "n_positions": length,
                 "n_embd": embed.width,
-                "n_layer": depth,
+                "n_layer": len(blocks),
                 "n_head": heads,
                 "n_inner": ffn.inner,
                 "activation_function": nearest(ACTIVATION_NAMES, ffn.activation, "activation of transformers"),
@@ -82,6 +94,8 @@ def write(spec: Transformer) -> Settings | None:
                 "layer_norm_epsilon": norm.eps,
                 "initializer_range": embed.init.std(embed.width, embed.vocab),
                 "tie_word_embeddings": spec.head == Tied(),
+                "scale_attn_weights": attention.scale is None,
+                "scale_attn_by_inverse_layer_idx": len({block.attention for block in blocks}) > 1,
             }
     return None
 
@@ -133,15 +147,20 @@ GPT2 = Family(
         "layer_norm_epsilon": 1e-5,
         "initializer_range": 0.02,
         "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
     },
-    fixed={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    synonyms={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
     inert=frozenset(
         {
-            "attn_pdrop",
             "n_ctx",
             "n_special",
             "predict_special_tokens",
-            "output_past",
             "reorder_and_upcast_attn",
             "summary_type",
             "summary_use_proj",

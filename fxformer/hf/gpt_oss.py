@@ -99,17 +99,10 @@ GPT_OSS = Family(
         **DEFAULTS,
         "rope_theta": 150_000.0,
     },
-    optional=frozenset({"sliding_window"}),
+    optional=frozenset({"sliding_window", "num_key_value_heads", "head_dim"}),
+    synonyms={"num_experts": "num_local_experts"},
     fixed={"mlp_bias": True, "hidden_act": "silu", "swiglu_alpha": 1.702},
-    inert=frozenset(
-        {
-            "attention_dropout",
-            "output_router_logits",
-            "router_aux_loss_coef",
-            "experts_per_token",
-            "initial_context_length",
-        }
-    ),
+    inert=frozenset({"experts_per_token", "initial_context_length"}),
     read=read,
     write=write,
     tensors=(

@@ -23,7 +23,7 @@ from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN
+from fxformer.ops.rotary import Dynamic, Linear, Llama3, Rotary, YaRN
 from fxformer.stack import Stack
 
 
@@ -39,11 +39,20 @@ def read_norm(settings: Settings) -> Norm:
     return Norm(kind="rms", eps=settings["rms_norm_eps"])
 
 
-def read_attention(settings: Settings, *, divisor: int | None = None, pairing: str = "half") -> GQA:
-    """Causal attention with rotation; divisor: logits are divided by its root, None is by that of a head's width."""
-    heads = settings["num_attention_heads"]
-    key_width = count(settings, "head_dim", settings["hidden_size"] // heads)
-    rotary, magnitude = read_rope(settings, key_width)
+def head_width(settings: Settings) -> int:
+    """Channels of a head."""
+    return count(settings, "head_dim", settings["hidden_size"] // settings["num_attention_heads"])
+
+
+def read_attention(
+    settings: Settings, *, divisor: int | None = None, pairing: str = "half", rotated: int | None = None
+) -> GQA:
+    """Causal attention with rotation.
+
+    divisor: logits are divided by its root, None is by that of a head's width. rotated: as in `read_rope`.
+    """
+    heads, key_width = settings["num_attention_heads"], head_width(settings)
+    rotary, magnitude = read_rope(settings, key_width, rotated)
     rotary = replace(rotary, pairing=pairing)
     if rotary.width < key_width:
         rotary, magnitude = replace(rotary, gain=magnitude), 1.0
@@ -100,7 +109,7 @@ def write_model(
     """
     embed, block = spec.embed, spec.stack.blocks[0]
     match block.attention, ffn:
-        case GQA(rotary=Rotary(scaling=None | Linear() | Llama3() | YaRN()) as rotary) as attention, GLU():
+        case GQA(rotary=Rotary(scaling=None | Linear() | Dynamic() | Llama3() | YaRN()) as rotary) as attention, GLU():
             root = math.sqrt(attention.key_width if divisor is None else divisor)
             magnitude = rotary.gain if attention.scale is None else math.sqrt(attention.scale * root)
             config = {
@@ -155,7 +164,8 @@ FFN = (
     tensor("model.layers.{}.mlp.up_proj.bias", "stack.{}.ffn.up.bias"),
     tensor("model.layers.{}.mlp.down_proj.bias", "stack.{}.ffn.down.bias"),
 )
-BUFFERS = ("layers.*.self_attn.rotary_emb.inv_freq",)
+# Frequencies and their tables, of a layer or of the model.
+BUFFERS = ("*rotary_emb.inv_freq", "*rotary_emb.original_inv_freq", "*rotary_emb.cos_cached", "*rotary_emb.sin_cached")
 COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
 
 LLAMA = Family(
@@ -178,7 +188,7 @@ LLAMA = Family(
         **DEFAULTS,
     },
     fixed={"rope_interleaved": False},
-    inert=frozenset({"attention_dropout", "pretraining_tp", "max_sequence_length", "is_llama_config"}),
+    inert=frozenset({"max_sequence_length", "is_llama_config"}),
     read=read,
     write=write,
     tensors=(*EMBED, *NORMS, *ATTENTION, *FFN),

@@ -82,8 +82,9 @@ MIXTRAL = Family(
         **DEFAULTS,
         "rope_theta": 1e6,
     },
+    optional=frozenset({"num_key_value_heads"}),
+    synonyms={"num_experts": "num_local_experts"},
     fixed={"attention_bias": False, "mlp_bias": False},
-    inert=frozenset({"attention_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
     read=read,
     write=write,
     tensors=(

@@ -8,6 +8,7 @@ each layer and expert. In our path `{}` is the block that holds a leaf; in their
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from fxformer.hf.layout import Layout, Same, Shape, packed_shape
 from fxformer.model import Transformer
@@ -55,9 +56,14 @@ def tensor(
     return Tensor(name, paths, layout, beside, without)
 
 
-def slots(table: Iterable[Tensor], spec: Transformer, leaves: Mapping[str, Shape]) -> list[list[Slot]]:
-    """The tensors of a model whose leaves have these shapes, line by line; a line for leaves it lacks is empty."""
-    lines = [[slot for slot in _line(line, spec, leaves)] for line in table]
+def slots(
+    table: Iterable[Tensor], spec: Transformer, leaves: Mapping[str, Shape], most: int | None = None
+) -> list[list[Slot]]:
+    """The tensors of a model whose leaves have these shapes, line by line; a line for leaves it lacks is empty.
+
+    most: a line ends there, where more tensors cannot be found anyway; None is for all of them.
+    """
+    lines = [list(islice(_line(line, spec, leaves), most)) for line in table]
     nameless = set(leaves) - {path for line in lines for slot in line for path in slot.paths}
     assert not nameless, f"no tensor of the name table holds {sorted(nameless)}"
     return lines

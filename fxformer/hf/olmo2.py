@@ -55,7 +55,6 @@ OLMO2 = Family(
         **DEFAULTS,
     },
     fixed={"mlp_bias": False},
-    inert=frozenset({"attention_dropout"}),
     read=read,
     write=write,
     tensors=(

@@ -69,9 +69,8 @@ QWEN3 = Family(
         "tie_word_embeddings": False,
         **DEFAULTS,
     },
-    optional=frozenset({"sliding_window"}),
+    optional=frozenset({"sliding_window", "num_key_value_heads"}),
     fixed={"mlp_bias": False},
-    inert=frozenset({"attention_dropout"}),
     read=read,
     write=write,
     tensors=(

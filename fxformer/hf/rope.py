@@ -5,15 +5,22 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
-from fxformer.hf.family import Settings
-from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN, magnitude
+from fxformer.hf.kinds import LARGEST, Settings, checked, shown
+from fxformer.ops.rotary import Dynamic, Linear, Llama3, Rotary, YaRN, magnitude
 
-DEFAULTS = {"rope_theta": 10_000.0, "rope_scaling": None, "rope_parameters": None}
+DEFAULTS: Settings = {
+    "rope_theta": 10_000.0,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "partial_rotary_factor": None,
+    "original_max_position_embeddings": None,
+}
 
 # rope_type -> our scaling, and its fields with their names.
 SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
     "default": (NoneType, {}),
     "linear": (Linear, {"factor": "factor"}),
+    "dynamic": (Dynamic, {"factor": "factor", "original_length": "max_position_embeddings"}),
     "llama3": (
         Llama3,
         {
@@ -35,40 +42,80 @@ SCALINGS: dict[str, tuple[type, dict[str, str]]] = {
     ),
 }
 MAGNITUDES = ("attention_factor", "mscale", "mscale_all_dim")  # of "yarn"
-SIGNED = ("mscale", "mscale_all_dim")  # of any size; 0 is as if they were not there
+# What a rope_type that is refused would change.
+CHANGES = {
+    "longrope": "it divides each frequency by a factor of its own, of one list up to a length and of another beyond",
+    "proportional": "it leaves the slowest channel pairs of a head where they are",
+    "mrope": "it rotates by three positions, of time, height and width",
+}
 
 
-def read_rope(settings: Settings, width: int) -> tuple[Rotary, float]:
-    """The rotation in heads of `width` channels, and the factor on what it rotates that comes with "yarn"."""
-    rope = {key: value for key, value in rope_of(settings).items() if value is not None}
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    rope.pop("type", None)
-    if kind not in SCALINGS:
-        raise ValueError(f"config.json has rope_type={kind!r}; only {', '.join(SCALINGS)} are supported")
+def read_rope(settings: Settings, width: int, rotated: int | None = None) -> tuple[Rotary, float]:
+    """The rotation in heads of `width` channels, and the factor on what it rotates that comes with "yarn".
+
+    rotated: of a family that rotates a part of a head, how many channels; None is for one that rotates whole heads.
+    """
+    rope, kind = rope_of(settings), rope_type(settings)
     make, names = SCALINGS[kind]
-    base = rope.pop("rope_theta", settings["rope_theta"])
-    rotated = width
-    if "partial_rotary_factor" in settings:
-        factor = rope.pop("partial_rotary_factor", settings["partial_rotary_factor"])
-        rotated = int(width * factor)
-        if rotated < 2 or rotated % 2:
-            raise ValueError(
-                f"config.json has partial_rotary_factor={factor!r}, which rotates {rotated} of {width} channels; "
-                "only an even number of them is supported"
-            )
-    if "original_length" in names:
-        rope.setdefault(names["original_length"], settings["max_position_embeddings"])
-    unknown = set(rope) - set(names.values()) - set(MAGNITUDES if kind == "yarn" else ())
-    if unknown:
-        raise ValueError(f"config.json has {min(unknown)} with rope_type={kind!r}, where it is unknown")
-    if "factor" in names and "factor" not in rope:
+    base = checked("rope_theta", rope.get("rope_theta", settings["rope_theta"]))
+    if rotated is None and kind != "default" and rotated_share(settings) not in (None, 1):
+        raise ValueError(
+            f"config.json has partial_rotary_factor={rotated_share(settings)} with rope_type={kind!r}, but this model "
+            "rotates whole heads; only 1 is supported"
+        )
+    given = {key: checked(key, value) for key, value in rope.items() if key in (*names.values(), *MAGNITUDES)}
+    for length in set(names.values()) & {"max_position_embeddings", "original_max_position_embeddings"}:
+        # transformers asks outside of the object first, and takes the longest text where it is silent.
+        given[length] = settings[length] or given.get(length) or settings["max_position_embeddings"]
+    if "factor" in names and "factor" not in given:
         raise ValueError(f"config.json has rope_type={kind!r} and no factor")
-    for key, value in {"rope_theta": base, **rope}.items():
-        number = type(value) in (int, float) and (value > 0 or key in SIGNED)
-        if not (type(value) is bool if key == "truncate" else number):
-            raise ValueError(f"config.json has {key}={value!r} with rope_type={kind!r}, which rotates nothing")
-    scaling = make(**{ours: rope[theirs] for ours, theirs in names.items() if theirs in rope})
-    return Rotary(width=rotated, base=base, scaling=scaling), _magnitude(rope) if kind == "yarn" else 1.0
+    scaling = make(**{ours: given[theirs] for ours, theirs in names.items() if theirs in given})
+    rotary = Rotary(width=width if rotated is None else rotated, base=base, scaling=scaling)
+    return rotary, _magnitude(given) if kind == "yarn" else 1.0
+
+
+def part_of(settings: Settings, width: int) -> int:
+    """How many channels of a head of `width` a family that rotates a part of it rotates."""
+    factor = rotated_share(settings)
+    rotated = int(width * factor)
+    if rotated < 2 or rotated % 2:
+        raise ValueError(
+            f"config.json has partial_rotary_factor={factor!r}, which rotates {rotated} of {width} channels; "
+            "only an even number of them is supported"
+        )
+    return rotated
+
+
+def rotated_share(settings: Settings) -> Any:
+    """The share of a head that is rotated, None where nothing is said of it."""
+    share = rope_of(settings).get("partial_rotary_factor", settings["partial_rotary_factor"])
+    return None if share is None else checked("partial_rotary_factor", share)
+
+
+def rope_type(settings: Settings) -> str:
+    """The key of SCALINGS; raises ValueError for a rotation that is not among them."""
+    rope = rope_of(settings)
+    kind = checked("rope_type", rope.get("rope_type", rope.get("type", "default")))
+    if kind not in SCALINGS:
+        why = f": {CHANGES[kind]}" if kind in CHANGES else ""
+        raise ValueError(f"config.json has rope_type={kind!r}; only {', '.join(SCALINGS)} are supported{why}")
+    return kind
+
+
+def unread_rope(settings: Settings, *, whole: bool) -> list[str]:
+    """What the object of a rotation has beside what its type reads; transformers passes over it too.
+
+    whole: the family rotates whole heads, whatever share of them it is told.
+    """
+    kind, rope = rope_type(settings), rope_of(settings)
+    read = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALINGS[kind][1].values()}
+    more = MAGNITUDES if kind == "yarn" else ()
+    beside = [key for key in rope if key not in (*read, *more)]
+    for key in beside:
+        if isinstance(rope[key], Mapping):
+            raise ValueError(f"config.json has a rotation for {key!r} alone; only one for all layers is supported")
+    share = ["partial_rotary_factor"] if whole and rotated_share(settings) not in (None, 1) else []
+    return [*beside, *share]
 
 
 def write_rope(rotary: Rotary, magnitude: float) -> Settings:
@@ -78,9 +125,11 @@ def write_rope(rotary: Rotary, magnitude: float) -> Settings:
     """
     kind, names = next((kind, names) for kind, (make, names) in SCALINGS.items() if make is type(rotary.scaling))
     scaling: dict[str, Any] = {theirs: getattr(rotary.scaling, ours) for ours, theirs in names.items()}
-    longest = {}
-    if "original_length" in names:
-        longest["max_position_embeddings"] = int(scaling["factor"] * scaling[names["original_length"]])
+    longest = {"max_position_embeddings": scaling.pop("max_position_embeddings")} if kind == "dynamic" else {}
+    if "original_max_position_embeddings" in scaling:
+        longest["max_position_embeddings"] = int(
+            min(scaling["factor"] * scaling["original_max_position_embeddings"], LARGEST)
+        )
     if kind == "yarn" and not math.isclose(magnitude, _magnitude(scaling), rel_tol=1e-12):
         scaling["attention_factor"] = magnitude
     typed = {"rope_type": kind, **scaling}
@@ -99,11 +148,9 @@ def share(part: int, whole: int) -> float:
 
 
 def rope_of(settings: Settings) -> Mapping[str, Any]:
-    """The dict that counts, in the order of transformers 5."""
+    """The object that counts, in the order of transformers 5, without what is null."""
     rope = settings["rope_scaling"] or settings["rope_parameters"] or {}
-    if not isinstance(rope, Mapping):
-        raise ValueError(f'config.json has {rope!r} for its rotation; give an object like {{"rope_type": "default"}}')
-    return rope
+    return {key: value for key, value in rope.items() if value is not None}
 
 
 def _magnitude(rope: Mapping[str, Any]) -> float:
@@ -112,5 +159,8 @@ def _magnitude(rope: Mapping[str, Any]) -> float:
     if "attention_factor" in rope:
         return rope["attention_factor"]
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return magnitude(factor, rope["mscale"]) / magnitude(factor, rope["mscale_all_dim"])
+        whole = magnitude(factor, rope["mscale_all_dim"])
+        if whole == 0:
+            raise ValueError(f"config.json has {shown('mscale_all_dim', rope['mscale_all_dim'])}, a magnitude of 0")
+        return magnitude(factor, rope["mscale"]) / whole
     return magnitude(factor)

@@ -60,8 +60,6 @@ def _step(settings: Settings, side: str, depth: int) -> int:
     sparse = 3 if sparse is None else sparse
     if step is None:
         step = depth // sparse if sparse else depth
-    if type(step) is not int or step < 0:
-        raise ValueError(f"config.json has {side}_sparse_step={step!r}, which is no period; use 0 for no sparse block")
     return step
 
 
@@ -137,6 +135,7 @@ SWITCH = Family(
         "router_jitter_noise": 0.01,
         "dense_act_fn": "relu",
     },
+    synonyms=t5.SYNONYMS,
     fixed={
         "is_encoder_decoder": True,
         "is_gated_act": False,
@@ -150,10 +149,7 @@ SWITCH = Family(
             "add_router_probs",
             "feed_forward_proj",
             "n_positions",
-            "output_past",
-            "router_aux_loss_coef",
             "router_ignore_padding_tokens",
-            "router_z_loss_coef",
         }
     ),
     read=read,

@@ -226,6 +226,7 @@ DEFAULTS = {
     "initializer_factor": 1.0,
     "tie_word_embeddings": True,
 }
+SYNONYMS = {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 # A head of logit biases of cross-attention was stored with the first checkpoints and never read.
 BUFFERS = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
@@ -240,8 +241,9 @@ T5 = Family(
         "is_gated_act": None,
         "scale_decoder_outputs": None,
     },
+    synonyms={**SYNONYMS, "head_dim": "d_kv"},
     fixed={"is_encoder_decoder": True},
-    inert=frozenset({"n_positions", "output_past", "classifier_dropout"}),
+    inert=frozenset({"n_positions", "classifier_dropout"}),
     read=read,
     write=write,
     amend=amend,

@@ -9,7 +9,7 @@ from fxformer.ops.lsh import lsh_attend, lsh_buckets
 from fxformer.ops.mask import Blocks, Causal, Full, Mask, Prefix, Strided, Window, visible
 from fxformer.ops.norm import NORMS, layer_norm, rms_norm
 from fxformer.ops.position import sinusoids
-from fxformer.ops.rotary import NTK, PAIRINGS, SCALINGS, Linear, Llama3, Rotary, YaRN, angles, rotate
+from fxformer.ops.rotary import NTK, PAIRINGS, SCALINGS, Dynamic, Linear, Llama3, Rotary, YaRN, angles, rotate
 from fxformer.ops.route import ROUTERS, GShard, Sigmoid, Switch, TopK, balance, route
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, temper
 from fxformer.ops.select import index_scores, top_k_mask
@@ -22,6 +22,6 @@ __all__ = [
     "relu", "gelu_erf", "gelu_tanh", "silu", "relu2",
     "Mask", "Full", "Causal", "Window", "Prefix", "Strided", "Blocks", "visible",
     "Switch", "GShard", "TopK", "Sigmoid", "Capacity", "Dropless",
-    "Rotary", "Linear", "NTK", "YaRN", "Llama3", "LogitBias", "BucketBias", "DistanceBias",
+    "Rotary", "Linear", "NTK", "Dynamic", "YaRN", "Llama3", "LogitBias", "BucketBias", "DistanceBias",
     "NORMS", "ACTIVATIONS", "KERNELS", "PAIRINGS", "SCALINGS", "ROUTERS", "DISPATCHES",
 ]  # fmt: skip

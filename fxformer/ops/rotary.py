@@ -29,6 +29,24 @@ class NTK:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dynamic:
+    """NTK-aware scaling by how much longer than `original_length` the text is; up to there nothing is scaled.
+
+    A text of L tokens has the base times (factor L / original_length - (factor - 1))^(p / (p - 2)), where L is the
+    largest position of a call, over all rows, and one more. So beyond the original length what a call says depends on
+    its other rows, and a text read in parts is not what it is at once: a part is rotated by the length that it had. In
+    transformers, whose "dynamic" this is, too.
+    """
+
+    factor: float
+    original_length: int
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise ValueError(f"factor={self.factor} has no base for every length; use 1.0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class YaRN:
     """Interpolate slow channels, keep fast ones, ramp between. Peng et al. 2023, section 3.
 
@@ -56,7 +74,7 @@ class Llama3:
             raise ValueError(f"low={self.low} is not less than high={self.high}; there is nothing between them")
 
 
-Scaling = Linear | NTK | YaRN | Llama3
+Scaling = Linear | NTK | Dynamic | YaRN | Llama3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +107,35 @@ def _base_frequencies(width: int, base: float) -> np.ndarray:
     return base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
 
 
-def _linear(rotary: Rotary, scaling: Linear) -> np.ndarray:
+def _linear(rotary: Rotary, scaling: Linear, pos: Array | None) -> np.ndarray:
     return _base_frequencies(rotary.width, rotary.base) / scaling.factor
 
 
-def _ntk(rotary: Rotary, scaling: NTK) -> np.ndarray:
+def _ntk(rotary: Rotary, scaling: NTK, pos: Array | None) -> np.ndarray:
+    return _base_frequencies(rotary.width, rotary.base * scaling.factor ** _ntk_power(rotary))
+
+
+def _ntk_power(rotary: Rotary) -> float:
+    """p / (p - 2), the power of a factor on the base that divides the slowest frequency by that factor."""
     if rotary.width == 2:
         raise ValueError(f"NTK scaling of rotary width={rotary.width} has no slower pair to stretch; use 4 or more")
-    return _base_frequencies(rotary.width, rotary.base * scaling.factor ** (rotary.width / (rotary.width - 2)))
+    return rotary.width / (rotary.width - 2)
 
 
-def _yarn(rotary: Rotary, scaling: YaRN) -> np.ndarray:
+def _dynamic(rotary: Rotary, scaling: Dynamic, pos: Array | None) -> np.ndarray | Array:
+    plain, power = _base_frequencies(rotary.width, rotary.base), _ntk_power(rotary)
+    if pos is None:
+        return plain
+    length = jnp.max(pos, initial=0).astype(jnp.float32) + 1
+    stretch = scaling.factor * length / scaling.original_length - (scaling.factor - 1)
+    share = np.arange(0, rotary.width, 2, dtype=np.float32) / rotary.width
+    return jnp.asarray(plain, jnp.float32) * jnp.maximum(stretch, 1) ** (-power * share)
+
+
+def _yarn(rotary: Rotary, scaling: YaRN, pos: Array | None) -> np.ndarray:
+    if rotary.base == 1:
+        raise ValueError(f"YaRN of base={rotary.base} turns all pairs alike and has no slow ones; use another base")
+
     def channel(turns: float) -> float:
         """The pair that makes `turns` rotations over the original length."""
         return rotary.width * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(rotary.base))
@@ -114,21 +150,31 @@ def _yarn(rotary: Rotary, scaling: YaRN) -> np.ndarray:
     return plain / scaling.factor * ramp + plain * (1 - ramp)
 
 
-def _llama3(rotary: Rotary, scaling: Llama3) -> np.ndarray:
+def _llama3(rotary: Rotary, scaling: Llama3, pos: Array | None) -> np.ndarray:
     plain = _base_frequencies(rotary.width, rotary.base)
     turns = scaling.original_length * plain / (2 * math.pi)
     keep = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
     return plain * keep + plain / scaling.factor * (1 - keep)
 
 
-SCALINGS: dict[type, Callable[..., np.ndarray]] = {Linear: _linear, NTK: _ntk, YaRN: _yarn, Llama3: _llama3}
+SCALINGS: dict[type, Callable[..., np.ndarray | Array]] = {
+    Linear: _linear,
+    NTK: _ntk,
+    Dynamic: _dynamic,
+    YaRN: _yarn,
+    Llama3: _llama3,
+}
 
 
-def frequencies(rotary: Rotary) -> np.ndarray:
-    """float64 [p / 2]: radians a token of each channel pair, scaling applied."""
+def frequencies(rotary: Rotary, pos: Array | None = None) -> np.ndarray | Array:
+    """float64 [p / 2]: radians a token of each channel pair, scaling applied.
+
+    pos: every position of the call, for which only `Dynamic` asks, which then answers in float32; None is none beyond
+    what it was made for.
+    """
     if rotary.scaling is None:
         return _base_frequencies(rotary.width, rotary.base)
-    return SCALINGS[type(rotary.scaling)](rotary, rotary.scaling)
+    return SCALINGS[type(rotary.scaling)](rotary, rotary.scaling, pos)
 
 
 def magnitude(factor: float, mscale: float = 1.0) -> float:
@@ -146,7 +192,7 @@ def angles(pos: Array, rotary: Rotary) -> Array:
         raise ValueError(
             f"positions have {pos_BTx.shape[-1]} streams, rotary has {rotary.streams}; give {rotary.streams}"
         )
-    return pos_BTx[..., None].astype(jnp.float32) * jnp.asarray(frequencies(rotary), jnp.float32)
+    return pos_BTx[..., None].astype(jnp.float32) * jnp.asarray(frequencies(rotary, pos_BTx), jnp.float32)
 
 
 def _half(x: Array, cos: Array, sin: Array) -> Array:

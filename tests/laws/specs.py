@@ -24,7 +24,7 @@ from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import Blocks, Mask, Prefix, Strided, Window
 from fxformer.ops.norm import ACROSS_TOKENS, NORMS
-from fxformer.ops.rotary import NTK, Linear, Llama3, Rotary, Scaling, YaRN
+from fxformer.ops.rotary import NTK, Dynamic, Linear, Llama3, Rotary, Scaling, YaRN
 from fxformer.stack import Repeat
 from fxformer.verify import lawful
 from fxformer.walk import parts
@@ -49,6 +49,7 @@ VARIANTS = {
 SCALED: dict[type, Scaling] = {
     Linear: Linear(factor=3.0),
     NTK: NTK(factor=4.0),
+    Dynamic: Dynamic(factor=2.5, original_length=64),
     YaRN: YaRN(factor=8.0, original_length=64, fast=2.0, slow=0.5),
     Llama3: Llama3(factor=8.0, original_length=64),
 }

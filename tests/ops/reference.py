@@ -47,12 +47,18 @@ def sinusoids(pos, width, base=10_000.0):
                      for i in range(width)])  # fmt: skip
 
 
-def frequencies(spec: rotary.Rotary):
-    """Radians a token of each pair of channels; the scalings as their papers or their reference code print them."""
+def frequencies(spec: rotary.Rotary, length=0):
+    """Radians a token of each pair of channels; the scalings as their papers or their reference code print them.
+
+    length: of the text, which only one of them reads.
+    """
     p, scaling = spec.width, spec.scaling
     base = spec.base
     if isinstance(scaling, rotary.NTK):
         base = base * scaling.factor ** (p / (p - 2))
+    if isinstance(scaling, rotary.Dynamic) and length > scaling.original_length:
+        stretch = scaling.factor * length / scaling.original_length - (scaling.factor - 1)
+        base = base * stretch ** (p / (p - 2))
     plain = [base ** (-2 * i / p) for i in range(p // 2)]
     if isinstance(scaling, rotary.Linear):
         return [w / scaling.factor for w in plain]
@@ -70,7 +76,7 @@ def frequencies(spec: rotary.Rotary):
         return [w / scaling.factor * r + w * (1 - r) for w, r in zip(plain, ramp, strict=True)]
     if isinstance(scaling, rotary.Llama3):
         return [_llama3(w, scaling) for w in plain]
-    assert scaling is None or isinstance(scaling, rotary.NTK)
+    assert scaling is None or isinstance(scaling, (rotary.NTK, rotary.Dynamic))
     return plain
 
 

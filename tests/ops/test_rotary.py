@@ -10,13 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxformer.ops.rotary import NTK, PAIRINGS, SCALINGS, Linear, Llama3, Rotary, YaRN, angles, frequencies, rotate
+from fxformer.ops.rotary import (
+    NTK,
+    PAIRINGS,
+    SCALINGS,
+    Dynamic,
+    Linear,
+    Llama3,
+    Rotary,
+    YaRN,
+    angles,
+    frequencies,
+    rotate,
+)
 from tests.ops import reference
 
 RNG = np.random.default_rng(0)
 SCALED = {
     Linear: Linear(factor=3.0),
     NTK: NTK(factor=4.0),
+    Dynamic: Dynamic(factor=2.5, original_length=128),
     YaRN: YaRN(factor=8.0, original_length=64, fast=8.0, slow=0.5),
     Llama3: Llama3(factor=8.0, original_length=64, low=1.0, high=4.0),
 }
