@@ -32,3 +32,8 @@ def pairs(depth: int) -> int:
     if depth % 2:
         raise ValueError(f"depth={depth} does not split in pairs of layers; use an even number")
     return depth // 2
+
+
+def columns(*names: str) -> Callable[..., Sizes]:
+    """A paper's table of sizes: a function that takes the values of a row in the order of `names`."""
+    return lambda *row: dict(zip(names, row, strict=True))

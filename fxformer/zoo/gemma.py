@@ -6,7 +6,6 @@ The initialisation is unpublished; 0.02 is the usual choice.
 """
 
 import math
-from typing import Any
 
 from fxformer.block import Block
 from fxformer.layers.attention import GQA
@@ -20,7 +19,7 @@ from fxformer.model import Transformer
 from fxformer.ops.mask import Causal, Mask, Window
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
-from fxformer.zoo.family import Family, Sizes, pairs
+from fxformer.zoo.family import Family, Sizes, columns, pairs
 
 
 def gemma2(
@@ -78,19 +77,7 @@ def _tiny(sizes: Sizes) -> Sizes:
     }
 
 
-def _sizes(
-    depth: int, width: int, heads: int, kv_heads: int, key_width: int, query_width: int, inner: int
-) -> dict[str, Any]:
-    return {
-        "depth": depth,
-        "width": width,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "key_width": key_width,
-        "query_width": query_width,
-        "inner": inner,
-    }
-
+_sizes = columns("depth", "width", "heads", "kv_heads", "key_width", "query_width", "inner")
 
 GEMMA2 = Family(
     title="Gemma 2",

@@ -7,7 +7,6 @@ number of the layer and multiplied again, which changes nothing but half precisi
 """
 
 import math
-from typing import Any
 
 from fxformer.block import Block
 from fxformer.layers.attention import GQA
@@ -21,7 +20,7 @@ from fxformer.model import Transformer
 from fxformer.ops.mask import Causal, Prefix
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
-from fxformer.zoo.family import Family, Sizes
+from fxformer.zoo.family import Family, Sizes, columns
 
 NORM, MASK, DROPOUT = Norm(kind="layer", eps=1e-5, bias=True), Causal() | Prefix(), 0.1
 
@@ -89,9 +88,7 @@ def _tiny_130b(sizes: Sizes) -> Sizes:
     return {"depth": 3, "width": 48, "heads": 6, "inner": 128, "vocab": 256}
 
 
-def _sizes(depth: int, width: int, heads: int, vocab: int, length: int) -> dict[str, Any]:
-    return {"depth": depth, "width": width, "heads": heads, "vocab": vocab, "length": length}
-
+_sizes = columns("depth", "width", "heads", "vocab", "length")
 
 GLM = Family(
     title="GLM",

@@ -4,8 +4,6 @@ Touvron et al. 2023a, table 2; Touvron et al. 2023b, table 1; facebookresearch/l
 in Hugging Face checkpoints. The initialisation is unpublished; 0.02 is the usual choice.
 """
 
-from typing import Any
-
 from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
@@ -18,7 +16,7 @@ from fxformer.model import Transformer
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
-from fxformer.zoo.family import Family, Sizes
+from fxformer.zoo.family import Family, Sizes, columns
 
 
 def llama(
@@ -70,9 +68,7 @@ def _tiny(sizes: Sizes) -> Sizes:
     }
 
 
-def _sizes(depth: int, width: int, heads: int, kv_heads: int, inner: int, eps: float) -> dict[str, Any]:
-    return {"depth": depth, "width": width, "heads": heads, "kv_heads": kv_heads, "inner": inner, "eps": eps}
-
+_sizes = columns("depth", "width", "heads", "kv_heads", "inner", "eps")
 
 LLAMA = Family(
     title="LLaMA",

@@ -3,8 +3,6 @@
 OLMo Team 2024, section 2.1 and table 2; allenai/OLMo-2 for the 1B and the 32B of 2025, which has grouped queries.
 """
 
-from typing import Any
-
 from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
@@ -16,7 +14,7 @@ from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
-from fxformer.zoo.family import Family, Sizes
+from fxformer.zoo.family import Family, Sizes, columns
 
 
 def olmo2(*, depth: int, width: int, heads: int, kv_heads: int, inner: int, vocab: int = 100_352) -> Transformer:
@@ -50,9 +48,7 @@ def _tiny(sizes: Sizes) -> Sizes:
     return {"depth": 3, "width": 60, "heads": 6, "kv_heads": 2 if grouped else 6, "inner": 104, "vocab": 256}
 
 
-def _sizes(depth: int, width: int, heads: int, kv_heads: int, inner: int) -> dict[str, Any]:
-    return {"depth": depth, "width": width, "heads": heads, "kv_heads": kv_heads, "inner": inner}
-
+_sizes = columns("depth", "width", "heads", "kv_heads", "inner")
 
 OLMO2 = Family(
     title="OLMo 2",

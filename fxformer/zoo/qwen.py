@@ -4,8 +4,6 @@ Yang et al. 2025, section 2 and table 1; Qwen/Qwen3 for the widths. Heads have 1
 stream. The initialisation is unpublished; 0.02 is the usual choice.
 """
 
-from typing import Any
-
 from fxformer.block import Block
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
@@ -17,7 +15,7 @@ from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.ops.rotary import Rotary
 from fxformer.stack import Repeat, Stack
-from fxformer.zoo.family import Family, Sizes
+from fxformer.zoo.family import Family, Sizes, columns
 
 
 def qwen3(
@@ -67,9 +65,7 @@ def _tiny(sizes: Sizes) -> Sizes:
     }
 
 
-def _sizes(depth: int, width: int, heads: int, inner: int, tied: bool) -> dict[str, Any]:
-    return {"depth": depth, "width": width, "heads": heads, "inner": inner, "tied": tied}
-
+_sizes = columns("depth", "width", "heads", "inner", "tied")
 
 QWEN3 = Family(
     title="Qwen 3",

@@ -144,7 +144,7 @@ def capped(cap, x):
 def knows(spec: fx.Transformer) -> bool:
     """Whether all layers are in the tables here; what has an encoder is compared with Hugging Face in tests/parity."""
     kinds = {type(layer) for block in spec.stack.blocks for layer in (block.attention, block.ffn)}
-    return kinds <= KNOWN and spec.encoder is None
+    return kinds <= KNOWN and type(spec.head) in HEADS and spec.encoder is None
 
 
 def root_mean_square(x):
