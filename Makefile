@@ -1,6 +1,7 @@
 # Each target sets up its own environment; a second call installs nothing.
 #   make ablation                 the default ablation: configs/norm_by_depth.toml
 #   make test [PYTHON=python3.12] lint, types, import directions and all tests, with the locked versions
+#   make quick                    while you work: lint, types, oracles, one law of each kind, every command once
 #   make test-latest [PYTHON=…]   the same with the newest releases of everything
 #   make parity                   remake the golden files from Hugging Face transformers (needs torch)
 PYTHON ?= python3
@@ -9,7 +10,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 RUN = $(VENV)/bin/python
 
-.PHONY: setup ablation test test-latest lint parity clean check
+.PHONY: setup ablation test quick test-latest lint parity clean check
 
 setup: $(VENV)/.ready
 
@@ -34,6 +35,9 @@ lint: setup
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+
+quick: setup lint
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests/test_quick.py tests/test_architecture.py tests/ops
 
 check: lint
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal

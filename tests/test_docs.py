@@ -29,6 +29,7 @@ NAMED = [
     for path, names in re.findall(r"\[`([^`]+)`\]\(\.\./\1\)((?:,? `\w+`)+)", cells[-1])
     for name in re.findall(r"`(\w+)`", names)
 ]
+ANSWERS = re.findall(r"\[`([^`]+)`\]\(\1\) `(\w+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8"))
 
 
 @pytest.mark.slow
@@ -130,7 +131,17 @@ def test_every_file_in_the_last_column_comes_with_names():
     assert len(files) == len({(number, path) for number, path, _ in NAMED}) > 100
 
 
+def names(path, name):
+    """Whether a file of the repository defines the name."""
+    source = (ROOT / path).read_text(encoding="utf8")
+    return re.search(rf"^\s*(?:def|class) {name}\b|^{name}\b[^=\n]*=", source, flags=re.MULTILINE) is not None
+
+
 @pytest.mark.parametrize(("number", "path", "name"), NAMED, ids=["-".join(named) for named in NAMED])
 def test_what_the_notes_name_is_there(number, path, name):
-    source = (ROOT / path).read_text(encoding="utf8")
-    assert re.search(rf"^\s*(?:def|class) {name}\b|^{name}\b[^=\n]*=", source, flags=re.MULTILINE)
+    assert names(path, name)
+
+
+def test_a_strangers_questions_are_answered_by_what_is_there():
+    assert len(ANSWERS) >= 10
+    assert [answer for answer in ANSWERS if not names(*answer)] == []

@@ -1,6 +1,7 @@
 """Objectives: `(tokens, key) -> Batch`, pure functions that say what is read and what is predicted.
 
-An objective is a frozen value, so its rates are fields: `replace(OBJECTIVES["prefix"], cut=7)`. One file a family.
+Imports no other room. An objective is a frozen value, so its rates are fields: `replace(OBJECTIVES["prefix"], cut=7)`.
+One file a family.
 """
 
 from train.objectives.blanks import BlankInfilling
