@@ -24,10 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Said before JAX starts; `pytest --cache-clear` forgets the programs kept between runs."""
     gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, few of them garbage
     jax.config.update("jax_num_cpu_devices", 8)
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
+    programs = str(config.cache.mkdir("programs"))
+    jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_traceback_in_locations_limit", 0)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs  # commands that tests start share their programs
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     with pytest.MonkeyPatch.context() as patch:
