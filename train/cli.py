@@ -171,7 +171,7 @@ def use_host_devices(count: int) -> None:
 
 def keep_compiled(out: Path) -> None:
     """Keep compiled programs between calls, beside the runs where JAX_COMPILATION_CACHE_DIR does not say where."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str((out / ".compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
