@@ -4,6 +4,7 @@ Parity with the real classes is tested in tests/parity.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -17,8 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 import fxformer as fx
 from fxformer.hf.depth import fold
-from fxformer.hf.families import FAMILIES
+from fxformer.hf.families import FAMILIES, family_of
 from fxformer.hf.family import settings
+from fxformer.layers.head import Tied, Untied
 from fxformer.ops.rotary import NTK, Rotary, YaRN
 from fxformer.stack import Repeat
 from tests.laws.specs import shapes_of
@@ -221,13 +223,69 @@ def test_llama_reads_past_stored_rotary_frequencies(tmp_path):
     assert_same(fx.hf.load(folder)[1], before)
 
 
-def test_a_tied_head_may_be_stored_if_it_is_the_embedding(tmp_path):
-    folder = model("gpt2", tmp_path)
-    before = fx.hf.load(folder)[1]
-    edit_tensors(folder, lambda tensors: {**tensors, "lm_head.weight": tensors["transformer.wte.weight"]})
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v2-lite", "deepseek-v3", "deepseek-v3.2"])
+def test_the_experts_of_a_layer_may_be_one_tensor(name, tmp_path):
+    """As transformers writes them with `save_original_format=False`; Mixtral's have other names beside."""
+    folder = model(name, tmp_path)
+    spec, before = fx.hf.load(folder)
+    names = dict(zip(("w1", "w3", "w2"), ("gate_proj", "up_proj", "down_proj"), strict=True))
+
+    def stacked(tensors):
+        plain, experts = {}, {}
+        for key, tensor in tensors.items():
+            key = key.replace(".block_sparse_moe.", ".mlp.")
+            found = re.fullmatch(r"(.*\.mlp\.experts)\.(\d+)\.(\w+)\.weight", key)
+            if found is None:
+                plain[key] = tensor
+            else:
+                layer, number, matrix = found.groups()
+                experts.setdefault(layer, {})[names.get(matrix, matrix), int(number)] = tensor
+        for layer, matrices in experts.items():
+            count = len(matrices) // 3
+            gate, up, down = (np.stack([matrices[name, i] for i in range(count)]) for name in names.values())
+            plain |= {f"{layer}.gate_up_proj": np.concatenate([gate, up], axis=1), f"{layer}.down_proj": down}
+        return plain
+
+    edit_tensors(folder, stacked)
+    assert not any(".experts.0." in name for name in load_file(folder / "model.safetensors"))
+    assert fx.hf.load(folder)[0] == spec
     assert_same(fx.hf.load(folder)[1], before)
-    edit_tensors(folder, lambda tensors: {**tensors, "lm_head.weight": 2 * tensors["transformer.wte.weight"]})
-    with pytest.raises(ValueError, match=r"'lm_head.weight' differs from 'transformer.wte.weight'"):
+
+
+TIED = ("gpt2", "gemma2-2b", "qwen3-0.6b", "chatglm-6b")
+UNTIED = ("llama-7b", "mistral-7b", "mixtral-8x7b", "olmo2-7b", "gpt-oss-20b", "deepseek-v2-lite", "chatglm2-6b")
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_tied_head_that_is_stored_is_a_copy_or_a_head_of_its_own(name, tmp_path):
+    """As transformers 5 has it: where both are stored with other values, it does not tie them, and warns."""
+    folder = model(name, tmp_path)
+    spec, before = fx.hf.load(folder)
+    (head, table), *_ = FAMILIES[json.loads((folder / "config.json").read_text())["model_type"]].copies.items()
+    edit_tensors(folder, lambda tensors: {**tensors, head: tensors[table]})
+    assert_same(fx.hf.load(folder)[1], before)
+    edit_tensors(folder, lambda tensors: {**tensors, head: 2 * tensors[table]})
+    own, params = fx.hf.load(folder)
+    assert type(spec.head) is Tied and type(own.head) is Untied and own.head.softcap == spec.head.softcap
+    assert_same(params["head"]["out"]["weight"], 2 * before["embed"]["table"].T)
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_tied_head_stands_for_a_table_that_is_not_stored(name, tmp_path):
+    folder = model(name, tmp_path)
+    before = fx.hf.load(folder)[1]
+    (head, table), *_ = FAMILIES[json.loads((folder / "config.json").read_text())["model_type"]].copies.items()
+    edit_tensors(folder, lambda tensors: {head if name == table else name: t for name, t in tensors.items()})
+    assert_same(fx.hf.load(folder)[1], before)
+
+
+@pytest.mark.parametrize("name", UNTIED)
+def test_a_head_of_its_own_stands_for_no_table(name, tmp_path):
+    folder = model(name, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    ((_, table),) = family_of(config).copies.items()
+    edit_tensors(folder, without(table))
+    with pytest.raises(ValueError, match=f"lacks tensor '{re.escape(table)}'$"):
         fx.hf.load(folder)
 
 

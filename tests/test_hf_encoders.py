@@ -9,7 +9,7 @@ import pytest
 import fxformer as fx
 from fxformer.hf.families import FAMILIES, difference
 from fxformer.hf.family import settings
-from fxformer.layers.head import Bare, Pooler
+from fxformer.layers.head import Bare, Pooler, Untied
 from tests.parity.test_golden import GOLDEN
 from tests.test_hf import assert_same, edit_config, edit_tensors, noise, without
 
@@ -128,6 +128,17 @@ def test_a_stored_copy_of_a_bias_must_be_one(saved):
         fx.hf.load(folder)
 
 
+@of_name("bert-base-mlm")
+def test_a_matrix_of_its_own_leaves_the_bias_tied(saved):
+    """As transformers 5 does, tensor by tensor."""
+    folder, params = saved
+    table = np.asarray(params["embed"]["table"])
+    edit_tensors(folder, lambda tensors: {**tensors, "cls.predictions.decoder.weight": 2 * table})
+    _, read = fx.hf.load(folder)
+    assert_same(read["head"]["readout"]["out"]["weight"], 2 * table.T)
+    assert_same(read["head"]["bias"], params["head"]["bias"])
+
+
 @of_name("t5-small")
 def test_the_shared_table_is_read_by_any_of_its_names(saved):
     folder, params = saved
@@ -141,6 +152,25 @@ def test_the_shared_table_is_read_by_any_of_its_names(saved):
     edit_tensors(folder, lambda t: {**t, "encoder.embed_tokens.weight": 2 * t["lm_head.weight"]})
     with pytest.raises(ValueError, match=r"_tokens.weight' differs from '\w+.*weight'; only a copy of it is supported"):
         fx.hf.load(folder)
+
+
+@pytest.mark.parametrize("stored", ["encoder", "decoder", "both"])
+@pytest.mark.parametrize("name", ["t5-untied-scaled", "t5-gated-untied", "switch-untied"])
+def test_the_shared_table_is_read_by_its_other_names_beside_a_head_of_its_own(name, stored, tmp_path):
+    """As MADLAD-400 is stored, of which no tensor is named shared.weight."""
+    spec, params = fx.hf.load(GOLDEN / name)
+    fx.hf.save(spec, params, tmp_path / "model")
+    sides = ("encoder", "decoder") if stored == "both" else (stored,)
+
+    def renamed(tensors):
+        copies = {f"{side}.embed_tokens.weight": tensors["shared.weight"] for side in sides}
+        left = {key: value for key, value in tensors.items() if "embed_tokens" not in key and key != "shared.weight"}
+        return {**left, **copies}
+
+    edit_tensors(tmp_path / "model", renamed)
+    read_spec, read_params = fx.hf.load(tmp_path / "model")
+    assert read_spec == spec and type(spec.head) is Untied
+    assert_same(read_params, params)
 
 
 @of_name("t5-small")

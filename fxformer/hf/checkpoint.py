@@ -18,7 +18,7 @@ from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
 from fxformer.hf.families import FAMILIES, express, family_of
-from fxformer.hf.family import Family, settings, unread
+from fxformer.hf.family import Family, Settings, settings, unread
 from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write_tensors
 from fxformer.hf.kinds import check_room
 from fxformer.hf.layout import Shape
@@ -28,6 +28,8 @@ from fxformer.model import Params, Transformer, abstract_params, floating
 from fxformer.sharding import Rules, param_shardings, plan
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+# Our paths of a head's matrix over the vocabulary, in the place of which the table of the embedding may stand.
+READOUTS = ("head.out.weight", "head.readout.out.weight")
 
 
 def load(
@@ -62,11 +64,12 @@ def load(
         # What config.json leaves out is no slip of the pen, and may be of a part that this model has not.
         said = {key: value for key, value in amended.items() if value != family.defaults.get(key)}
         check_room(said, files, family.unseen)
-        spec = family.read(amended)
+        spec = family.read(_as_stored(family, amended, stored))
         leaves, places = _shapes(spec), _places(spec, mesh, rules)
         lines = _lines(family, spec, leaves, stored)
         wanted = [slot for line in lines for slot in line]
-        tensors = _matched(family, wanted, files, stored, depth=spec.stack.depth)
+        instead = _instead(family, wanted, stored, tied=amended["tie_word_embeddings"])
+        tensors = _matched(family, wanted, files, stored, instead, depth=spec.stack.depth)
         for line in lines:
             filled = _filled(line, tensors, leaves, dtype)
             params |= {path: jax.device_put(array, places.get(path)) for path, array in filled.items()}
@@ -147,6 +150,22 @@ def _bare(family: Family, name: str) -> str:
     return name.removeprefix(family.prefix)
 
 
+def _as_stored(family: Family, settings: Settings, stored: Mapping[str, Stored]) -> Settings:
+    """A head that config.json ties is one of its own where it is stored beside the table and differs from it.
+
+    So does transformers 5, whatever `tie_word_embeddings` says.
+    """
+    name = next((line.name for line in family.tensors if line.paths[0] in READOUTS), None)
+    if name is None or not settings["tie_word_embeddings"]:
+        return settings
+    original = family.copies[name]
+    tables = [original, *(copy for copy, of in family.copies.items() if of == original and copy != name)]
+    table = next((stored[bare] for bare in (_bare(family, name) for name in tables) if bare in stored), None)
+    head = stored.get(_bare(family, name))
+    tied = head is None or table is None or np.array_equal(head.read(), table.read())
+    return {**settings, "tie_word_embeddings": tied}
+
+
 def _lines(
     family: Family, spec: Transformer, leaves: Mapping[str, Shape], stored: Mapping[str, Stored]
 ) -> list[list[Slot]]:
@@ -158,12 +177,36 @@ def _lines(
     return max([slots(table, spec, leaves, len(stored) + 1) for table in (family.tensors, *family.others)], key=known)
 
 
+def _copies(family: Family) -> dict[str, str]:
+    return {_bare(family, copy): _bare(family, original) for copy, original in family.copies.items()}
+
+
+def _instead(family: Family, wanted: Sequence[Slot], stored: Mapping[str, Stored], *, tied: bool) -> dict[str, str]:
+    """What stands for a wanted tensor that is not stored: the first copy of it that is no parameter of its own.
+
+    tied: what is a parameter of its own, though config.json ties it, may be left to its original in its turn.
+    """
+    own = {_bare(family, slot.name) for slot in wanted}
+    instead: dict[str, str] = {}
+    for copy, original in _copies(family).items():
+        if copy in stored and copy not in own:
+            instead.setdefault(original, copy)
+        elif tied and copy in own:
+            instead[copy] = original
+    return {name: other for name, other in instead.items() if name not in stored}
+
+
 def _matched(
-    family: Family, wanted: Sequence[Slot], files: Sequence[Stored], stored: Mapping[str, Stored], *, depth: int
+    family: Family,
+    wanted: Sequence[Slot],
+    files: Sequence[Stored],
+    stored: Mapping[str, Stored],
+    instead: Mapping[str, str],
+    *,
+    depth: int,
 ) -> dict[str, Stored]:
     """The stored tensor of each wanted one; raises ValueError unless the two are the same, buffers apart."""
-    copies = {_bare(family, copy): _bare(family, original) for copy, original in family.copies.items()}
-    instead = {original: copy for copy, original in copies.items() if copy in stored and original not in stored}
+    copies = _copies(family)
     found: dict[str, Stored] = {}
     for slot in wanted:
         bare = _bare(family, slot.name)

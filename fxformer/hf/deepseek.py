@@ -16,7 +16,7 @@ from fxformer.block import Block
 from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes, Fused, Joined
-from fxformer.hf.llama import BUFFERS, COPIES, EMBED, FFN, NORMS
+from fxformer.hf.llama import BUFFERS, COPIES, EMBED, FFN, NORMS, STACKED_EXPERTS
 from fxformer.hf.names import tensor
 from fxformer.hf.rope import DEFAULTS, read_rope, rope_of, write_rope
 from fxformer.layers.attention import MLA
@@ -306,7 +306,8 @@ def _write_rope(attention: MLA) -> Settings:
 QUERY = ("stack.{}.attention.query.weight", "stack.{}.attention.query_rope.weight")
 QUERY_DOWN = "stack.{}.attention.query_down.weight"
 HEADS = Joined("d h *", "d h x -> (h x) d")
-TENSORS = (
+MATRICES = (("gate", Axes("d f -> f d")), ("up", Axes("d f -> f d")), ("down", Axes("f d -> d f")))
+WITHOUT_EXPERTS = (
     *EMBED,
     *NORMS,
     *FFN,
@@ -355,16 +356,29 @@ TENSORS = (
     tensor("model.layers.{}.mlp.gate.e_score_correction_bias", "stack.{}.ffn.selection_bias"),
     *(
         tensor(
-            f"model.layers.{{}}.mlp.{theirs}.{name}_proj.weight", f"stack.{{}}.ffn.{ours}.{name}.weight", layout=turn
+            f"model.layers.{{}}.mlp.shared_experts.{name}_proj.weight",
+            f"stack.{{}}.ffn.shared.{name}.weight",
+            layout=layout,
         )
-        for theirs, ours in (("experts.{expert}", "experts"), ("shared_experts", "shared"))
-        for name, turn in (("gate", Axes("d f -> f d")), ("up", Axes("d f -> f d")), ("down", Axes("f d -> d f")))
+        for name, layout in MATRICES
     ),
     *(
         tensor(f"model.layers.{{}}.mlp.shared_experts.{name}_proj.bias", f"stack.{{}}.ffn.shared.{name}.bias")
-        for name in ("gate", "up", "down")
+        for name, _ in MATRICES
     ),
 )
+TENSORS = (
+    *WITHOUT_EXPERTS,
+    *(
+        tensor(
+            f"model.layers.{{}}.mlp.experts.{{expert}}.{name}_proj.weight",
+            f"stack.{{}}.ffn.experts.{name}.weight",
+            layout=layout,
+        )
+        for name, layout in MATRICES
+    ),
+)
+OTHERS = ((*WITHOUT_EXPERTS, *STACKED_EXPERTS),)
 
 COMMON: Settings = {
     "hidden_act": "silu",
@@ -430,6 +444,7 @@ DEEPSEEK_V2 = Family(
     read=read_v2,
     write=write_v2,
     tensors=TENSORS,
+    others=OTHERS,
     prefix="model.",
     buffers=LEFT_OUT,
     copies=COPIES,
@@ -445,6 +460,7 @@ DEEPSEEK_V3 = Family(
     read=read_v3,
     write=write_v3,
     tensors=TENSORS,
+    others=OTHERS,
     prefix="model.",
     buffers=LEFT_OUT,
     copies=COPIES,
@@ -467,6 +483,7 @@ DEEPSEEK_V32 = Family(
     read=read_v32,
     write=write_v32,
     tensors=TENSORS,
+    others=OTHERS,
     prefix="model.",
     buffers=LEFT_OUT,
     copies=COPIES,

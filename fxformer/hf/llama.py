@@ -11,7 +11,7 @@ from typing import Any
 from fxformer.block import Block
 from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
-from fxformer.hf.layout import Axes
+from fxformer.hf.layout import Axes, Joined
 from fxformer.hf.names import tensor
 from fxformer.hf.rope import DEFAULTS, read_rope, share, write_rope
 from fxformer.layers.attention import GQA
@@ -163,6 +163,16 @@ FFN = (
     tensor("model.layers.{}.mlp.gate_proj.bias", "stack.{}.ffn.gate.bias"),
     tensor("model.layers.{}.mlp.up_proj.bias", "stack.{}.ffn.up.bias"),
     tensor("model.layers.{}.mlp.down_proj.bias", "stack.{}.ffn.down.bias"),
+)
+# The experts of a layer in one tensor, as transformers has them at runtime, and writes with save_original_format=False.
+STACKED_EXPERTS = (
+    tensor(
+        "model.layers.{}.mlp.experts.gate_up_proj",
+        "stack.{}.ffn.experts.gate.weight",
+        "stack.{}.ffn.experts.up.weight",
+        layout=Joined("e d *", "e d x -> e x d"),
+    ),
+    tensor("model.layers.{}.mlp.experts.down_proj", "stack.{}.ffn.experts.down.weight", layout=Axes("e f d -> e d f")),
 )
 # Frequencies and their tables, of a layer or of the model.
 BUFFERS = ("*rotary_emb.inv_freq", "*rotary_emb.original_inv_freq", "*rotary_emb.cos_cached", "*rotary_emb.sin_cached")

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from fxformer.block import Block
 from fxformer.hf.family import Family, Settings
-from fxformer.hf.layout import Axes, Joined
+from fxformer.hf.layout import Axes
 from fxformer.hf.llama import (
     ATTENTION,
     BUFFERS,
     COPIES,
     EMBED,
     NORMS,
+    STACKED_EXPERTS,
     read_attention,
     read_glu,
     read_model,
@@ -114,17 +115,7 @@ MIXTRAL = Family(
             *NORMS,
             *ATTENTION,
             tensor("model.layers.{}.mlp.gate.weight", "stack.{}.ffn.router.weight", layout=Axes("d e -> e d")),
-            tensor(
-                "model.layers.{}.mlp.experts.gate_up_proj",
-                "stack.{}.ffn.experts.gate.weight",
-                "stack.{}.ffn.experts.up.weight",
-                layout=Joined("e d *", "e d x -> e x d"),
-            ),
-            tensor(
-                "model.layers.{}.mlp.experts.down_proj",
-                "stack.{}.ffn.experts.down.weight",
-                layout=Axes("e f d -> e d f"),
-            ),
+            *STACKED_EXPERTS,
         ),
     ),
     prefix="model.",

@@ -9,8 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from fxformer.block import Block
 from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
@@ -158,11 +156,8 @@ def sizes_of(spec: Transformer) -> Settings | None:
 
 
 def amend(settings: Settings, stored: Mapping[str, Stored]) -> Settings:
-    """A head is one of its own where it is stored beside an embedding and differs from it."""
-    table = next((stored[name] for name in (SHARED, *COPIES) if name in stored), None)
-    head = stored.get("lm_head.weight")
-    tied = head is None or table is None or np.array_equal(head.read(), table.read())
-    return {**settings, "scale_decoder_outputs": _scaled(settings), "tie_word_embeddings": tied}
+    """transformers 5 ties the head, whatever `tie_word_embeddings` says; only what goes into it depends on that."""
+    return {**settings, "scale_decoder_outputs": _scaled(settings), "tie_word_embeddings": True}
 
 
 def block_tensors(side: str, root: str) -> tuple[Tensor, ...]:

@@ -285,8 +285,9 @@ MODELS: dict[str, PreTrainedConfig] = {
         rope_parameters=STRETCHED,
     ),
 }
+MODELS["deepseek-v3-stacked"] = MODELS["deepseek-v3"]
 SHARDED = {"llama-biases": "40KB"}
-STACKED = ("mixtral-stacked",)  # the experts of a layer in one tensor, as at runtime
+STACKED = ("mixtral-stacked", "deepseek-v3-stacked")  # the experts of a layer in one tensor, as at runtime
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager", "dtype": torch.float32}
 UNTIED = ("t5-gated-untied", "t5-untied-scaled", "switch-untied")  # a head of its own, and one embedding
 STOPS = {"gpt2": [30], "t5-gated-untied": [14, 44]}  # beams of these models end at different lengths
