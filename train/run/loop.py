@@ -14,7 +14,7 @@ import numpy as np
 
 from train.config import Config
 from train.data.corpus import Corpus, batches, load_corpus, validation_windows
-from train.run.checkpoint import Checkpoints
+from train.run.checkpoint import Checkpoints, check_place
 from train.run.layout import layout_of
 from train.run.log import Log, claim
 from train.run.progress import Progress
@@ -54,9 +54,10 @@ def run(config: Config) -> Result:
 
     Raises UserError where the folder holds another configuration, or the corpus, mesh or batch does not fit.
     """
+    folder = Path(config.run.out) / config.name
+    check_place(folder)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
-    folder = Path(config.run.out) / config.name
     recipe, numbers = recipe_of(config), numbers_of(config)
     with layout_of(config) as layout:
         state = layout.start(recipe, numbers)

@@ -15,7 +15,7 @@ from fxformer.coords import padded
 from train.config.config import Config, check_seed
 from train.data.corpus import VOCAB
 from train.errors import UserError, user_input
-from train.run.checkpoint import Checkpoints
+from train.run.checkpoint import restore_best
 from train.run.log import read_home
 from train.step import numbers_of, recipe_of, start
 
@@ -28,13 +28,12 @@ def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
     home = folder / "config.json"
     if not home.exists():
         raise UserError(f"{folder} is not a run: it has no config.json")
-    config = Config(name=folder.name).with_settings(read_home(home)["settings"])
+    with user_input():
+        config = Config(name=folder.name).with_settings(read_home(home)["settings"])
     here = SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(partial(start, recipe_of(config)), numbers_of(config))
     state = jax.tree.map(lambda leaf: leaf.update(sharding=here), state)
-    with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
-        params = checkpoints.restore(state, checkpoints.best()).params
-    return config, config.spec(), params
+    return config, config.spec(), restore_best(folder / "checkpoints", state).params
 
 
 def sample(

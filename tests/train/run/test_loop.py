@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from train.config import Config
-from train.run.checkpoint import CheckpointError, Checkpoints
+from train.run.checkpoint import CheckpointError, Checkpoints, restore_best
 from train.run.log import read
 from train.run.loop import run
 from train.run.sample import load_run
@@ -189,4 +189,4 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
             checkpoints.save(step, {"a": np.full(3, step)}, val_loss=val_loss)
         checkpoints.wait()
         assert (checkpoints.latest(), checkpoints.best()) == (4, 2)
-        np.testing.assert_array_equal(checkpoints.restore({"a": np.zeros(3, int)}, 2)["a"], np.full(3, 2))
+    np.testing.assert_array_equal(restore_best(tmp_path, {"a": np.zeros(3, int)})["a"], np.full(3, 2))
