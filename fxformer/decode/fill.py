@@ -13,7 +13,7 @@ from fxformer.coords import PADDING, Coords, check_rows, plain
 from fxformer.decode.loop import written
 from fxformer.decode.request import Ends, Given, request_of
 from fxformer.decode.sampling import Sampling, check_sampling, keys_at, row_keys, shape
-from fxformer.layers.head import Bare
+from fxformer.layers.head import check_over_tokens
 from fxformer.model import Params, Transformer, apply, check_tokens
 from fxformer.ops.sample import choose
 
@@ -38,8 +38,7 @@ def fill_masks(
     """
     tokens_BT = jnp.asarray(tokens)
     batch, length = check_tokens(tokens_BT, spec.embed.vocab)
-    if spec.head == Bare():
-        raise ValueError("the model has no head that says which token stands where; take one that has, like a -mlm")
+    check_over_tokens(spec.head)
     if not 0 <= mask < spec.embed.vocab:
         raise ValueError(f"mask token {mask} is outside the vocabulary of {spec.embed.vocab}")
     check_sampling(sampling, batch, spec.embed.vocab, key)

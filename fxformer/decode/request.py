@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords, check_rows, last, padded_to, plain
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys
 from fxformer.decode.steps import check_decodable
+from fxformer.layers.head import check_over_tokens
 from fxformer.model import (
     Transformer,
     check_cacheable,
@@ -100,6 +101,7 @@ def request_of(
     check_rows(coords, batch, length)
     readers = [spec] if draft is None else [spec, draft]
     for reader in readers:
+        check_over_tokens(reader.head)
         check_room(reader, coords, int(most_B.max()))
     coords = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), coords)
     limits = [limit for limit in map(length_limit, readers) if limit is not None]
