@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 from jax import Array
 
+from fxformer.fields import check_fields
 from fxformer.layers.attention import ATTENTION, GQA, AttentionSpec, CrossModule
 from fxformer.layers.context import Context, Side
 from fxformer.layers.ffn import FFN, FFNSpec
@@ -20,6 +21,9 @@ class Block:
     ffn: FFNSpec
     residual: Residual
     cross: GQA | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class BlockModule(nn.Module):

@@ -18,6 +18,8 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.coords import PADDING, Coords
+from fxformer.fields import LAST, shown
+from fxformer.jit import as_array, known, promoting, traced
 
 Records = dict[str, Array]  # name -> [B, T or S, …, K]
 Sizes = Mapping[str, Mapping[str, int]]  # name of a record -> letter of the alphabet -> size, of one token
@@ -119,7 +121,7 @@ class Cache:
     @property
     def overflow_B(self) -> Array:
         """bool [B]: rows that were given more tokens than they can hold; what they say since then is wrong."""
-        return self.length_B > (jnp.iinfo(jnp.int32).max if self.capacity is None else self.capacity)
+        return self.length_B > (LAST if self.capacity is None else self.capacity)
 
     @property
     def nbytes(self) -> int:
@@ -157,6 +159,7 @@ def empty_cross_table(sizes: Sizes, *, batch: int, length: int, dtype: DTypeLike
     return CrossTable(table.records, table.coords)
 
 
+@promoting()
 def fill(table: CrossTable, records: Records, coords: Coords) -> CrossTable:
     """The table with these records instead of what it held; raises ValueError where they are too many."""
     batch, capacity = table.coords.index.shape
@@ -173,6 +176,7 @@ def fill(table: CrossTable, records: Records, coords: Coords) -> CrossTable:
     return jax.tree.map(write, blank, new)
 
 
+@promoting()
 def look(table: Table | CrossTable, dtype: DTypeLike) -> Seen:
     """All that a table holds, in `dtype`."""
     records = {name: recall(stored, dtype) for name, stored in table.records.items()}
@@ -184,6 +188,7 @@ def _by_head(record: Array) -> Array:
     return jnp.moveaxis(record, 1, -2)
 
 
+@promoting()
 def extend(table: Table, records: Records, coords: Coords) -> tuple[Table, Seen]:
     """Add the records of T new tokens: (what is kept, what the new tokens look at).
 
@@ -229,9 +234,6 @@ def _stored_like(table: Table | CrossTable, records: Records) -> dict[str, Store
     return {name: store(record, _kept_as(table.records[name])) for name, record in records.items()}
 
 
-LAST = jnp.iinfo(jnp.int32).max
-
-
 def _before(table: Table, first_B: Array) -> Table:
     """The table as it was before token `first_B` of each row: that and later ones are empty slots."""
     older_BS = table.coords.index < first_B[..., None]
@@ -244,39 +246,47 @@ def advance(cache: Cache, tables: Any, coords: Coords) -> Cache:
     return Cache(tables, jnp.where(newest_B >= 0, newest_B + 1, cache.length_B))
 
 
+@promoting()
 def fork(cache: Cache, rows: ArrayLike) -> Cache:
     """A cache whose row i is row `rows[i]` of this one: beams that go on, or one prompt that goes on in several ways.
 
     Raises ValueError for what are no rows, and for a row that is not there, where that can be known.
     """
-    rows, batch = jnp.asarray(rows), cache.length_B.shape[0]
+    batch, rows = cache.length_B.shape[0], as_array(rows)
     if rows.ndim != 1 or not rows.size or not jnp.issubdtype(rows.dtype, jnp.integer):
-        raise ValueError(f"fork takes rows as integers [n], 1 or more; these are {rows.dtype} {list(rows.shape)}")
-    if not isinstance(rows, jax.core.Tracer):
-        wrong = [row for row in rows.tolist() if not 0 <= row < batch]
-        if wrong:
-            raise ValueError(f"fork takes row {wrong[0]} of a cache of {batch} rows; use 0 to {batch - 1}")
+        raise ValueError(f"fork takes rows as integers [n], 1 or more; these are {shown(rows)}")
+    numbers = known(rows)
+    if numbers is not None and (numbers.min() < 0 or numbers.max() >= batch):
+        wrong = numbers[(numbers < 0) | (numbers >= batch)][0]
+        raise ValueError(f"fork takes row {wrong} of a cache of {batch} rows; use 0 to {batch - 1}")
+    rows_N = jnp.asarray(rows)
 
     def of_rows(table: Table | CrossTable) -> Table | CrossTable:
-        return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=table.coords.index.ndim - 2), table)
+        return jax.tree.map(lambda leaf: jnp.take(leaf, rows_N, axis=table.coords.index.ndim - 2), table)
 
     tables = jax.tree.map(of_rows, cache.tables, is_leaf=lambda node: isinstance(node, Table | CrossTable))
-    return Cache(tables, cache.length_B[rows])
+    return Cache(tables, cache.length_B[rows_N])
 
 
+@promoting()
 def rollback(cache: Cache, length: ArrayLike) -> Cache:
     """The cache as it was when its rows had `length` tokens, a number or int [B]; a row that has fewer stays as it is.
 
     A window has overwritten what it saw then: a cache made with spare=n can go back n + 1 tokens, and any cache to a
     place before its windows wrapped. Raises ValueError where it cannot, if that can be known.
     """
-    length = jnp.asarray(length)
+    length = as_array(length)
     if length.shape not in ((), cache.length_B.shape) or not jnp.issubdtype(length.dtype, jnp.integer):
         rows = cache.length_B.shape[0]
         raise ValueError(f"rollback is to {length.dtype} {list(length.shape)}; give an integer, or [{rows}] of them")
+    places = known(length)
+    if places is not None:
+        if places.min() < 0:
+            raise ValueError(f"rollback to {places.min()} tokens is further than the beginning; use 0 or more")
+        length = np.minimum(places, LAST).astype(np.int32)
+        if not traced(cache):
+            _check_rollback(cache, np.minimum(np.asarray(cache.length_B), length))
     length_B = jnp.minimum(cache.length_B, length)
-    if not isinstance(length_B, jax.core.Tracer):
-        _check_rollback(cache, np.asarray(length_B))
 
     def back(node: Any) -> Any:
         return _before(node, length_B) if isinstance(node, Table) else node
@@ -285,9 +295,7 @@ def rollback(cache: Cache, length: ArrayLike) -> Cache:
 
 
 def _check_rollback(cache: Cache, length_B: np.ndarray) -> None:
-    """Raise ValueError for a place before the beginning, and where a window has lost what is seen from there."""
-    if length_B.min() < 0:
-        raise ValueError(f"rollback to {length_B.min()} tokens is further than the beginning; use 0 or more")
+    """Raise ValueError where a window has lost what is seen from there."""
     goes_B = length_B < np.asarray(cache.length_B)
     for table in _tables(cache.tables):
         if table.reach is None or not table.wraps:

@@ -1,12 +1,15 @@
 """Where tokens stand. Masks, biases, rotations and caches see coordinates, never array offsets."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+
+from fxformer.fields import LAST, Count, checked, shown
+from fxformer.jit import as_array, compiled, known, promoting, traced
 
 PADDING = -1
 
@@ -46,11 +49,25 @@ class Coords:
 
         Raises ValueError where more are given than asked for.
         """
-        assert self.pos is not None, "keys carry no positions"
+        self.check_streams(count)
+        assert self.pos is not None
         pos_BTx = self.pos[..., None] if self.pos.ndim == 2 else self.pos
-        if pos_BTx.shape[-1] > count:
-            raise ValueError(f"coords have {pos_BTx.shape[-1]} streams of positions, the model sees {count}")
         return jnp.pad(pos_BTx, ((0, 0), (0, 0), (0, count - pos_BTx.shape[-1])))
+
+    def check_streams(self, count: int) -> None:
+        """Raise ValueError where positions have more streams than `count`."""
+        assert self.pos is not None, "keys carry no positions"
+        given = 1 if self.pos.ndim == 2 else self.pos.shape[-1]
+        if given > count:
+            raise ValueError(f"coords have {given} streams of positions, the model sees {count}")
+
+    def at_tokens(self, values: Array) -> np.ndarray | None:
+        """Those of `values` [B, T] or [B, T, …] that are not at padding, flat; None where they are not known."""
+        if traced((self.index, values)):
+            return None
+        there, flat = np.asarray(self.index) >= 0, np.asarray(values)
+        shape = np.broadcast_shapes(there.shape, flat.shape[:2])
+        return np.broadcast_to(flat, (*shape, *flat.shape[2:]))[np.broadcast_to(there, shape)]
 
     @property
     def as_keys(self) -> "Coords":
@@ -62,13 +79,29 @@ class Coords:
         return jax.tree.map(lambda leaf: leaf[:, start:stop], self)
 
 
-@partial(jax.jit, static_argnames="length")
-def plain(length: int, *, start: Array | int = 0) -> Coords:
-    """Tokens `start`, `start + 1`, … of one document; `start` is a number, or [B] for rows that differ."""
+@checked
+def plain(length: Count, *, start: ArrayLike = 0) -> Coords:
+    """Tokens `start`, `start + 1`, … of one document; `start` is a number, or [B] for rows that differ.
+
+    Raises ValueError for places that are none, or that int32 does not count.
+    """
+    start = as_array(start)
+    if start.ndim > 1 or not jnp.issubdtype(start.dtype, jnp.integer):
+        raise ValueError(f"start={shown(start)} is no place; give an integer, or one for each row")
+    first = known(start)
+    if first is not None and (first.min(initial=0) < 0 or first.max(initial=0) > LAST - length):
+        place = first.min() if first.min() < 0 else first.max()
+        raise ValueError(f"start={place} is no place for {length} tokens; use 0 to {LAST - length}")
+    return _plain(length, start)
+
+
+@compiled(static=("length",))
+def _plain(length: int, start: ArrayLike) -> Coords:
     index_BT = jnp.atleast_1d(jnp.asarray(start, jnp.int32))[:, None] + jnp.arange(length, dtype=jnp.int32)
     return of_index(index_BT)
 
 
+@promoting()
 def padded(valid_BT: Array) -> Coords:
     """Rows with padding anywhere: tokens where `valid_BT` is true are counted from 0, the others are padding."""
     valid_BT = jnp.asarray(valid_BT, bool)
@@ -76,6 +109,7 @@ def padded(valid_BT: Array) -> Coords:
     return of_index(jnp.where(valid_BT, count_BT, PADDING))
 
 
+@promoting()
 def packed(segment_BT: Array) -> Coords:
     """Several documents in a row: each run of equal `segment_BT` >= 0 is one of its own; negative is padding."""
     segment_BT = jnp.asarray(segment_BT, jnp.int32)
@@ -92,7 +126,7 @@ def packed(segment_BT: Array) -> Coords:
     )
 
 
-@jax.jit
+@compiled()
 def of_index(index_BT: Array) -> Coords:
     """One segment, no prefix, positions equal to the index (0 at padding)."""
     return Coords(
@@ -104,12 +138,14 @@ def of_index(index_BT: Array) -> Coords:
     )
 
 
+@promoting()
 def last(coords: Coords) -> Coords:
     """[B, 1]: where the last token of each row stands, the one of greatest index."""
     at_B = jnp.argmax(coords.index, axis=1)
     return jax.tree.map(lambda leaf: leaf[jnp.arange(coords.rows), at_B][:, None], coords)
 
 
+@promoting()
 def succeeding(coords: Coords) -> Coords:
     """Where the next token of the same segment stands: one further in the order and in the last stream of positions.
 
@@ -128,6 +164,7 @@ def following(coords: Coords, count: int) -> Coords:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *chain)
 
 
+@promoting()
 def preceding(coords: Coords) -> Coords:
     """Where the token before stands, of the same segment: `succeeding` the other way; before the first is padding."""
     assert coords.pos is not None, "keys carry no positions"
@@ -135,6 +172,7 @@ def preceding(coords: Coords) -> Coords:
     return replace(coords, index=coords.index - 1, pos=jnp.maximum(pos, 0))
 
 
+@promoting()
 def without(coords: Coords, padding_BT: Array) -> Coords:
     """The coordinates with padding where `padding_BT` is true."""
     return replace(coords, index=jnp.where(padding_BT, PADDING, coords.index))
@@ -153,8 +191,3 @@ def check_rows(coords: Coords, batch: int, length: int) -> None:
         raise ValueError(f"coords have {coords.rows} rows, tokens have {batch}; give 1 or {batch} rows")
     if coords.length != length:
         raise ValueError(f"coords have {coords.length} tokens a row, tokens have {length}; give {length}")
-
-
-def largest(index_BT: Array) -> int | None:
-    """The largest index as a Python number, or None where it is traced and cannot be known."""
-    return None if isinstance(index_BT, jax.core.Tracer) else int(np.max(np.asarray(index_BT), initial=PADDING))

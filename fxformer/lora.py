@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fxformer.jit import promoting
 from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params
 
@@ -35,6 +36,7 @@ class Matrix:
     fan_out: int
 
 
+@promoting()
 def init(
     spec: Transformer,
     key: Array,
@@ -54,6 +56,7 @@ def init(
     return {path: _fresh(key, path, matrix, rank) for path, matrix in chosen.items()}
 
 
+@promoting()
 def merge(params: Params, adapters: Adapters, alpha: Array | float) -> Params:
     """Parameters whose adapted matrices are W + (alpha / rank) A B; gradients reach the adapters and nothing else.
 

@@ -1,7 +1,8 @@
 """The model: three values (spec, params, cache) and three pure functions (`init`, `apply`, `empty_cache`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import flax.linen as nn
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.cache import Cache, advance
-from fxformer.coords import Coords, check_rows, largest, plain, succeeding
+from fxformer.coords import PADDING, Coords, check_rows, plain, succeeding
+from fxformer.fields import Count, Size, check_fields, checked, shown
+from fxformer.jit import known, promoting, traced
 from fxformer.layers.context import Context, Execution, Memory
 from fxformer.layers.embed import Embed, EmbedModule
 from fxformer.layers.head import HEADS, HeadSpec, Pooler, PoolerModule
@@ -42,6 +45,7 @@ class Transformer:
     mtp: MTP | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         crossed = any(block.cross is not None for block in self.stack.blocks)
         if crossed != (self.encoder is not None):
             has, lacks = ("cross-attention", "encoder") if crossed else ("an encoder", "cross-attention")
@@ -135,6 +139,7 @@ class TransformerModule(nn.Module):
         )
 
 
+@checked
 def init(spec: Transformer, key: Array) -> Params:
     """Fresh float32 parameters, a nested dict of arrays; the key of each depends on its path only.
 
@@ -145,19 +150,20 @@ def init(spec: Transformer, key: Array) -> Params:
     return initialise(spec, key)
 
 
+@checked
 def apply(
     spec: Transformer,
     params: Params,
-    tokens: Array,
+    tokens: ArrayLike,
     *,
     coords: Coords | None = None,
     cache: Cache | None = None,
-    encoder_tokens: Array | None = None,
+    encoder_tokens: ArrayLike | None = None,
     encoder_coords: Coords | None = None,
     memory: Memory | None = None,
     key: Array | None = None,
     kernel: str | None = None,
-    unroll: int = 1,
+    unroll: Size = 1,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Output:
@@ -171,10 +177,11 @@ def apply(
     kernel, unroll, remat: how to compute, see `Execution`; they change no result. dtype: of the activations.
     Raises ValueError where shapes, tokens, positions or capacity do not fit, as far as they are known outside `jit`.
     """
-    batch, length = check_tokens(tokens, spec.embed.vocab)
+    tokens_BT = as_tokens(tokens, spec.embed.vocab)
+    batch, length = tokens_BT.shape
     if batch * length == 0:
-        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}: none; give at least one")
-    if not params:
+        raise ValueError(f"tokens are {tokens_BT.dtype} {list(tokens_BT.shape)}: none; give at least one")
+    if not isinstance(params, Mapping) or not params:
         raise ValueError("there are no parameters; give those that init or hf.load returned")
     if key is not None:
         check_key(key)
@@ -183,20 +190,24 @@ def apply(
         check_tables(spec.stack, cache.tables)
         check_cache_rows(cache, batch)
     if coords is None:
-        coords = plain(length, start=0 if cache is None else cache.length_B)
-    check_rows(coords, batch, length)
-    check_positions(spec, coords)
-    if cache is not None:
+        start = 0 if cache is None else cache.length_B
+        check_end(spec, cache, length, start)
+        coords = plain(length, start=start)
+    else:
+        check_rows(coords, batch, length)
+        check_positions(spec, coords)
+        check_types(spec, coords)
         check_capacity(cache, coords)
     reading = _reading(spec, batch, encoder_tokens, encoder_coords)
     check_memory(spec, reading, memory, cache)
     execution = Execution(kernel=kernel, unroll=unroll, remat=remat)
     context = Context(coords=coords, execution=execution, memory=memory)
-    arguments = (params, tokens, context, reading, cache, key)
-    forward = _forward if traced(arguments) else _compiled_forward
+    arguments = (params, tokens_BT, context, reading, cache, key)
+    forward = _explained_forward if traced(arguments) else _compiled_forward
     return forward(spec, dtype, nn.get_logical_axis_rules(), *arguments)
 
 
+@promoting()
 def read_out(spec: Transformer, params: Params, hidden_BTD: Array) -> Array:
     """What the head says about `Output.hidden`: logits, float32 [B, T, V]."""
     head = HEADS[type(spec.head)](spec.head)
@@ -204,6 +215,7 @@ def read_out(spec: Transformer, params: Params, hidden_BTD: Array) -> Array:
     return cast(Array, logits_BTV).astype(jnp.float32)
 
 
+@promoting()
 def apply_mtp(
     spec: Transformer, params: Params, hidden_BTD: Array, next_BT: Array, cache: Cache, *, coords: Coords
 ) -> tuple[Array, Cache]:
@@ -232,19 +244,23 @@ def empty_mtp_cache(
 
 
 def _reading(
-    spec: Transformer, batch: int, encoder_tokens: Array | None, encoder_coords: Coords | None
+    spec: Transformer, batch: int, encoder_tokens: ArrayLike | None, encoder_coords: Coords | None
 ) -> Reading | None:
     if encoder_tokens is None:
         if encoder_coords is not None:
             raise ValueError("encoder_coords say where encoder_tokens stand, and those are None; give both")
         return None
-    rows, length = check_tokens(encoder_tokens, spec.embed.vocab)
+    tokens_BS = as_tokens(encoder_tokens, spec.embed.vocab)
+    rows, length = tokens_BS.shape
     if rows != batch:
         raise ValueError(f"encoder_tokens have {rows} rows, tokens have {batch}; give as many")
-    coords = plain(length) if encoder_coords is None else encoder_coords
-    check_rows(coords, batch, length)
-    check_positions(spec, coords)
-    return Reading(tokens=encoder_tokens, coords=coords)
+    if encoder_coords is None:
+        check_end(spec, None, length, 0)
+        return Reading(tokens=tokens_BS, coords=plain(length))
+    check_rows(encoder_coords, batch, length)
+    check_positions(spec, encoder_coords)
+    check_types(spec, encoder_coords)
+    return Reading(tokens=tokens_BS, coords=encoder_coords)
 
 
 def check_memory(spec: Transformer, reading: Reading | None, memory: Memory | None, cache: Cache | None) -> None:
@@ -254,18 +270,21 @@ def check_memory(spec: Transformer, reading: Reading | None, memory: Memory | No
         raise ValueError(f"{given[0]} are for a model with an encoder; this one has none")
     if len(given) > 1:
         raise ValueError("encoder_tokens and memory are two answers to one question; give one of them")
-    unread = cache is None or (not traced(cache.length_B) and not jnp.any(cache.length_B))
-    if spec.encoder is not None and not given and unread:
+    if spec.encoder is None or given:
+        return
+    length_B = np.zeros(1) if cache is None else known(cache.length_B)
+    if length_B is not None and not length_B.any():
         raise ValueError("the model has an encoder and nothing to read; give encoder_tokens or memory")
 
 
+@checked
 def empty_cache(
     spec: Transformer,
-    batch: int,
-    length: int,
+    batch: Size,
+    length: Size,
     *,
-    encoder_length: int | None = None,
-    spare: int = 0,
+    encoder_length: Size | None = None,
+    spare: Count = 0,
     dtype: DTypeLike = jnp.float32,
 ) -> Cache:
     """A cache with room for `length` tokens in each of `batch` rows; windows keep no more than they can see.
@@ -278,15 +297,12 @@ def empty_cache(
     limit = length_limit(spec)
     if limit is not None and length > limit:
         raise ValueError(f"cache length={length} is beyond the {limit} learned positions; use {limit} or less")
-    if spare < 0:
-        raise ValueError(f"spare={spare} takes slots away; use 0 or more")
-    if not jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype) != jnp.int8:
-        raise ValueError(f"dtype={jnp.dtype(dtype)} holds no keys and values; use a floating type, or int8")
-    if batch < 1 or length < 1:
-        raise ValueError(f"cache of batch={batch}, length={length} holds nothing; use 1 or more of each")
+    kept_as = dtype_of(dtype)
+    if not jnp.issubdtype(kept_as, jnp.floating) and kept_as != jnp.int8:
+        raise ValueError(f"dtype={kept_as} holds no keys and values; use a floating type, or int8")
     encoder_length = length if encoder_length is None else encoder_length
     tables = empty_tables(
-        spec.stack, batch=batch, length=length, encoder_length=encoder_length, spare=spare, dtype=dtype
+        spec.stack, batch=batch, length=length, encoder_length=encoder_length, spare=spare, dtype=kept_as
     )
     return Cache(tables, jnp.zeros(batch, jnp.int32))
 
@@ -310,6 +326,7 @@ def _abstract_params(spec: Transformer) -> Params:
     return jax.eval_shape(lambda key: _init_boxed(spec, key), jax.random.key(0))
 
 
+@promoting()
 def _forward(
     spec: Transformer,
     dtype: jnp.dtype,
@@ -331,16 +348,44 @@ def _init(spec: Transformer, key: Array) -> Params:
     return nn.meta.unbox(_init_boxed(spec, key))
 
 
+def _explained_forward(spec: Transformer, dtype: jnp.dtype, rules: Any, params: Params, *rest: Any) -> Output:
+    """`_forward`, and where that fails the parameter that is not the model's, if there is one."""
+    try:
+        return _forward(spec, dtype, rules, params, *rest)
+    except Exception as failure:
+        check_params(params, jax.eval_shape(partial(_init, spec), jax.random.key(0)), failure)
+        raise
+
+
+def _checked_forward(spec: Transformer, dtype: jnp.dtype, rules: Any, params: Params, *rest: Any) -> Output:
+    """`_forward` of parameters that are the model's and no others: that is looked at once, when it is compiled."""
+    check_params(params, nn.meta.unbox(_abstract_params(spec)))
+    return _forward(spec, dtype, rules, params, *rest)
+
+
 # Outside of `jit` these compile once for each spec and shape; inside, the caller's program is the one compiled.
-_compiled_forward = jax.jit(_forward, static_argnums=(0, 1, 2))
+_compiled_forward = jax.jit(_checked_forward, static_argnums=(0, 1, 2))
 _compiled_init = jax.jit(_init, static_argnums=0)
 
 
-def traced(tree: Any) -> bool:
-    """Whether a part of it stands for values that are not known yet, as in `jit`."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+def check_params(params: Params, needed: Params, failure: Exception | None = None) -> None:
+    """Raise ValueError with the first parameter that is missing, of another shape than `needed`, or too many."""
+    has, needs = _shapes(params), _shapes(needed)
+    for path in needs | has:
+        if has.get(path) != needs.get(path):
+            given, wanted = (shapes.get(path, "nothing") for shapes in (has, needs))
+            raise ValueError(
+                f"parameter {path} is {given}, the model needs {wanted}; give the parameters of this spec"
+            ) from failure
 
 
+def _shapes(params: Params) -> dict[str, list[int]]:
+    """The shape of each parameter by its dotted path."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): list(np.shape(leaf)) for path, leaf in leaves}
+
+
+@promoting()
 def _init_boxed(spec: Transformer, key: Array) -> Params:
     tokens_BT, coords = jnp.zeros((1, 2), jnp.int32), plain(2)
     reading = None if spec.encoder is None else Reading(tokens=tokens_BT, coords=coords)
@@ -356,14 +401,18 @@ def check_key(key: Any) -> None:
 
 def floating(dtype: DTypeLike) -> np.dtype:
     """The floating type that is meant. Raises ValueError for another one, or none."""
-    try:
-        meant = jnp.dtype(dtype)
-    except TypeError:
-        meant = None
-    if meant is None or not jnp.issubdtype(meant, jnp.floating):
-        name = dtype if meant is None else meant.name
-        raise ValueError(f"dtype={name} is no floating type; use float32, bfloat16 or float16")
+    meant = dtype_of(dtype)
+    if not jnp.issubdtype(meant, jnp.floating):
+        raise ValueError(f"dtype={meant} is no floating type; use float32, bfloat16 or float16")
     return meant
+
+
+def dtype_of(dtype: DTypeLike) -> np.dtype:
+    """The type of numbers that is meant. Raises ValueError where none is."""
+    try:
+        return jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype={shown(dtype)} is no floating type; use float32, bfloat16 or float16") from None
 
 
 def position_limit(spec: Transformer) -> int | None:
@@ -377,27 +426,67 @@ def length_limit(spec: Transformer) -> int | None:
     return None if position is None or position.streams > 1 else position.limit
 
 
-def check_tokens(tokens: Array, vocab: int) -> tuple[int, int]:
+def as_tokens(tokens: ArrayLike, vocab: int) -> Array:
+    """Integer tokens [B, T]; lists of rows count too. Raises ValueError as `check_tokens` does, and for ragged rows."""
+    if not isinstance(tokens, Array | np.ndarray):
+        try:
+            tokens = np.asarray(tokens)
+        except ValueError:
+            raise ValueError("tokens are rows of unequal lengths; pad them, and say where with coords.padded") from None
+    check_tokens(tokens, vocab)
+    return cast(Array, tokens)
+
+
+def check_tokens(tokens: Array | np.ndarray, vocab: int) -> tuple[int, int]:
     """(B, T) of integer tokens; raises ValueError for another shape or dtype, or a token outside the vocabulary."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; give integers [batch, length]")
-    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
-        low, high = int(np.asarray(tokens).min()), int(np.asarray(tokens).max())
+    values = known(tokens)
+    if values is not None and values.size:
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab:
             raise ValueError(f"token {low if low < 0 else high} is outside the vocabulary of {vocab}")
     batch, length = tokens.shape
     return batch, length
 
 
+def check_end(spec: Transformer, cache: Cache | None, length: int, start: ArrayLike) -> None:
+    """Raise ValueError where `length` tokens from `start`, a number or [B], are more than positions or room."""
+    first = known(start)
+    last = None if first is None else int(first.max()) + length - 1
+    position = spec.embed.position
+    if position is not None and position.limit is not None:
+        _check_limit(position.limit, length if last is None else last + 1)
+    _check_last(cache, last)
+
+
 def check_positions(spec: Transformer, coords: Coords) -> None:
-    """Raise ValueError where a position is beyond the model's learned table, or under `jit` may well be."""
+    """Raise ValueError where a position is not in the model's learned table, or under `jit` may well not be."""
     position = spec.embed.position
     if position is None or position.limit is None:
         return
-    limit, last = position.limit, largest(coords.streams(position.streams))
-    if last is None and position.streams > 1:  # places come again, so that their number says nothing
-        return
-    needed = coords.length if last is None else last + 1
+    coords.check_streams(position.streams)
+    assert coords.pos is not None
+    known_pos = coords.at_tokens(coords.pos)
+    if known_pos is not None:
+        low, high = int(known_pos.min(initial=0)), int(known_pos.max(initial=0))
+        if low < 0:
+            raise ValueError(f"position {low} is before the first of the {position.limit} learned ones; use 0 or more")
+        _check_limit(position.limit, high + 1)
+    elif position.streams == 1:  # with more, places come again, so that their number says nothing
+        _check_limit(position.limit, coords.length)
+
+
+def check_types(spec: Transformer, coords: Coords) -> None:
+    """Raise ValueError for a token type that the model has not, if they are known."""
+    types = None if coords.type is None or not spec.embed.types else coords.at_tokens(coords.type)
+    if types is not None and types.size:
+        low, high = int(types.min()), int(types.max())
+        if low < 0 or high >= spec.embed.types:
+            raise ValueError(f"token type {low if low < 0 else high} is none of the model's {spec.embed.types}")
+
+
+def _check_limit(limit: int, needed: int) -> None:
     if needed > limit:
         raise ValueError(f"sequence of {needed} tokens is longer than the {limit} learned positions")
 
@@ -409,9 +498,14 @@ def check_cache_rows(cache: Cache, batch: int) -> None:
         raise ValueError(f"the cache has {rows} rows, tokens have {batch}; make an empty cache of batch={batch}")
 
 
-def check_capacity(cache: Cache, coords: Coords) -> None:
+def check_capacity(cache: Cache | None, coords: Coords) -> None:
     """Raise ValueError where the tokens do not fit what is left of the cache, if that is known."""
-    last = largest(coords.index)
-    capacity = cache.capacity
+    index = known(coords.index)
+    _check_last(cache, None if index is None else int(index.max(initial=PADDING)))
+
+
+def _check_last(cache: Cache | None, last: int | None) -> None:
+    """Raise ValueError where the cache has no place for token `last`; None is not known."""
+    capacity = None if cache is None else cache.capacity
     if capacity is not None and last is not None and last >= capacity:
         raise ValueError(f"token {last} does not fit a cache of {capacity} tokens; make a longer cache")

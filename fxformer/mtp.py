@@ -7,6 +7,7 @@ import flax.linen as nn
 from jax import Array
 
 from fxformer.block import Block, BlockModule
+from fxformer.fields import check_fields
 from fxformer.layers.context import Context
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import Init, Normal, Project
@@ -23,6 +24,9 @@ class MTP:
     block: Block
     norm: Norm
     init: Init = Normal()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class MTPModule(nn.Module):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,8 +13,10 @@ from jax.typing import DTypeLike
 from fxformer.axes import logical
 from fxformer.block import Block, BlockModule
 from fxformer.cache import empty_cross_table, empty_table
+from fxformer.fields import Rate, Size, check_fields
+from fxformer.jit import compiled
 from fxformer.layers.bias import BIASES, ALiBi, Buckets
-from fxformer.layers.context import Context, Side, check_rate, dropout
+from fxformer.layers.context import Context, Side, dropout
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
 from fxformer.walk import parts
@@ -25,13 +26,13 @@ from fxformer.walk import parts
 class Repeat:
     """A pattern of blocks `n` times over: parameters stacked on a leading layer axis, or `tied` (ALBERT)."""
 
-    n: int
+    n: Size
     blocks: tuple[Block, ...]
     tied: bool = False
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not self.blocks:
-            raise ValueError(f"depth {self.n} x {len(self.blocks)} blocks is no stack; use 1 or more of each")
+        check_fields(self)
+        check_pattern(self.blocks)
 
     @property
     def stacked(self) -> tuple[int, ...]:
@@ -48,6 +49,16 @@ class Once:
     tied: ClassVar[bool] = False
     stacked: ClassVar[tuple[int, ...]] = ()
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_pattern(self.blocks)
+
+
+def check_pattern(blocks: tuple[Block, ...]) -> None:
+    """Raise ValueError for a pattern of no block."""
+    if not blocks:
+        raise ValueError("the pattern has 0 blocks; give 1 or more")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
@@ -60,14 +71,17 @@ class Stack:
     groups: tuple[Repeat | Once, ...]
     norm: Norm
     bias: Buckets | ALiBi | None = None
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        check_rate(self.dropout)
-        names = {PLACEMENTS[block.residual.placement].enter: block.residual.placement for block in self.blocks}
+        check_fields(self)
+        if not self.groups:
+            raise ValueError("the stack has 0 groups of blocks; give 1 or more")
+        kinds = [block for group in self.groups for block in group.blocks]
+        names = {PLACEMENTS[block.residual.placement].enter: block.residual.placement for block in kinds}
         if len(names) > 1:
             raise ValueError(f"placements {' and '.join(names.values())} carry different streams; use one of them")
-        for attention in (block.attention for block in self.blocks):
+        for attention in (block.attention for block in kinds):
             if self.bias is not None and any(True for _ in parts(attention, Buckets)):
                 raise ValueError("the stack has a logit bias and an attention has its own; give one of them")
             if self.bias is not None and self.bias.heads != attention.heads:
@@ -179,7 +193,7 @@ class StackModule(nn.Module):
         )
 
 
-@partial(jax.jit, static_argnames=("spec", "batch", "length", "encoder_length", "spare", "dtype"))
+@compiled(static=("spec", "batch", "length", "encoder_length", "spare", "dtype"))
 def empty_tables(spec: Stack, *, batch: int, length: int, encoder_length: int, spare: int, dtype: DTypeLike) -> Any:
     """Empty cache tables in the tree of the stack, one for each attention, stacked as the groups are."""
 

@@ -18,6 +18,7 @@ from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.request import Ends, Given, Request, request_of
 from fxformer.decode.state import forbid, read_prompt
 from fxformer.decode.steps import step, unstacked
+from fxformer.jit import promoting
 from fxformer.model import Params, Transformer
 
 
@@ -44,6 +45,7 @@ class Search(NamedTuple):
     scores: Array
 
 
+@promoting()
 def beam(
     spec: Transformer,
     params: Params,

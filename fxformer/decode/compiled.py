@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from fxformer.model import traced
+from fxformer.jit import promoting, traced
 
 R = TypeVar("R")
 
@@ -19,7 +19,7 @@ def for_few_rows(
     function: Callable[..., R], *, static_argnames: Sequence[str], donate_argnames: Sequence[str] = ()
 ) -> Callable[..., R]:
     """`jax.jit`, with products that are quick for a few rows; within the caller's `jit` a part of that."""
-    compiled = partial(jax.jit, function, static_argnames=static_argnames, donate_argnames=donate_argnames)
+    compiled = partial(jax.jit, promoting()(function), static_argnames=static_argnames, donate_argnames=donate_argnames)
     part = compiled()
     alone = lru_cache(maxsize=1)(lambda: compiled(compiler_options=_options()))
 

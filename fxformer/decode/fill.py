@@ -13,11 +13,13 @@ from fxformer.coords import PADDING, Coords, check_rows, plain
 from fxformer.decode.loop import written
 from fxformer.decode.request import Ends, Given, request_of
 from fxformer.decode.sampling import Sampling, check_sampling, keys_at, row_keys, shape
-from fxformer.layers.head import check_over_tokens
+from fxformer.jit import compiled, promoting
+from fxformer.layers.head import Bare
 from fxformer.model import Params, Transformer, apply, check_tokens
 from fxformer.ops.sample import choose
 
 
+@promoting()
 def fill_masks(
     spec: Transformer,
     params: Params,
@@ -38,7 +40,8 @@ def fill_masks(
     """
     tokens_BT = jnp.asarray(tokens)
     batch, length = check_tokens(tokens_BT, spec.embed.vocab)
-    check_over_tokens(spec.head)
+    if spec.head == Bare():
+        raise ValueError("the model has no head that says which token stands where; take one that has, like a -mlm")
     if not 0 <= mask < spec.embed.vocab:
         raise ValueError(f"mask token {mask} is outside the vocabulary of {spec.embed.vocab}")
     check_sampling(sampling, batch, spec.embed.vocab, key)
@@ -58,7 +61,7 @@ def fill_masks(
     return _fill_masks(spec, params, tokens_BT.astype(jnp.int32), coords, keys_B, sampling, mask, rounds, dtype)
 
 
-@partial(jax.jit, static_argnames=("spec", "dtype"))
+@compiled(static=("spec", "dtype"))
 def _fill_masks(
     spec: Transformer,
     params: Params,
@@ -66,8 +69,8 @@ def _fill_masks(
     coords: Coords,
     keys_B: Array | None,
     sampling: Sampling,
-    mask: Array,
-    rounds: Array,
+    mask: Array | int,
+    rounds: Array | int,
     dtype: DTypeLike,
 ) -> Array:
     def fill(i: Array, tokens_BT: Array) -> Array:
@@ -86,6 +89,7 @@ def _fill_masks(
     return jax.lax.fori_loop(0, rounds, fill, tokens_BT)
 
 
+@promoting()
 def fill_blanks(
     spec: Transformer,
     params: Params,

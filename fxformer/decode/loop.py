@@ -14,9 +14,11 @@ from fxformer.decode.request import Ends, Given, Request, request_of
 from fxformer.decode.sampling import Sampling
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import step, unstacked, unstacked_spec
+from fxformer.jit import promoting
 from fxformer.model import Params, Transformer
 
 
+@promoting()
 def generate(
     spec: Transformer,
     params: Params,
@@ -94,6 +96,7 @@ def stream(
         yield token_B
 
 
+@promoting()
 def start(spec: Transformer, params: Params, request: Request) -> State:
     """Read the prompt and choose the first new token."""
     state, logits_BV, _ = read_prompt(spec, params, request)

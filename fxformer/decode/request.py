@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords, check_rows, last, padded_to, plain
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys
 from fxformer.decode.steps import check_decodable
-from fxformer.layers.head import check_over_tokens
+from fxformer.jit import promoting
 from fxformer.model import (
     Transformer,
     check_cacheable,
@@ -73,6 +73,7 @@ class Request:
     spare: int = field(metadata={"static": True}, default=0)
 
 
+@promoting()
 def request_of(
     spec: Transformer,
     given: Given,
@@ -101,7 +102,6 @@ def request_of(
     check_rows(coords, batch, length)
     readers = [spec] if draft is None else [spec, draft]
     for reader in readers:
-        check_over_tokens(reader.head)
         check_room(reader, coords, int(most_B.max()))
     coords = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), coords)
     limits = [limit for limit in map(length_limit, readers) if limit is not None]

@@ -22,6 +22,7 @@ from fxformer.decode.request import Ends, Given, Request, request_of
 from fxformer.decode.sampling import Sampling, keys_at, shape
 from fxformer.decode.state import State, choose_next, forbid, read_prompt
 from fxformer.decode.steps import unstacked
+from fxformer.jit import promoting
 from fxformer.model import Params, Transformer, apply, apply_mtp, empty_mtp_cache
 from fxformer.ops.sample import temper
 
@@ -148,6 +149,7 @@ class OwnPrediction:
         return Heard(cache, _at_last(logits_BXV, checked.coords))
 
 
+@promoting()
 def speculate(
     spec: Transformer,
     params: Params,

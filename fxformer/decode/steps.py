@@ -11,10 +11,12 @@ from jax.typing import DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import Coords
+from fxformer.jit import promoting
 from fxformer.model import Output, Params, Transformer, apply, check_cacheable, read_out
 from fxformer.stack import Once
 
 
+@promoting()
 def prefill(
     spec: Transformer,
     params: Params,
@@ -64,6 +66,7 @@ def read(
     return read_out(spec, params, hidden_B1D)[:, 0], out
 
 
+@promoting()
 def step(
     spec: Transformer,
     params: Params,
@@ -79,6 +82,7 @@ def step(
     return out.logits[:, 0], out.cache
 
 
+@promoting()
 def unstacked(spec: Transformer, params: Params, cache: Cache) -> tuple[Transformer, Params, Cache]:
     """The same model with each pass over a pattern standing `Once`, its parameters, and its cache.
 

@@ -7,29 +7,34 @@ import jax
 import jax.numpy as jnp
 
 from fxformer.axes import logical
+from fxformer.fields import Number, Size, check_fields
 from fxformer.layers.project import boxed
-from fxformer.ops.bias import BucketBias, DistanceBias, LogitBias, alibi_slopes, buckets_by_distance
+from fxformer.ops.bias import BucketBias, DistanceBias, LogitBias, alibi_slopes, check_buckets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
     """T5's learned bias by bucketed distance: one table for all layers of a stack. Raffel et al. 2020."""
 
-    heads: int
-    count: int = 32
-    max_distance: int = 128
+    heads: Size
+    count: Size = 32
+    max_distance: Size = 128
     bidirectional: bool = False
-    deviation: float = 0.02
+    deviation: Number = 0.02
 
     def __post_init__(self) -> None:
-        buckets_by_distance(self.count // 2 if self.bidirectional else self.count, self.max_distance)
+        check_fields(self)
+        check_buckets(self.count // 2 if self.bidirectional else self.count, self.max_distance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ALiBi:
     """A fixed linear penalty on distance, one slope a head. Press et al. 2022."""
 
-    heads: int
+    heads: Size
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class BucketsModule(nn.Module):
@@ -40,7 +45,7 @@ class BucketsModule(nn.Module):
     @nn.compact
     def __call__(self) -> LogitBias:
         spec = self.spec
-        init = jax.nn.initializers.normal(spec.deviation)
+        init = jax.nn.initializers.normal(spec.deviation, jnp.float32)
         table_XH = boxed(self, "table", init, (None, *logical("h")), (spec.count, spec.heads))
         return BucketBias(table_XH, max_distance=spec.max_distance, bidirectional=spec.bidirectional)
 

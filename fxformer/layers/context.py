@@ -8,6 +8,7 @@ import jax
 from jax import Array
 
 from fxformer.coords import Coords
+from fxformer.fields import Size, check_fields
 from fxformer.ops.bias import LogitBias
 
 
@@ -21,14 +22,11 @@ class Execution:
     """
 
     kernel: str | None = None
-    unroll: int = 1
+    unroll: Size = 1
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if self.unroll < 1:
-            raise ValueError(f"unroll={self.unroll} writes out no block; use 1 or more")
-        if not isinstance(self.remat, bool):
-            raise ValueError(f"remat={self.remat!r} is neither; use True or False")
+        check_fields(self)
 
     def kernel_for(self, table: Any) -> str | None:
         """The kernel for a layer that reads this cache table, or none; skipping its empty end pays on a CPU."""
@@ -62,12 +60,6 @@ class Side(NamedTuple):
     tables: Any = None
     losses: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
     stats: dict[str, Array] = {}  # noqa: RUF012
-
-
-def check_rate(rate: float) -> None:
-    """Raise ValueError unless `rate` is a share of values that can be dropped."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout={rate} is not a share of values; use 0 or more, and less than 1")
 
 
 def dropout(module: nn.Module, x: Array, rate: float) -> Array:

@@ -10,7 +10,8 @@ from jax import Array
 
 from fxformer.axes import logical
 from fxformer.coords import Coords
-from fxformer.layers.context import check_rate, dropout
+from fxformer.fields import Count, Number, Positive, Rate, Size, check_fields
+from fxformer.layers.context import dropout
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import Init, Normal, Project, boxed, draw
 from fxformer.ops.position import sinusoids
@@ -20,27 +21,36 @@ from fxformer.ops.position import sinusoids
 class Sinusoidal:
     """Fixed sines and cosines added to the embedding. Vaswani et al. 2017, section 3.5."""
 
-    base: float = 10_000.0
+    base: Positive = 10_000.0
     limit: ClassVar[None] = None  # any position has its sines
     streams: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
     """A learned vector for each of `limit` positions, added to the embedding (GPT, BERT)."""
 
-    limit: int
+    limit: Size
     init: Init = Normal()
     streams: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedPair:
     """Two learned vectors, one for each stream of positions: place in the text, place in the span (GLM)."""
 
-    limit: int
+    limit: Size
     init: Init = Normal()
     streams: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class SinusoidalModule(nn.Module):
@@ -60,7 +70,7 @@ class LearnedModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        return _look_up(self, "table", self.spec, coords.streams(self.spec.streams)[..., 0], width)
+        return _look_up(self, "table", self.spec, coords, 0, width)
 
 
 class LearnedPairModule(nn.Module):
@@ -70,15 +80,23 @@ class LearnedPairModule(nn.Module):
 
     @nn.compact
     def __call__(self, coords: Coords, width: int) -> Array:
-        pos_BTx = coords.streams(self.spec.streams)
-        text_BTD = _look_up(self, "text", self.spec, pos_BTx[..., 0], width)
-        return text_BTD + _look_up(self, "span", self.spec, pos_BTx[..., 1], width)
+        text_BTD = _look_up(self, "text", self.spec, coords, 0, width)
+        return text_BTD + _look_up(self, "span", self.spec, coords, 1, width)
 
 
-def _look_up(module: nn.Module, name: str, spec: Learned | LearnedPair, pos_BT: Array, width: int) -> Array:
-    """Rows of the table `name`; not a number beyond its end."""
+def _look_up(
+    module: nn.Module, name: str, spec: Learned | LearnedPair, coords: Coords, stream: int, width: int
+) -> Array:
+    """The vectors of one stream of positions, from the table `name`."""
     table_XD = table(module, spec.limit, width, spec.init, name=name, axes=(None, *logical("d")))
-    return table_XD.at[pos_BT].get(mode="fill", fill_value=jnp.nan)
+    return rows_of(table_XD, coords.streams(spec.streams)[..., stream], coords)
+
+
+def rows_of(table_XD: Array, at_BT: Array, coords: Coords) -> Array:
+    """Rows of a table: not a number for one that it does not have, and some row for padding, whatever stands there."""
+    at_BT = at_BT.astype(jnp.promote_types(at_BT.dtype, jnp.int32))
+    at_BT = jnp.where(coords.index >= 0, jnp.where(at_BT >= 0, at_BT, len(table_XD)), 0)
+    return table_XD.at[at_BT].get(mode="fill", fill_value=jnp.nan)
 
 
 POSITIONS = {Sinusoidal: SinusoidalModule, Learned: LearnedModule, LearnedPair: LearnedPairModule}
@@ -92,24 +110,19 @@ class Embed:
     stream (ALBERT). shrink: what the gradient of the tables is multiplied by (GLM-130B: 0.1).
     """
 
-    vocab: int
-    width: int
+    vocab: Size
+    width: Size
     position: Sinusoidal | Learned | LearnedPair | None = None
-    types: int = 0
-    factor: int | None = None
-    scale: float = 1.0
+    types: Count = 0
+    factor: Size | None = None
+    scale: Number = 1.0
     norm: Norm | None = None
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     shrink: float = 1.0
     init: Init = Normal()
 
     def __post_init__(self) -> None:
-        if self.vocab < 1 or self.width < 1 or (self.factor is not None and self.factor < 1):
-            raise ValueError(
-                f"embedding of vocab={self.vocab}, width={self.width}, factor={self.factor} is empty; "
-                "use 1 or more of each"
-            )
-        check_rate(self.dropout)
+        check_fields(self)
 
 
 class EmbedModule(nn.Module):
@@ -122,10 +135,10 @@ class EmbedModule(nn.Module):
         spec = self.spec
         width, letter = (spec.width, "d") if spec.factor is None else (spec.factor, "w")
         table_VD = table(self, spec.vocab, width, spec.init, axes=logical(f"v{letter}"))
-        x_BTD = table_VD[tokens_BT] * spec.scale
+        x_BTD = rows_of(table_VD, tokens_BT, coords) * spec.scale
         if spec.types:
             types_XD = table(self, spec.types, width, spec.init, name="types", axes=(None, *logical(letter)))
-            x_BTD = x_BTD + (types_XD[0] if coords.type is None else types_XD[coords.type])
+            x_BTD = x_BTD + (types_XD[0] if coords.type is None else rows_of(types_XD, coords.type, coords))
         if spec.position is not None:
             x_BTD = x_BTD + POSITIONS[type(spec.position)](spec.position, name="position")(coords, width)
         if spec.norm is not None:

@@ -9,6 +9,7 @@ from jax import Array
 
 from fxformer.axes import logical
 from fxformer.coords import Coords
+from fxformer.fields import Count, Number, Positive, check_fields
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Normal, Project, parameter, zeros
 from fxformer.lookup import nearest, renamed
@@ -22,8 +23,11 @@ class Tied:
     softcap: cap * tanh(logits / cap) (Gemma 2).
     """
 
-    scale: float = 1.0
-    softcap: float | None = None
+    scale: Number = 1.0
+    softcap: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +38,12 @@ class Untied:
     """
 
     bias: bool = False
-    scale: float = 1.0
-    softcap: float | None = None
+    scale: Number = 1.0
+    softcap: Positive | None = None
     init: Init = FanIn()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,34 +56,13 @@ class Transformed:
     init: Init = Normal()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         nearest(ACTIVATIONS, self.activation, "activation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bare:
     """No readout: what stands in the place of logits is the stream itself, [B, T, D]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """Logits are x W + b of `labels` classes for each token, [B, T, labels]; a decoder's last speaks for a text."""
-
-    labels: int
-    bias: bool = True
-    init: Init = Normal()
-
-    def __post_init__(self) -> None:
-        check_labels(self.labels, least=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Logits are x W + b, [B, T, 2]: that an answer starts at a token, and that it ends there, a softmax over T each.
-
-    Devlin et al. 2019, section 4.2.
-    """
-
-    init: Init = Normal()
 
 
 class TiedModule(nn.Module):
@@ -119,27 +105,6 @@ class TransformedModule(nn.Module):
         return logits_BTV + parameter(self, "bias", zeros, "v", {"v": vocab}).astype(x_BTD.dtype)
 
 
-class LabelsModule(nn.Module):
-    """Parameter `out`."""
-
-    spec: Labels
-
-    @nn.compact
-    def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
-        spec = self.spec
-        return Project("btd,dy->bty", {"y": spec.labels}, spec.bias, spec.init, name="out")(x_BTD)
-
-
-class SpanModule(nn.Module):
-    """Parameter `out`."""
-
-    spec: Span
-
-    @nn.compact
-    def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
-        return Project("btd,dy->bty", {"y": 2}, bias=True, weights=self.spec.init, name="out")(x_BTD)
-
-
 class BareModule(nn.Module):
     """Has no parameters."""
 
@@ -159,24 +124,8 @@ def __getattr__(name: str) -> type:
 
 
 READOUTS = {Tied: TiedModule, Untied: UntiedModule}
-OVER_TOKENS = {**READOUTS, Transformed: TransformedModule}
-HEADS = {**OVER_TOKENS, Bare: BareModule, Labels: LabelsModule, Span: SpanModule}
-HeadSpec = Tied | Untied | Transformed | Bare | Labels | Span
-
-
-def check_over_tokens(head: HeadSpec) -> None:
-    """Raise ValueError for a head whose logits are not of tokens, so that they choose none."""
-    if type(head) not in OVER_TOKENS:
-        raise ValueError(
-            f"the model has no head that says which token stands where, but {type(head).__name__}; take one that has, "
-            "like a -mlm of BERT, or a decoder with its lm_head"
-        )
-
-
-def check_labels(labels: int, *, least: int) -> None:
-    """Raise ValueError for a number of classes below `least`."""
-    if labels < least:
-        raise ValueError(f"labels={labels} is no number of classes; use {least} or more")
+HEADS = {**READOUTS, Transformed: TransformedModule, Bare: BareModule}
+HeadSpec = Tied | Untied | Transformed | Bare
 
 
 def _compare(x_BTD: Array, table_VD: Array) -> Array:
@@ -216,12 +165,12 @@ class Pooler:
     """
 
     pooling: str = "first"
-    labels: int = 0
+    labels: Count = 0
     init: Init = Normal()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         nearest(POOLINGS, self.pooling, "pooling")
-        check_labels(self.labels, least=0)
 
 
 class PoolerModule(nn.Module):

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
-from fxformer.layers.project import Initializer, ones, parameter, zeros
+from fxformer.fields import Least, Number, check_fields
+from fxformer.layers.project import Initializer, parameter, zeros
 from fxformer.lookup import nearest
 from fxformer.ops.norm import NORMS, normalise
 
@@ -19,16 +21,15 @@ class Norm:
     """
 
     kind: str
-    eps: float = 1e-6
+    eps: Least = 1e-6
     scale: bool = True
     bias: bool = False
     offset: float = 0.0
-    alpha: float | None = None
+    alpha: Number | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         nearest(NORMS, self.kind, "norm kind")
-        if self.eps < 0:
-            raise ValueError(f"eps={self.eps} may leave a root of less than nothing; use 0.0 or more")
         if self.offset and not self.scale:
             raise ValueError(f"offset={self.offset} has no gain to move; use offset=0.0, or scale=True")
 
@@ -51,4 +52,4 @@ class NormModule(nn.Module):
 
 def full(value: float) -> Initializer:
     """The initialiser that fills a parameter with `value`."""
-    return lambda key, shape: value * ones(key, shape)
+    return lambda key, shape: jnp.full(shape, value, jnp.float32)

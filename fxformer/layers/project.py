@@ -11,13 +11,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.axes import logical
+from fxformer.fields import Number, check_fields
 
 
 @dataclass(frozen=True, slots=True)
 class FanIn:
     """Normal weights of standard deviation gain / sqrt(fan in). The gain may be a traced number."""
 
-    gain: float = 1.0
+    gain: Number = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def std(self, fan_in: int, fan_out: int) -> float:
         return self.gain / math.sqrt(fan_in)
@@ -27,7 +31,10 @@ class FanIn:
 class Xavier:
     """Normal weights of standard deviation gain * sqrt(2 / (fan in + fan out)). Glorot & Bengio 2010, eq. 12."""
 
-    gain: float = 1.0
+    gain: Number = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def std(self, fan_in: int, fan_out: int) -> float:
         return self.gain * math.sqrt(2 / (fan_in + fan_out))
@@ -37,7 +44,10 @@ class Xavier:
 class Normal:
     """Normal weights of a fixed standard deviation (GPT-2: 0.02)."""
 
-    deviation: float = 0.02
+    deviation: Number = 0.02
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def std(self, fan_in: int, fan_out: int) -> float:
         return self.deviation
@@ -47,7 +57,10 @@ class Normal:
 class Truncated:
     """Normal weights of a fixed standard deviation, drawn anew where they are beyond two of it (BERT: 0.02)."""
 
-    deviation: float = 0.02
+    deviation: Number = 0.02
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def std(self, fan_in: int, fan_out: int) -> float:
         return self.deviation
@@ -58,20 +71,25 @@ Init = FanIn | Xavier | Normal | Truncated
 
 def within_two(key: Array, shape: tuple[int, ...]) -> Array:
     """Normal numbers cut at 2, of standard deviation 0.8796."""
-    return jax.random.truncated_normal(key, -2.0, 2.0, shape)
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
+
+def normal(key: Array, shape: tuple[int, ...]) -> Array:
+    """Normal numbers of standard deviation 1."""
+    return jax.random.normal(key, shape, jnp.float32)
 
 
 DRAWS: dict[type, Callable[[Array, tuple[int, ...]], Array]] = {
-    FanIn: jax.random.normal,
-    Xavier: jax.random.normal,
-    Normal: jax.random.normal,
+    FanIn: normal,
+    Xavier: normal,
+    Normal: normal,
     Truncated: within_two,
 }
 
 
 def draw(init: Init, key: Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """Random weights of an initialiser: its standard deviation times numbers from its table."""
-    return init.std(fan_in, fan_out) * DRAWS[type(init)](key, shape)
+    """Random weights of an initialiser, float32: its standard deviation times numbers from its table."""
+    return (init.std(fan_in, fan_out) * DRAWS[type(init)](key, shape)).astype(jnp.float32)
 
 
 class Project(nn.Module):
@@ -161,8 +179,8 @@ def boxed(
 
 
 def zeros(key: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.zeros(shape)
+    return jnp.zeros(shape, jnp.float32)
 
 
 def ones(key: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.ones(shape)
+    return jnp.ones(shape, jnp.float32)

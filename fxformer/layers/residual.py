@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.axes import logical
-from fxformer.layers.context import Side, check_rate, dropout
+from fxformer.fields import Number, Rate, check_fields
+from fxformer.layers.context import Side, dropout
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import parameter
 from fxformer.lookup import nearest
@@ -140,12 +141,12 @@ class Residual:
 
     placement: str
     norm: Norm
-    skip: float = 1.0
-    dropout: float = 0.0
+    skip: Number = 1.0
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         nearest(PLACEMENTS, self.placement, "placement")
-        check_rate(self.dropout)
 
 
 class ResidualModule(nn.Module):
@@ -179,7 +180,7 @@ class OwnParameters(NamedTuple):
         return NormModule(self.spec, name=f"{name}{self.suffix}")
 
     def number(self, name: str, start: float) -> Array:
-        return parameter(self.module, name, lambda key, shape: jnp.full(shape, start), "", {})
+        return parameter(self.module, name, lambda key, shape: jnp.full(shape, start, jnp.float32), "", {})
 
 
 def main(stream: Any) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
+from fxformer.jit import promoting
 from fxformer.lookup import nearest
 from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
@@ -149,6 +150,7 @@ def _blockwise_forward(
     return (y_BTGQU, logsumexp_BGQT), (q_BTGQK, k_BGSK, v_BGSU, terms, y_BTGQU, logsumexp_BGQT)
 
 
+@promoting()
 def _blockwise_backward(scores: Scores, saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
     q_BTGQK, k_BGSK, v_BGSU, terms, y_BTGQU, logsumexp_BGQT = saved
     dy_BTGQU, dlogsumexp_BGQT = cotangents
@@ -305,6 +307,7 @@ def default_kernel(
     return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS else "blockwise"
 
 
+@promoting()
 def attend(
     q_BTHK: Array,
     k_BSGK: Array,
@@ -361,6 +364,7 @@ def attend(
     return y_BTGQU.reshape(batch, tokens, heads, v_BSGU.shape[-1])
 
 
+@promoting()
 def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Array]:
     """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars.
 

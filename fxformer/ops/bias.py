@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from fxformer.jit import compiled
 
 
 def buckets_by_distance(count: int, max_distance: int) -> np.ndarray:
@@ -15,18 +16,23 @@ def buckets_by_distance(count: int, max_distance: int) -> np.ndarray:
 
     The first half of the buckets are exact, the rest logarithmic. Built on the host: boundary distances sit exactly
     on the edge of a floor, which an accelerator's logarithm would miss. Raffel et al. 2020, section 2.1; code.
-    Raises ValueError where one half is empty.
     """
+    check_buckets(count, max_distance)
     exact = count // 2
-    if exact < 1 or max_distance <= exact:
-        raise ValueError(f"{count} buckets for distances up to {max_distance}; use 2 or more for at least as many")
     distance = np.arange(max_distance + 1)
     ratio = np.log(np.maximum(distance, 1) / exact) / math.log(max_distance / exact)
     logarithmic = exact + (ratio * (count - exact)).astype(int)
     return np.where(distance < exact, distance, np.minimum(logarithmic, count - 1))
 
 
-@partial(jax.jit, static_argnames=("count", "max_distance", "bidirectional"))
+def check_buckets(count: int, max_distance: int) -> None:
+    """Raise ValueError where the exact or the logarithmic half of the buckets is empty."""
+    exact = count // 2
+    if exact < 1 or max_distance <= exact:
+        raise ValueError(f"{count} buckets for distances up to {max_distance}; use 2 or more for at least as many")
+
+
+@compiled(static=("count", "max_distance", "bidirectional"))
 def t5_buckets(relative: Array, *, count: int, max_distance: int, bidirectional: bool) -> Array:
     """The bucket of each relative position `key - query`; bidirectional gives half of them to keys on the right."""
     count = count // 2 if bidirectional else count

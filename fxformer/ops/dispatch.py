@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fxformer.fields import Count, Least, check_fields
+from fxformer.jit import promoting
 from fxformer.ops.route import Routing
 
 Own = Callable[[Any], Any]  # a tree with leaves [E, ...] -> for each group that of its own expert, [X, ...]
@@ -31,12 +33,13 @@ class Capacity:
     however many tokens there are.
     """
 
-    factor: float = 1.25
-    least: int = 4
+    factor: Least = 1.25
+    least: Count = 4
 
     def __post_init__(self) -> None:
-        if self.factor < 0 or self.least < 0 or self.factor == self.least == 0:
-            raise ValueError(f"capacity of factor={self.factor}, least={self.least}; use 0 or more, and not 0 of both")
+        check_fields(self)
+        if self.factor == self.least == 0:
+            raise ValueError("capacity of factor=0, least=0 takes nothing; use more than 0 of one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class Slots(NamedTuple):
     owner_X: Array | None
 
 
+@promoting()
 def dispatch(spec: Dispatch, x_BTD: Array, routing: Routing, experts: Experts) -> tuple[Array, Array]:
     """y = sum over a token's choices of weight * expert(x), summed in float32, and which were computed (bool BTM).
 

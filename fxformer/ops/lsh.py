@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.coords import PADDING
+from fxformer.jit import promoting
 from fxformer.ops.attend import divisors
 from fxformer.ops.norm import l2
 
 SELF = 1e5  # subtracted from a query's logit with itself; appendix A
 
 
+@promoting()
 def lsh_attend(qk_BTHK: Array, v_BTHU: Array, key: Array, *, buckets: int, rounds: int, chunk: int) -> Array:
     """Causal attention of shared queries and keys, logits q k / |k|, over what at least one round of hashing finds.
 
@@ -37,6 +39,7 @@ def lsh_attend(qk_BTHK: Array, v_BTHU: Array, key: Array, *, buckets: int, round
     return jax.vmap(of_heads)(qk_BTHK, v_BTHU, bucket_BHXT)
 
 
+@promoting()
 def lsh_buckets(x_BTHK: Array, key: Array, *, buckets: int, rounds: int) -> Array:
     """int [B, H, rounds, T]: argmax([x R; -x R]) with R [K, buckets / 2] normal, one for each round and head.
 

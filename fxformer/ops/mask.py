@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from jax import Array
 
 from fxformer.coords import Coords
+from fxformer.fields import Distance, check_fields
+from fxformer.jit import promoting
 
 
 class Mask(ABC):
@@ -63,11 +65,10 @@ class Causal(Mask):
 class Window(Mask):
     """The `size` most recent keys, the query's own included: t - size < s <= t (Mistral)."""
 
-    size: int
+    size: Distance
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"window size={self.size} sees nothing; use 1 or more")
+        check_fields(self)
 
     def __call__(self, q: Coords, k: Coords) -> Array:
         age_BTS = _age(q, k)
@@ -90,11 +91,10 @@ class Prefix(Mask):
 class Strided(Mask):
     """Every `stride`-th earlier key, counted back from the query (Child et al. 2019)."""
 
-    stride: int
+    stride: Distance
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride={self.stride} is not a distance; use 1 or more")
+        check_fields(self)
 
     def __call__(self, q: Coords, k: Coords) -> Array:
         age_BTS = _age(q, k)
@@ -105,11 +105,10 @@ class Strided(Mask):
 class Blocks(Mask):
     """Earlier keys of the query's own block of `size` tokens, counted from the first of its segment."""
 
-    size: int
+    size: Distance
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"block size={self.size} holds nothing; use 1 or more")
+        check_fields(self)
 
     def __call__(self, q: Coords, k: Coords) -> Array:
         start_BT = 0 if q.start is None else q.start
@@ -127,6 +126,9 @@ class Both(Mask):
 
     first: Mask
     second: Mask
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, q: Coords, k: Coords) -> Array:
         return self.first(q, k) & self.second(q, k)
@@ -147,6 +149,9 @@ class Either(Mask):
     first: Mask
     second: Mask
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __call__(self, q: Coords, k: Coords) -> Array:
         return self.first(q, k) | self.second(q, k)
 
@@ -160,6 +165,7 @@ class Either(Mask):
         return self.first.bidirectional or self.second.bidirectional
 
 
+@promoting()
 def visible(mask: Mask, q: Coords, k: Coords) -> Array:
     """bool [B, T, S]: what `mask` allows, within one segment and never to padding."""
     same_BTS = q.segment[:, :, None] == k.segment[:, None, :]

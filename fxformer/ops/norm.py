@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import rsqrt
 
+from fxformer.jit import promoting
+
 
 def layer(x: Array, eps: float) -> Array:
     """(x - mean(x)) / sqrt(var(x) + eps), population variance. Ba, Kiros & Hinton 2016, eq. 3."""
@@ -59,6 +61,7 @@ NORMS: dict[str, Callable[[Array, float], Array]] = {
 ACROSS_TOKENS = frozenset({"batch"})
 
 
+@promoting()
 def normalise(
     x: Array,
     scale: Array | None,

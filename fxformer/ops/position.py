@@ -4,7 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fxformer.jit import promoting
 
+
+@promoting()
 def sinusoids(pos_BT: Array, width: int, *, base: float = 10_000.0) -> Array:
     """float32 [B, T, width]: channel 2i is sin(pos / base^(2i / width)), channel 2i + 1 its cosine.
 

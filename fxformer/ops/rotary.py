@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fxformer.fields import Positive, Size, Whole, check_fields
+from fxformer.jit import promoting
 from fxformer.lookup import nearest
 
 
@@ -18,14 +20,20 @@ from fxformer.lookup import nearest
 class Linear:
     """Position interpolation: every frequency divided by `factor`. Chen et al. 2023."""
 
-    factor: float
+    factor: Positive
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NTK:
     """NTK-aware scaling: the base times factor^(p / (p - 2))."""
 
-    factor: float
+    factor: Positive
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +61,27 @@ class YaRN:
     truncate: the ramp begins and ends at whole pairs, rounded outwards (gpt-oss: False).
     """
 
-    factor: float
-    original_length: int
-    fast: float = 32.0
-    slow: float = 1.0
+    factor: Positive
+    original_length: Whole
+    fast: Positive = 32.0
+    slow: Positive = 1.0
     truncate: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3:
     """Llama 3.1's piecewise rule on wavelengths. Grattafiori et al. 2024; reference code."""
 
-    factor: float
-    original_length: int
+    factor: Positive
+    original_length: Whole
     low: float = 1.0
     high: float = 4.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.low < self.high:
             raise ValueError(f"low={self.low} is not less than high={self.high}; there is nothing between them")
 
@@ -88,18 +100,17 @@ class Rotary:
     gain: factor on the rotated channels alone (YaRN's attention factor beside channels that are not rotated).
     """
 
-    width: int
-    base: float = 10_000.0
+    width: Size
+    base: Positive = 10_000.0
     pairing: str = "half"
-    streams: int = 1
+    streams: Size = 1
     scaling: Scaling | None = None
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.width < 2 or self.width % 2:
+        check_fields(self)
+        if self.width % 2:
             raise ValueError(f"rotary width={self.width} cannot be split in pairs; use an even number, 2 or more")
-        if self.streams < 1:
-            raise ValueError(f"rotary streams={self.streams} rotate nothing; use 1 or more")
         nearest(PAIRINGS, self.pairing, "rotary pairing")
 
 
@@ -185,6 +196,7 @@ def magnitude(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
 
 
+@promoting()
 def angles(pos: Array, rotary: Rotary) -> Array:
     """float32 [B, T, streams, p / 2]: the phase of each channel pair at `pos` ([B, T] or [B, T, streams])."""
     pos_BTx = pos[..., None] if pos.ndim == 2 else pos
@@ -210,6 +222,7 @@ def _interleaved(x: Array, cos: Array, sin: Array) -> Array:
 PAIRINGS: dict[str, Callable[[Array, Array, Array], Array]] = {"half": _half, "interleaved": _interleaved}
 
 
+@promoting()
 def rotate(x_BTHK: Array, pos: Array, rotary: Rotary) -> Array:
     """Rotate the first `streams * width` channels of each head by their position; the rest pass unchanged.
 

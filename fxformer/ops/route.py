@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fxformer.fields import Number, Share, Size, check_fields
+from fxformer.jit import promoting
 from fxformer.ops.loss import weighted_mean, z_loss
 
 
@@ -52,14 +54,13 @@ class GShard:
     Losses: balance = mean_i f_i P_i, where f_i counts first choices (1 / E^2 when even); router_z.
     """
 
-    threshold: float = 0.5
+    threshold: Share = 0.5
     k: ClassVar[int] = 2
     groups: ClassVar[int] = 1
     kept_groups: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold} is not a weight; use 0 to 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +72,14 @@ class TopK:
     from. Losses: balance = E sum_i f_i P_i (1 when even; Mixtral's is k times that); router_z.
     """
 
-    k: int
+    k: Size
     renormalise: bool = False
-    scale: float = 1.0
-    groups: int = 1
-    kept_groups: int = 1
+    scale: Number = 1.0
+    groups: Size = 1
+    kept_groups: Size = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +91,20 @@ class Sigmoid:
     s_i / sum_j s_j (1 when even).
     """
 
-    k: int
+    k: Size
     renormalise: bool = True
-    scale: float = 1.0
-    groups: int = 1
-    kept_groups: int = 1
+    scale: Number = 1.0
+    groups: Size = 1
+    kept_groups: Size = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 Router = Switch | GShard | TopK | Sigmoid
 
 
+@promoting()
 def route(
     spec: Router,
     logits_BTE: Array,
@@ -168,6 +176,7 @@ ROUTERS: dict[type, Callable[[Any, Array, Array, Array | float, Array | None], R
 }
 
 
+@promoting()
 def balance(bias_E: Array, load_E: Array, rate: float) -> Array:
     """The next selection bias: b_i + rate * sign(mean load - load_i). Wang et al. 2024; DeepSeek-V3, section 2.1.2."""
     return bias_E + rate * jnp.sign(jnp.mean(load_E, axis=-1, keepdims=True) - load_E)

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from fxformer.jit import promoting
 
+
+@promoting()
 def temper(logits: Array, temperature: ArrayLike) -> Array:
     """logits / temperature; temperature 0 leaves only the most likely token."""
     temperature = _of_rows(temperature, logits)
@@ -17,11 +20,13 @@ def temper(logits: Array, temperature: ArrayLike) -> Array:
     return jnp.where(temperature > 0, logits / jnp.where(temperature > 0, temperature, 1), cold)
 
 
+@promoting()
 def keep_top_k(logits: Array, k: ArrayLike) -> Array:
     """The k most likely tokens (the earliest ones among equals); the others get -inf. Fan et al. 2018."""
     return jnp.where(_rank(_order(logits)) < _of_rows(k, logits), logits, -jnp.inf)
 
 
+@promoting()
 def keep_top_p(logits: Array, p: ArrayLike) -> Array:
     """The fewest most likely tokens whose probabilities reach p, always at least one. Holtzman et al. 2020."""
     order = _order(logits)
@@ -31,6 +36,7 @@ def keep_top_p(logits: Array, p: ArrayLike) -> Array:
     return jnp.where(jnp.take_along_axis(kept, _rank(order), axis=-1), logits, -jnp.inf)
 
 
+@promoting()
 def keep_min_p(logits: Array, p: ArrayLike) -> Array:
     """Tokens at least p times as likely as the most likely one. Nguyen et al. 2024."""
     logp = jax.nn.log_softmax(logits, axis=-1)
@@ -38,12 +44,14 @@ def keep_min_p(logits: Array, p: ArrayLike) -> Array:
     return jnp.where(logp >= least, logits, -jnp.inf)
 
 
+@promoting()
 def penalise(logits: Array, seen: Array, penalty: ArrayLike) -> Array:
     """Where `seen` [..., V]: positive logits over the penalty, negative ones times it. Keskar et al. 2019 (CTRL)."""
     penalty = _of_rows(penalty, logits)
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
+@promoting()
 def choose(key: Array, logits: Array) -> Array:
     """Draw one token from softmax(logits): int32 [...]."""
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fxformer.jit import promoting
 from fxformer.ops.attend import Scores, Terms, logits
 
 
+@promoting()
 def index_scores(q_BTIJ: Array, k_BSJ: Array, weight_BTI: Array) -> Array:
     """I_ts = (I J)^-1/2 sum_i w_ti relu(q_ti . k_s), float32 [B, T, S]; I heads share keys of width J. Eq. 1."""
     heads, width = q_BTIJ.shape[-2:]
@@ -18,6 +20,7 @@ def index_scores(q_BTIJ: Array, k_BSJ: Array, weight_BTI: Array) -> Array:
     return jnp.einsum("bti,btis->bts", weight_BTI, match_BTIS)
 
 
+@promoting()
 def top_k_mask(scores_BTS: Array, seen_BTS: Array, k: int, index_BS: Array | None = None) -> Array:
     """bool [B, T, S]: the `k` best keys of each query among those that are `seen`, all of them where they are fewer.
 

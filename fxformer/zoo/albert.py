@@ -5,6 +5,7 @@ that of the first release; the second, of the same shapes, has none. `-pretraini
 modelling, at the width of the tables, and the pooler with the two labels of sentence-order prediction.
 """
 
+from fxformer.fields import Rate, Size, checked
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.head import Bare, HeadSpec, Pooler, Transformed
 from fxformer.model import Transformer
@@ -13,15 +14,16 @@ from fxformer.zoo.bert import INIT, NORM, encoder_block
 from fxformer.zoo.family import Family, Sizes
 
 
+@checked
 def albert(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    factor: int = 128,
-    vocab: int = 30000,
-    length: int = 512,
-    dropout: float = 0.1,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    factor: Size = 128,
+    vocab: Size = 30000,
+    length: Size = 512,
+    dropout: Rate = 0.1,
     head: HeadSpec = Bare(),
     pooler: Pooler | None = Pooler(init=INIT),
 ) -> Transformer:

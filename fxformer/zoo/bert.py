@@ -6,6 +6,7 @@ language modelling instead, `-pretraining` both, the pooler with the two labels 
 """
 
 from fxformer.block import Block
+from fxformer.fields import Rate, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
@@ -21,14 +22,15 @@ from fxformer.zoo.family import Family, Sizes
 NORM, INIT = Norm(kind="layer", eps=1e-12, bias=True), Truncated(0.02)
 
 
+@checked
 def bert(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    vocab: int = 30522,
-    length: int = 512,
-    dropout: float = 0.1,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    vocab: Size = 30522,
+    length: Size = 512,
+    dropout: Rate = 0.1,
     head: HeadSpec = Bare(),
     pooler: Pooler | None = Pooler(init=INIT),
 ) -> Transformer:

@@ -10,6 +10,7 @@ unpublished: the first has GLM-130B's, the second the usual 0.02.
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP
@@ -24,7 +25,8 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes
 
 
-def chatglm(*, depth: int, width: int, heads: int, vocab: int = 130528) -> Transformer:
+@checked
+def chatglm(*, depth: Size, width: Size, heads: Size, vocab: Size = 130528) -> Transformer:
     """ChatGLM of any size; the feed-forward layer is four times as wide as the stream."""
     norm, key_width = Norm(kind="layer", eps=1e-5, bias=True), width // heads
     init, branch_init = Xavier(), Xavier(gain=1 / math.sqrt(2 * depth))
@@ -51,7 +53,8 @@ def chatglm(*, depth: int, width: int, heads: int, vocab: int = 130528) -> Trans
     )
 
 
-def chatglm2(*, depth: int, width: int, heads: int, kv_heads: int, inner: int, vocab: int = 65024) -> Transformer:
+@checked
+def chatglm2(*, depth: Size, width: Size, heads: Size, kv_heads: Size, inner: Size, vocab: Size = 65024) -> Transformer:
     """ChatGLM2 of any size; `inner` is the width between the feed-forward matrices."""
     norm, init, key_width = Norm(kind="rms", eps=1e-5), Normal(0.02), width // heads
     block = Block(

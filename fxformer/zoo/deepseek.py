@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from fxformer.block import Block
+from fxformer.fields import Count, Least, Size, checked
 from fxformer.layers.attention import MLA
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.embed import Embed
@@ -29,27 +30,28 @@ from fxformer.zoo.family import Family, Sizes
 YARN = YaRN(factor=40.0, original_length=4096)
 
 
+@checked
 def deepseek(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    query_latent: int | None,
-    first: int,
-    first_inner: int,
-    experts: int,
-    shared: int,
-    inner: int,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    query_latent: Size | None,
+    first: Count,
+    first_inner: Size,
+    experts: Size,
+    shared: Count,
+    inner: Size,
     router: Router,
     selection_bias: bool = False,
-    mscale: float = 1.0,
+    mscale: Least = 1.0,
     index: Indexer | None = None,
     mtp: bool = False,
-    latent: int = 512,
-    nope_width: int = 128,
-    value_width: int = 128,
+    latent: Size = 512,
+    nope_width: Size = 128,
+    value_width: Size = 128,
     rotary: Rotary = Rotary(width=64, pairing="interleaved", scaling=YARN),
-    vocab: int = 102_400,
+    vocab: Size = 102_400,
 ) -> Transformer:
     """DeepSeek of any size: `first` dense layers, then layers of `shared` and `experts` of width `inner`.
 

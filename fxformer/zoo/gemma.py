@@ -8,6 +8,7 @@ The initialisation is unpublished; 0.02 is the usual choice.
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Distance, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
@@ -22,17 +23,18 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, columns, pairs
 
 
+@checked
 def gemma2(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    kv_heads: int,
-    key_width: int,
-    query_width: int,
-    inner: int,
-    window: int = 4096,
-    vocab: int = 256_000,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    kv_heads: Size,
+    key_width: Size,
+    query_width: Size,
+    inner: Size,
+    window: Distance = 4096,
+    vocab: Size = 256_000,
 ) -> Transformer:
     """Gemma 2 of any size; logits are scaled by 1 / sqrt(query_width), which in the 27B is width / heads."""
     norm, init = Norm(kind="rms", eps=1e-6, offset=1.0), Normal(0.02)

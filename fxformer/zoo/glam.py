@@ -9,6 +9,7 @@ Capacity is not published: GShard's stands here.
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Least, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
@@ -24,16 +25,17 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, pairs
 
 
+@checked
 def glam(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    inner: int,
-    experts: int = 64,
-    key_width: int = 128,
-    capacity: float = 1.0,
-    vocab: int = 256_000,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    inner: Size,
+    experts: Size = 64,
+    key_width: Size = 128,
+    capacity: Least = 1.0,
+    vocab: Size = 256_000,
 ) -> Transformer:
     """GLaM of any size; the first layer of each pair has experts."""
     norm = Norm(kind="rms", eps=1e-6)

@@ -9,6 +9,7 @@ number of the layer and multiplied again, which changes nothing but half precisi
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, LearnedPair
 from fxformer.layers.ffn import GLU, MLP
@@ -25,7 +26,8 @@ from fxformer.zoo.family import Family, Sizes, columns
 NORM, MASK, DROPOUT = Norm(kind="layer", eps=1e-5, bias=True), Causal() | Prefix(), 0.1
 
 
-def glm(*, depth: int, width: int, heads: int, vocab: int, length: int) -> Transformer:
+@checked
+def glm(*, depth: Size, width: Size, heads: Size, vocab: Size, length: Size) -> Transformer:
     """GLM of any size; the feed-forward layer is four times as wide as the stream."""
     init, out_init = Normal(0.02), Normal(0.02 / math.sqrt(2 * depth))
     block = Block(
@@ -52,7 +54,8 @@ def glm(*, depth: int, width: int, heads: int, vocab: int, length: int) -> Trans
     )
 
 
-def glm_130b(*, depth: int, width: int, heads: int, inner: int, vocab: int = 150528) -> Transformer:
+@checked
+def glm_130b(*, depth: Size, width: Size, heads: Size, inner: Size, vocab: Size = 150528) -> Transformer:
     """GLM-130B's structure of any size; the gate is exact GELU, and the embedding learns at a tenth of the rate."""
     key_width = width // heads
     init, branch_init = Xavier(), Xavier(gain=1 / math.sqrt(2 * depth))

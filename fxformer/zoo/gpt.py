@@ -10,6 +10,7 @@ appendix.
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Count, Distance, Rate, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
@@ -25,24 +26,26 @@ from fxformer.zoo.family import Family, Sizes, pairs
 NORM = Norm(kind="layer", eps=1e-5, bias=True)
 
 
+@checked
 def gpt2(
-    *, depth: int, width: int, heads: int, vocab: int = 50257, length: int = 1024, dropout: float = 0.1
+    *, depth: Size, width: Size, heads: Size, vocab: Size = 50257, length: Size = 1024, dropout: Rate = 0.1
 ) -> Transformer:
     """GPT-2 of any size; the feed-forward layer is four times as wide as the stream."""
     block = _block(depth=depth, width=width, heads=heads, mask=Causal(), dropout=dropout)
     return _decoder(Repeat(depth, (block,)), width=width, vocab=vocab, length=length, dropout=dropout)
 
 
+@checked
 def gpt3(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    vocab: int = 50257,
-    length: int = 2048,
-    band: int = 256,
-    dense: int = 0,
-    dropout: float = 0.0,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    vocab: Size = 50257,
+    length: Size = 2048,
+    band: Distance = 256,
+    dense: Count = 0,
+    dropout: Rate = 0.0,
 ) -> Transformer:
     """GPT-3 of any size; neither band, nor order, nor dropout is published, and GPT-Neo's first two stand here.
 

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from fxformer.block import Block
+from fxformer.fields import Distance, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MoE
@@ -26,18 +27,19 @@ from fxformer.zoo.family import Family, Sizes, pairs
 YARN = YaRN(factor=32.0, original_length=4096, truncate=False)
 
 
+@checked
 def gpt_oss(
     *,
-    depth: int,
-    experts: int,
-    chosen: int = 4,
-    width: int = 2880,
-    heads: int = 64,
-    kv_heads: int = 8,
-    key_width: int = 64,
-    inner: int = 2880,
-    window: int = 128,
-    vocab: int = 201_088,
+    depth: Size,
+    experts: Size,
+    chosen: Size = 4,
+    width: Size = 2880,
+    heads: Size = 64,
+    kv_heads: Size = 8,
+    key_width: Size = 64,
+    inner: Size = 2880,
+    window: Distance = 128,
+    vocab: Size = 201_088,
 ) -> Transformer:
     """gpt-oss of any size; experts give (min(g, 7) sigmoid(1.702 min(g, 7)) (clip(u, -7, 7) + 1)) W_down + b."""
     norm, init = Norm(kind="rms", eps=1e-5), Normal(0.02)

@@ -9,6 +9,7 @@ in a pair, sinusoids, norms after the sum (figure 3), a tied head and the vocabu
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Least, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Sinusoidal
 from fxformer.layers.ffn import MLP, FFNSpec, MoE
@@ -23,17 +24,18 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, pairs
 
 
+@checked
 def gshard(
     *,
-    depth: int,
-    experts: int,
-    width: int = 1024,
-    heads: int = 16,
-    key_width: int = 128,
-    inner: int = 8192,
-    capacity: float = 1.0,
+    depth: Size,
+    experts: Size,
+    width: Size = 1024,
+    heads: Size = 16,
+    key_width: Size = 128,
+    inner: Size = 8192,
+    capacity: Least = 1.0,
     placement: str = "post",
-    vocab: int = 64_000,
+    vocab: Size = 64_000,
 ) -> Transformer:
     """GShard of any size: `depth` layers in the encoder and in the decoder; the first of each pair has experts.
 

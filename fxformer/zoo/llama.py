@@ -5,6 +5,7 @@ in Hugging Face checkpoints. The initialisation is unpublished; 0.02 is the usua
 """
 
 from fxformer.block import Block
+from fxformer.fields import Least, Positive, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
@@ -19,16 +20,17 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, columns
 
 
+@checked
 def llama(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    kv_heads: int,
-    inner: int,
-    vocab: int = 32000,
-    eps: float = 1e-5,
-    base: float = 1e4,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    kv_heads: Size,
+    inner: Size,
+    vocab: Size = 32000,
+    eps: Least = 1e-5,
+    base: Positive = 1e4,
     mask: Mask = Causal(),
 ) -> Transformer:
     """LLaMA of any size; `inner` is the width between the feed-forward matrices. base: of the rotation."""

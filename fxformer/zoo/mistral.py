@@ -5,22 +5,24 @@ cache and in Hugging Face; the mask of the one-file reference lets W + 1 through
 hundred times slower (mistralai/Mistral-7B-v0.2). The initialisation is unpublished; 0.02 is the usual choice.
 """
 
+from fxformer.fields import Distance, Positive, Size, checked
 from fxformer.model import Transformer
 from fxformer.ops.mask import Causal, Window
 from fxformer.zoo.family import Family, Sizes
 from fxformer.zoo.llama import llama
 
 
+@checked
 def mistral(
     *,
-    window: int | None,
-    base: float,
-    depth: int = 32,
-    width: int = 4096,
-    heads: int = 32,
-    kv_heads: int = 8,
-    inner: int = 14336,
-    vocab: int = 32000,
+    window: Distance | None,
+    base: Positive,
+    depth: Size = 32,
+    width: Size = 4096,
+    heads: Size = 32,
+    kv_heads: Size = 8,
+    inner: Size = 14336,
+    vocab: Size = 32000,
 ) -> Transformer:
     """Mistral of any size; window: keys that a query sees, None for all up to its own."""
     mask = Causal() if window is None else Window(window)

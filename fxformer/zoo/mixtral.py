@@ -4,6 +4,7 @@ Jiang et al. 2024, section 2 and table 1; the 8x22B of mistralai/Mixtral-8x22B-v
 chosen logits. No token is dropped, and there is no window. The initialisation is unpublished; 0.02 is the usual choice.
 """
 
+from fxformer.fields import Size, checked
 from fxformer.layers.ffn import GLU, MoE
 from fxformer.model import Transformer
 from fxformer.ops.route import TopK
@@ -12,15 +13,16 @@ from fxformer.zoo.family import Family, Sizes
 from fxformer.zoo.llama import llama
 
 
+@checked
 def mixtral(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    inner: int,
-    kv_heads: int = 8,
-    experts: int = 8,
-    vocab: int = 32000,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    inner: Size,
+    kv_heads: Size = 8,
+    experts: Size = 8,
+    vocab: Size = 32000,
 ) -> Transformer:
     """Mixtral of any size; `inner` is the width between the matrices of one expert."""
     dense = llama(depth=depth, width=width, heads=heads, kv_heads=kv_heads, inner=inner, vocab=vocab, base=1e6)

@@ -4,6 +4,7 @@ OLMo Team 2024, section 2.1 and table 2; allenai/OLMo-2 for the 1B and the 32B o
 """
 
 from fxformer.block import Block
+from fxformer.fields import Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
@@ -17,7 +18,8 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, columns
 
 
-def olmo2(*, depth: int, width: int, heads: int, kv_heads: int, inner: int, vocab: int = 100_352) -> Transformer:
+@checked
+def olmo2(*, depth: Size, width: Size, heads: Size, kv_heads: Size, inner: Size, vocab: Size = 100_352) -> Transformer:
     """OLMo 2 of any size."""
     norm, init = Norm(kind="rms", eps=1e-6), Normal(0.02)
     key_width = width // heads

@@ -5,6 +5,7 @@ stream. The initialisation is unpublished; 0.02 is the usual choice.
 """
 
 from fxformer.block import Block
+from fxformer.fields import Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU
@@ -18,16 +19,17 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, columns
 
 
+@checked
 def qwen3(
     *,
-    depth: int,
-    width: int,
-    heads: int,
-    inner: int,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    inner: Size,
     tied: bool,
-    kv_heads: int = 8,
-    key_width: int = 128,
-    vocab: int = 151_936,
+    kv_heads: Size = 8,
+    key_width: Size = 128,
+    vocab: Size = 151_936,
 ) -> Transformer:
     """Qwen 3 of any size; tied: the head is the embedding's table."""
     norm, init = Norm(kind="rms", eps=1e-6), Normal(0.02)

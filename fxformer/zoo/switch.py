@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fxformer.block import Block
+from fxformer.fields import Least, Rate, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
@@ -26,19 +27,20 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes, pairs
 
 
+@checked
 def switch(
     *,
-    depth: int,
-    width: int,
-    heads: int,
+    depth: Size,
+    width: Size,
+    heads: Size,
     ffn: MLP | GLU,
-    experts: int,
+    experts: Size,
     tied: bool = True,
-    key_width: int = 64,
-    capacity: float = 1.25,
-    dropout: float = 0.1,
-    expert_dropout: float = 0.1,
-    vocab: int = 32128,
+    key_width: Size = 64,
+    capacity: Least = 1.25,
+    dropout: Rate = 0.1,
+    expert_dropout: Rate = 0.1,
+    vocab: Size = 32128,
 ) -> Transformer:
     """Switch of any size: `depth` layers in the encoder and in the decoder; the second of each pair has experts.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fxformer.block import Block
+from fxformer.fields import Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
@@ -40,16 +41,17 @@ def gated_free(width: int, inner: int) -> tuple[FFNSpec, HeadSpec]:
 VERSIONS: dict[str, Callable[[int, int], tuple[FFNSpec, HeadSpec]]] = {"1.0": relu_tied, "1.1": gated_free}
 
 
+@checked
 def t5(
     *,
     version: str,
-    encoder_depth: int,
-    depth: int,
-    width: int,
-    heads: int,
-    key_width: int,
-    inner: int,
-    vocab: int = 32128,
+    encoder_depth: Size,
+    depth: Size,
+    width: Size,
+    heads: Size,
+    key_width: Size,
+    inner: Size,
+    vocab: Size = 32128,
 ) -> Transformer:
     """T5 of any size and a version in VERSIONS; heads * key_width need not be the width of the stream."""
     norm = Norm(kind="rms", eps=1e-6)

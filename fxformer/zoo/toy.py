@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fxformer.block import Block
+from fxformer.fields import Distance, Number, Positive, Rate, Size, checked
 from fxformer.layers.attention import GQA, MLA, AttentionSpec
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
@@ -91,12 +92,13 @@ def _moe(inner: int | None, width: int, activation: str, init: Init) -> MoE:
 FFNS: dict[str, Callable[[int | None, int, str, Init], FFNSpec]] = {"mlp": _mlp, "glu": _glu, "moe": _moe}
 
 
+@checked
 def toy(
     *,
-    width: int = 64,
-    depth: int = 4,
-    heads: int = 4,
-    kv_heads: int | None = None,
+    width: Size = 64,
+    depth: Size = 4,
+    heads: Size = 4,
+    kv_heads: Size | None = None,
     norm: str = "rms",
     placement: str = "pre",
     position: str = "rotary",
@@ -104,17 +106,17 @@ def toy(
     mask: str = "causal",
     ffn: str = "mlp",
     activation: str = "gelu_tanh",
-    inner: int | None = None,
+    inner: Size | None = None,
     qk_norm: str = "none",
-    softcap: float | None = None,
-    window: int | None = None,
+    softcap: Positive | None = None,
+    window: Distance | None = None,
     head: str = "tied",
-    dropout: float = 0.0,
-    vocab: int = 256,
-    length: int = 64,
-    residual_scale: float = 1.0,
-    branch_scale: float = 1.0,
-    init_scale: float = 1.0,
+    dropout: Rate = 0.0,
+    vocab: Size = 256,
+    length: Size = 64,
+    residual_scale: Number = 1.0,
+    branch_scale: Number = 1.0,
+    init_scale: Number = 1.0,
 ) -> Transformer:
     """A small decoder with one choice on every axis; unknown names raise ValueError with the nearest valid one.
 
@@ -125,7 +127,7 @@ def toy(
     initialisation of value, output and feed-forward matrices, and of all matrices.
     DeepNorm is placement="post", residual_scale=(2 depth)^(1/4), branch_scale=(8 depth)^(-1/4).
     """
-    if heads < 1 or width % heads:
+    if width % heads:
         raise ValueError(f"heads={heads} does not divide width={width}; use {divisors(width)}")
     key_width = width // heads
     slots = nearest(POSITIONS, position, "position")(length, heads, key_width)

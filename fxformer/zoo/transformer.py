@@ -8,6 +8,7 @@ the initialisation; biases everywhere, 1e-6 and Xavier are the usual choice.
 import math
 
 from fxformer.block import Block
+from fxformer.fields import Rate, Size, checked
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Sinusoidal
 from fxformer.layers.ffn import MLP
@@ -21,8 +22,9 @@ from fxformer.stack import Repeat, Stack
 from fxformer.zoo.family import Family, Sizes
 
 
+@checked
 def transformer(
-    *, encoder_depth: int, depth: int, width: int, heads: int, dropout: float, vocab: int = 37000
+    *, encoder_depth: Size, depth: Size, width: Size, heads: Size, dropout: Rate, vocab: Size = 37000
 ) -> Transformer:
     """The Transformer of any size; the feed-forward layer is four times as wide as the stream."""
     norm, init = Norm(kind="layer", eps=1e-6, bias=True), Xavier()

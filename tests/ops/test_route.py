@@ -269,9 +269,7 @@ def test_following_the_selection_bias_evens_the_load():
     ("spec", "numbers"),
     [
         (TopK(k=13), ("13", "12")),
-        (TopK(k=0), ("0", "12")),
         (TopK(k=2, groups=5), ("5", "12")),
-        (TopK(k=2, groups=0), ("0", "12")),
         (Sigmoid(k=2, groups=4, kept_groups=5), ("5", "4")),
         (Sigmoid(k=4, groups=4, kept_groups=1), ("4", "3")),
     ],
@@ -280,6 +278,12 @@ def test_routers_that_do_not_fit_are_refused_with_both_numbers(spec, numbers):
     with pytest.raises(ValueError) as error:
         route(spec, jnp.zeros((B, T, E)))
     assert all(number in str(error.value) for number in numbers)
+
+
+@pytest.mark.parametrize("field", ["k", "groups", "kept_groups"])
+def test_a_router_chooses_one_at_least(field):
+    with pytest.raises(ValueError, match=f"^{field}=0 is out of range; use 1 or more"):
+        TopK(**{"k": 2, field: 0})
 
 
 def test_a_threshold_is_a_weight():

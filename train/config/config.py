@@ -326,7 +326,7 @@ def _place(name: str) -> tuple[str, str]:
 
 def _typed(kind: Any, name: str, value: Any) -> Any:
     """`value` as the type that a setting has; ValueError where it is of another."""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = typing.get_args(kind) or (kind,)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value!r} is not finite; give a number")
     if float in kinds and isinstance(value, int) and not isinstance(value, bool) and int not in kinds:
@@ -355,7 +355,7 @@ def _types(section: type) -> dict[str, Any]:
 
 SECTIONS = {"data": _types(Data), "train": _types(Train), "run": _types(Run)}
 MODEL = {
-    **{name: p.annotation for name, p in inspect.signature(zoo.toy).parameters.items() if name not in GIVEN_BY_DATA},
+    **{name: kind for name, kind in typing.get_type_hints(zoo.toy).items() if name not in GIVEN_BY_DATA},
     "zoo": str,
     "tiny": str,
 }

@@ -11,8 +11,9 @@ from jax import Array
 
 from fxformer.cache import CrossTable, Records, Seen, Sizes, Table, extend, fill, look
 from fxformer.coords import Coords
+from fxformer.fields import Positive, Rate, Size, check_fields
 from fxformer.layers.bias import Buckets, BucketsModule
-from fxformer.layers.context import Context, Side, check_rate
+from fxformer.layers.context import Context, Side
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, ones, parameter, zeros
 from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
@@ -34,35 +35,31 @@ class GQA:
     bias: on query, key and value; out_bias: on the output. dropout: of attention weights. init: of query and key.
     """
 
-    heads: int
-    kv_heads: int
-    key_width: int
+    heads: Size
+    kv_heads: Size
+    key_width: Size
     mask: Mask = Causal()
     rotary: Rotary | None = None
     qk_norm: Norm | None = None
     joint_norm: bool = False
     value_norm: Norm | None = None
     out_norm: Norm | None = None
-    softcap: float | None = None
+    softcap: Positive | None = None
     scale: float | None = None
     sinks: bool = False
     relative: Buckets | None = None
     head_gains: bool = False
     bias: bool = False
     out_bias: bool = False
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     init: Init = FanIn()
     key_init: Init | None = None
     value_init: Init = FanIn()
     out_init: Init = FanIn()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_heads(self.heads, self.kv_heads)
-        check_rate(self.dropout)
-        if self.key_width < 1:
-            raise ValueError(f"key_width={self.key_width} leaves no channel to compare; use 1 or more")
-        if self.softcap is not None and self.softcap <= 0:
-            raise ValueError(f"softcap={self.softcap} bounds nothing; use more than 0, or None for no bound")
         if self.joint_norm and self.qk_norm is None:
             raise ValueError("joint_norm=True spans the heads with a qk_norm that is None; give a qk_norm")
         if self.relative is not None and self.relative.heads != self.heads:

@@ -10,6 +10,7 @@ from jax import Array
 
 from fxformer.cache import Seen
 from fxformer.coords import Coords
+from fxformer.fields import Size, check_fields
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project
 from fxformer.ops.loss import divergence, weighted_mean
@@ -25,16 +26,15 @@ class Indexer:
     rotary: turns the first channels of queries and keys. norm: of the key.
     """
 
-    heads: int = 64
-    width: int = 128
-    keep: int = 2048
+    heads: Size = 64
+    width: Size = 128
+    keep: Size = 2048
     rotary: Rotary = Rotary(width=64)
     norm: Norm = Norm(kind="layer", bias=True)
     init: Init = FanIn()
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.keep < 1:
-            raise ValueError(f"index of heads={self.heads}, keep={self.keep} selects nothing; use 1 or more of each")
+        check_fields(self)
         rotated = self.rotary.width * self.rotary.streams
         if rotated > self.width:
             raise ValueError(f"index rotates {rotated} channels of width={self.width}; use at most as many")

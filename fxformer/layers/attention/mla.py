@@ -15,12 +15,13 @@ from jax import Array
 
 from fxformer.cache import Seen, Sizes, Table, extend
 from fxformer.coords import Coords
+from fxformer.fields import Size, check_fields
 from fxformer.layers.attention.indexer import Indexer, IndexerModule, Selection
 from fxformer.layers.context import Context, Side
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, Weight
 from fxformer.lookup import nearest
-from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
+from fxformer.ops.attend import Scores, Terms, attend, logit_stats
 from fxformer.ops.latent import absorbed_is_cheaper, fold, unfold
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
@@ -38,12 +39,12 @@ class MLA:
     init: of everything but `value_up` and `out`. index: which keys are looked at, None is all of them.
     """
 
-    heads: int
-    nope_width: int
-    value_width: int
-    latent: int
+    heads: Size
+    nope_width: Size
+    value_width: Size
+    latent: Size
     rotary: Rotary
-    query_latent: int | None = None
+    query_latent: Size | None = None
     norm: Norm = Norm(kind="rms")
     mask: Mask = Causal()
     scale: float | None = None
@@ -54,13 +55,7 @@ class MLA:
     out_init: Init = FanIn()
 
     def __post_init__(self) -> None:
-        check_heads(self.heads, self.heads)
-        query_latent = self.latent if self.query_latent is None else self.query_latent
-        if min(self.nope_width, self.value_width, self.latent, query_latent) < 1:
-            raise ValueError(
-                f"nope_width={self.nope_width}, value_width={self.value_width}, latent={self.latent}, "
-                f"query_latent={self.query_latent} leave no channel; use 1 or more of each"
-            )
+        check_fields(self)
         if self.index is not None and self.query_latent is None:
             raise ValueError(f"index of heads={self.index.heads} reads a query latent, query_latent=None; give it one")
 

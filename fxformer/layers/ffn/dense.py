@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fxformer.layers.context import Context, Side, check_rate, dropout
+from fxformer.fields import Number, Positive, Rate, Size, check_fields
+from fxformer.layers.context import Context, Side, dropout
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project
 from fxformer.lookup import nearest
@@ -20,11 +21,11 @@ class MLP:
     inner: width between. bias: on both matrices. inner_norm: before W_down (Sub-LN, NormFormer). dropout: likewise.
     """
 
-    inner: int
+    inner: Size
     activation: str
     bias: bool = False
     inner_norm: Norm | None = None
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     up_init: Init = FanIn()
     down_init: Init = FanIn()
 
@@ -40,27 +41,23 @@ class GLU:
     limit: x W_gate is cut off above it, x W_up beyond both signs of it. up_offset: added to x W_up then (gpt-oss).
     """
 
-    inner: int
+    inner: Size
     activation: str
     bias: bool = False
-    limit: float | None = None
-    up_offset: float = 0.0
+    limit: Positive | None = None
+    up_offset: Number = 0.0
     inner_norm: Norm | None = None
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     up_init: Init = FanIn()
     down_init: Init = FanIn()
 
     def __post_init__(self) -> None:
         _check(self)
-        if self.limit is not None and self.limit <= 0:
-            raise ValueError(f"limit={self.limit} cuts everything off; use more than 0, or None for no limit")
 
 
 def _check(spec: MLP | GLU) -> None:
-    if spec.inner < 1:
-        raise ValueError(f"ffn inner={spec.inner} leaves no channel; use 1 or more")
+    check_fields(spec)
     nearest(ACTIVATIONS, spec.activation, "activation")
-    check_rate(spec.dropout)
 
 
 class MLPModule(nn.Module):

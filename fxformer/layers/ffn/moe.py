@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.axes import logical
+from fxformer.fields import Rate, Size, check_fields
 from fxformer.layers.context import Context, Side
 from fxformer.layers.ffn.dense import DENSE, GLU, MLP
 from fxformer.layers.project import FanIn, Init, Project, parameter, zeros
@@ -28,7 +29,7 @@ class MoE:
     et al. 2021, section 2.4.
     """
 
-    experts: int
+    experts: Size
     expert: MLP | GLU
     router: Router
     dispatch: Dispatch = Dropless()
@@ -36,15 +37,12 @@ class MoE:
     router_bias: bool = False
     selection_bias: bool = False
     per_row: bool = False
-    jitter: float = 0.0
+    jitter: Rate = 0.0
     router_init: Init = FanIn()
 
     def __post_init__(self) -> None:
-        if self.experts < 1:
-            raise ValueError(f"experts={self.experts} leave a token nowhere to go; use 1 or more")
+        check_fields(self)
         check_router(self.router, self.experts)
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"jitter={self.jitter} is not a share of the input; use 0 or more, and less than 1")
 
 
 class MoEModule(nn.Module):
