@@ -213,6 +213,14 @@ def test_every_byte_in_whole_and_partial_blocks_is_exact(shape, stored):
     same_bits(tensors["w.weight"].read(), decode_fp8(numbers, factors, 128, 128))
 
 
+def test_one_block_may_be_larger_than_the_matrix():
+    numbers = np.resize(np.arange(256, dtype=np.uint8), (5, 300))
+    weight = held("w", numbers.view(jnp.float8_e4m3fn), "F8_E4M3")
+    factors = np.array([[1.7]], np.float32)
+    tensors = read({**FP8, "weight_block_size": [2**62, 2**62]}, weight, held("w_scale_inv", factors, "F32"))
+    same_bits(tensors["w"].read(), decode_fp8(numbers, factors, 5, 300))
+
+
 # What is not read is named.
 
 EIGHT, BYTES = np.zeros((32, 48), jnp.float8_e4m3fn), np.zeros((2, 4, 3, 16), np.uint8)

@@ -87,7 +87,8 @@ def _fp8(name: str, parts: Sequence[Stored], quantization: Quantization) -> Stor
     def read() -> np.ndarray:
         values = weight.read().astype(np.float32)
         factors = factor.read().astype(np.float32)
-        values *= factors.repeat(block[0], -2)[..., :height, :].repeat(block[1], -1)[..., :width]
+        by_row = factors.repeat(min(block[0], height), -2)[..., :height, :]
+        values *= by_row.repeat(min(block[1], width), -1)[..., :width]
         return values
 
     return Stored(name, weight.shape, "F32", read)
