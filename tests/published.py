@@ -133,6 +133,11 @@ CHATGLM3 = {
     **CHATGLM2, "classifier_dropout": None, "pre_seq_len": None, "prefix_projection": False, "quantization_bit": 0,
     "seq_length": 8192, "transformers_version": "4.30.2", "vocab_size": 65024,
 }  # fmt: skip
+GLM4_CODE = {
+    **CHATGLM2, "eos_token_id": [151329, 151336, 151338], "layernorm_epsilon": 1.5625e-07, "num_hidden_layers": 40,
+    "num_layers": 40, "pad_token_id": 151329, "padded_vocab_size": 151552, "torch_dtype": "bfloat16",
+    "transformers_version": "4.30.2", "vocab_size": 151552,
+}  # fmt: skip
 GLM4 = {
     "architectures": ["GlmForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,
     "eos_token_id": [151329, 151336, 151338], "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096,
@@ -312,13 +317,16 @@ PUBLISHED = {
     ),
     "gemma2-9b": Published(
         9_241_705_984,
-        {**GEMMA2, **sizes(3584, 14336, 16, 42, head_dim=256, num_key_value_heads=8, query_pre_attn_scalar=256)},
+        {
+            **{**GEMMA2, **sizes(3584, 14336, 16, 42, head_dim=256, num_key_value_heads=8, query_pre_attn_scalar=256)},
+            "sliding_window_size": 4096,
+        },
     ),
     "gemma2-27b": Published(
         27_227_128_320,
         {
             **{**GEMMA2, **sizes(4608, 36864, 32, 46, head_dim=128, num_key_value_heads=16, query_pre_attn_scalar=144)},
-            **{"_attn_implementation": "eager"},
+            **{"_attn_implementation": "eager", "sliding_window_size": 4096},
         },
     ),
     "olmo2-7b": Published(7_298_617_344, {**OLMO2, **sizes(4096, 11008, 32, 32, num_key_value_heads=32)}),
@@ -387,8 +395,14 @@ PUBLISHED = {
         },
     ),
     "chatglm2-6b": Published(6_243_584_000, CHATGLM2),
+    "chatglm2-6b-32k": Published(
+        6_243_584_000, {**CHATGLM2, "_name_or_path": "THUDM/chatglm2-6b-32k", "rope_ratio": 50}
+    ),
     "chatglm3-6b": Published(6_243_584_000, CHATGLM3),
+    "chatglm3-6b-32k": Published(6_243_584_000, {**CHATGLM3, "rope_ratio": 50, "seq_length": 32768}),
     "glm-4-9b": Published(9_399_951_360, GLM4),
+    "glm-4-9b-code": Published(9_399_951_360, {**GLM4_CODE, "rope_ratio": 1, "seq_length": 8192}),
+    "glm-4-9b-chat-code": Published(9_399_951_360, {**GLM4_CODE, "rope_ratio": 500, "seq_length": 131072}),
     "bert-base-mlm": Published(109_514_298, BERT),
     "bert-large-mlm": Published(335_174_458, {**BERT, **sizes(1024, 4096, 16, 24)}),
     "bert-base-chinese-mlm": Published(102_290_312, {**BERT, **POOLER, "vocab_size": 21128}),

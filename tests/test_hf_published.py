@@ -6,8 +6,8 @@ import pytest
 
 import fxformer as fx
 from fxformer.hf.families import difference, family_of
-from fxformer.hf.family import settings
-from fxformer.ops.rotary import Llama3, Rotary, YaRN
+from fxformer.hf.family import settings, unread
+from fxformer.ops.rotary import Linear, Llama3, Rotary, YaRN
 from tests.published import PUBLISHED
 
 # Switch's experts take a share of the tokens in the paper, and any number in transformers.
@@ -26,6 +26,13 @@ def test_a_published_config_has_its_published_size(name):
     assert fx.count(read(name)) == PUBLISHED[name].count
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_word_of_a_published_config_is_unknown(name):
+    config = PUBLISHED[name].config
+    family = family_of(config)
+    assert unread(family, config, settings(family, config)) == []
+
+
 @pytest.mark.parametrize("name", IN_ZOO)
 def test_a_published_config_is_the_model_of_the_zoo(name):
     spec, ours = read(name), fx.zoo.get(name)
@@ -42,8 +49,13 @@ def test_a_published_config_is_the_model_of_the_zoo(name):
         ("mistral-nemo", Rotary(width=128, base=1e6)),
         ("qwen3-8b", Rotary(width=128, base=1e6)),
         ("qwen3-8b-yarn", Rotary(width=128, base=1e6, scaling=YaRN(factor=4.0, original_length=32768))),
+        ("chatglm2-6b", Rotary(width=64, pairing="interleaved")),
+        ("chatglm2-6b-32k", Rotary(width=64, pairing="interleaved", scaling=Linear(factor=50.0))),
         ("chatglm3-6b", Rotary(width=64, pairing="interleaved")),
+        ("chatglm3-6b-32k", Rotary(width=64, pairing="interleaved", base=5e5)),
         ("glm-4-9b", Rotary(width=64, pairing="interleaved")),
+        ("glm-4-9b-code", Rotary(width=64, pairing="interleaved")),
+        ("glm-4-9b-chat-code", Rotary(width=64, pairing="interleaved", base=5e6)),
     ],
 )
 def test_a_published_config_rotates_as_published(name, rotary):

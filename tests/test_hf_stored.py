@@ -33,7 +33,12 @@ class Model:
     buffers: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-ROTATED = {"model.layers.0.self_attn.rotary_emb.inv_freq": (4,), "model.layers.1.self_attn.rotary_emb.inv_freq": (4,)}
+ROTATED = {
+    "model.rotary_emb.inv_freq": (4,),
+    "model.layers.1.self_attn.rotary_emb.inv_freq": (4,),
+    "model.layers.1.self_attn.rotary_emb.cos_cached": (9, 8),
+    "model.layers.1.self_attn.rotary_emb.sin_cached": (9, 8),
+}
 LLAMA = {"prefix": "model.", "buffers": ROTATED}
 TIED = {**LLAMA, "copies": {"lm_head.weight": "model.embed_tokens.weight"}}
 NORMS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}

@@ -278,6 +278,7 @@ CHATGLM2 = Family(
         "_name_or_path": None,
     },
     optional=frozenset({"kv_channels"}),
+    synonyms={"num_hidden_layers": "num_layers"},
     fixed={
         "multi_query_attention": True,
         "rmsnorm": True,

@@ -45,8 +45,8 @@ def load(
     dtype: of the parameters, whatever the dtype of the checkpoint; quantised ones are dequantised as they are read, see
     `fxformer.hf.quantization`. mesh, rules: where parameters go, each as soon as it is read, so that no device ever
     holds them all; see `fxformer.sharding`. strict: refuse settings that nothing reads, of which a UserWarning says the
-    names otherwise. Raises ValueError for a setting or tensor that is unknown, missing or of
-    another shape, for a quantisation that is not read and a mesh that does not fit, ImportError without safetensors.
+    names otherwise. Raises ValueError for a setting or tensor that is unknown, missing or of another shape, for a
+    quantisation that is not read and a mesh that does not fit, ImportError without safetensors.
     """
     if (mesh is None) != (rules is None):
         raise ValueError("mesh and rules say together where parameters go; give both or neither")

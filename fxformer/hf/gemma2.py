@@ -98,7 +98,9 @@ GEMMA2 = Family(
     },
     optional=frozenset({"sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}),
     fixed={"mlp_bias": False, "use_bidirectional_attention": None},
-    inert=frozenset({"hidden_act"}),
+    inert=frozenset(
+        {"hidden_act", "sliding_window_size"}
+    ),  # which stand beside those that are read, in published files
     read=read,
     write=write,
     tensors=(
