@@ -213,6 +213,15 @@ def test_every_byte_in_whole_and_partial_blocks_is_exact(shape, stored):
     same_bits(tensors["w.weight"].read(), decode_fp8(numbers, factors, 128, 128))
 
 
+def test_experts_in_one_tensor_have_blocks_of_their_own():
+    numbers = np.resize(np.arange(256, dtype=np.uint8), (3, 40, 70))
+    factors = np.random.default_rng(0).standard_normal((3, 3, 3), np.float32)
+    weight = held("w", numbers.view(jnp.float8_e4m3fn), "F8_E4M3")
+    tensors = read(FP8, weight, held("w_scale_inv", factors, "F32"))
+    expected = [decode_fp8(numbers[expert], factors[expert], 16, 24) for expert in range(3)]
+    same_bits(tensors["w"].read(), np.stack(expected))
+
+
 def test_one_block_may_be_larger_than_the_matrix():
     numbers = np.resize(np.arange(256, dtype=np.uint8), (5, 300))
     weight = held("w", numbers.view(jnp.float8_e4m3fn), "F8_E4M3")

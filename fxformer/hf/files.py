@@ -96,7 +96,7 @@ def _tensors(path: Path, file: Any) -> Iterator[Stored]:
 
 
 def _float8(path: Path, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.fromfile(path, jnp.float8_e4m3fn, math.prod(shape), offset=offset).reshape(shape)
+    return np.fromfile(path, jnp.dtype("float8_e4m3fn"), math.prod(shape), offset=offset).reshape(shape)
 
 
 def _places(folder: Path) -> dict[str, str]:
