@@ -222,7 +222,7 @@ TENSORS = (
 )
 HEAD = Axes("d v -> v d")
 INERT2 = frozenset({
-    "vocab_size", "seq_length", "original_rope", "apply_query_key_layer_scaling", "bias_dropout_fusion",
+    "vocab_size", "seq_length", "apply_query_key_layer_scaling", "bias_dropout_fusion",
     "attention_softmax_in_fp32", "fp32_residual_connection", "classifier_dropout",
 })  # fmt: skip
 
@@ -284,6 +284,7 @@ CHATGLM2 = Family(
         "rmsnorm": True,
         "post_layer_norm": True,
         "apply_residual_connection_post_layernorm": False,
+        "original_rope": True,
         "pre_seq_len": None,
         "prefix_projection": False,
         "quantization_bit": 0,

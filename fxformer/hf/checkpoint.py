@@ -54,7 +54,9 @@ def load(
     config = read_json(folder / "config.json")
     family = family_of(config)
     understood = settings(family, config)
-    _check_unread(unread(family, config, understood), strict)
+    ignored = unread(family, config, understood)
+    if ignored and strict:
+        raise ValueError(f"config.json has {', '.join(ignored)}, which is unknown; remove it if it changes no logits")
     dequantise = dequantiser(config)
     params: dict[str, Array] = {}
     with open_tensors(folder) as opened:
@@ -73,6 +75,10 @@ def load(
         for line in lines:
             filled = _filled(line, tensors, leaves, dtype)
             params |= {path: jax.device_put(array, places.get(path)) for path, array in filled.items()}
+    if ignored:
+        warnings.warn(
+            f"config.json has {', '.join(ignored)}, which nothing reads; strict=True refuses it", stacklevel=2
+        )
     return spec, unflatten_dict(params, sep=".")
 
 
@@ -118,14 +124,6 @@ def save(
         write_json(whole / "config.json", {**header, **tokens, **config})
         write_tensors(whole, sizes, make, shard)
         whole.rename(folder)
-
-
-def _check_unread(names: Sequence[str], strict: bool) -> None:
-    """Say which settings nothing reads, in one warning, or raise ValueError for them."""
-    if names and strict:
-        raise ValueError(f"config.json has {', '.join(names)}, which is unknown; remove it if it changes no logits")
-    if names:
-        warnings.warn(f"config.json has {', '.join(names)}, which nothing reads; strict=True refuses it", stacklevel=3)
 
 
 def _shapes(spec: Transformer) -> dict[str, Shape]:

@@ -61,7 +61,6 @@ GLM = Family(
         **DEFAULTS,
         "partial_rotary_factor": 0.5,
     },
-    optional=frozenset({"head_dim"}),
     fixed={"mlp_bias": False},
     read=read,
     write=write,

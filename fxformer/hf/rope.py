@@ -115,7 +115,8 @@ def unread_rope(settings: Settings, *, whole: bool) -> list[str]:
         if isinstance(rope[key], Mapping):
             raise ValueError(f"config.json has a rotation for {key!r} alone; only one for all layers is supported")
     share = ["partial_rotary_factor"] if whole and rotated_share(settings) not in (None, 1) else []
-    return [*beside, *share]
+    place = "rope_scaling" if settings["rope_scaling"] else "rope_parameters"
+    return [f"{place}.{key}" for key in beside] + share
 
 
 def write_rope(rotary: Rotary, magnitude: float) -> Settings:

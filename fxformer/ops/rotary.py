@@ -46,10 +46,11 @@ class Dynamic:
     transformers, whose "dynamic" this is, too.
     """
 
-    factor: float
-    original_length: int
+    factor: Positive
+    original_length: Whole
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.factor < 1:
             raise ValueError(f"factor={self.factor} has no base for every length; use 1.0 or more")
 

@@ -131,6 +131,18 @@ def test_phases_are_float32_under_bfloat16_data():
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=2**-8 * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("last", [127, 128, 300])
+def test_dynamic_scaling_stretches_by_the_longest_row(last):
+    """Up to the original length, here 128, it is no scaling; beyond it every row turns as the longest one does."""
+    rotary, pos = Rotary(width=10, base=500.0, scaling=SCALED[Dynamic]), np.array([[0, 5, last], [3, 1, 2]])
+    phase = angles(jnp.asarray(pos), rotary)
+    np.testing.assert_allclose(
+        phase[:, :, 0], pos[..., None] * np.array(reference.frequencies(rotary, last + 1)), rtol=2e-6
+    )
+    same = np.array_equal(phase, angles(jnp.asarray(pos), Rotary(width=10, base=500.0)))
+    assert same == (last < 128)
+
+
 def test_ntk_stretches_the_base_by_the_printed_amount():
     scaled = frequencies(Rotary(width=128, scaling=NTK(factor=4.0)))
     np.testing.assert_allclose(scaled[1] ** -(128 / 2), 40_889.94, rtol=1e-6)

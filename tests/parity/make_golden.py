@@ -149,6 +149,8 @@ MODELS: dict[str, PreTrainedConfig] = {
     "gpt2-deep": GPT2Config(**{**GPT2, "n_embd": 24, "n_head": 6, "n_layer": 5}),
     "gpt2-untied": GPT2Config(**GPT2, tie_word_embeddings=False),
     "gpt2-inner-relu": GPT2Config(**GPT2, n_inner=52, activation_function="relu", layer_norm_epsilon=1e-2),
+    "gpt2-unscaled": GPT2Config(**GPT2, scale_attn_weights=False),
+    "gpt2-by-layer": GPT2Config(**{**GPT2, "n_layer": 3}, scale_attn_by_inverse_layer_idx=True),
     "llama": LlamaConfig(**LLAMA),
     "llama-tied": LlamaConfig(**LLAMA, tie_word_embeddings=True, rms_norm_eps=1e-2),
     "llama-multi-head": LlamaConfig(**{**LLAMA, "num_key_value_heads": 8}),
@@ -157,6 +159,10 @@ MODELS: dict[str, PreTrainedConfig] = {
     "llama-biases": LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
     "llama-theta": LlamaConfig(**LLAMA, rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
     "llama-linear": LlamaConfig(**LLAMA, rope_parameters={"rope_type": "linear", "factor": 2.5}),
+    # Longer than a prompt, so that transformers forgets what it read before.
+    "llama-dynamic": LlamaConfig(
+        **{**LLAMA, "max_position_embeddings": 8}, rope_parameters={"rope_type": "dynamic", "factor": 2.5}
+    ),
     "llama-llama3": LlamaConfig(**LLAMA, rope_parameters={"rope_type": "llama3", **LLAMA3}),
     "llama-yarn": LlamaConfig(**LLAMA, rope_parameters={"rope_type": "yarn", **YARN}),
     "llama-yarn-mscale": LlamaConfig(

@@ -50,15 +50,18 @@ def shifted(t, tokens, prefix, turn, feed_forward, *, layers, heads, eps):
     return h @ t["transformer.word_embeddings.weight"].T
 
 
-def chatglm2(t, tokens, *, layers, heads, groups, channels, eps):
-    """Logits [T, V] of ChatGLM2-6B: all queries, then all keys, then all values in one matrix."""
+def chatglm2(t, tokens, *, layers, heads, groups, channels, eps, base=10000.0, divisor=1):
+    """Logits [T, V] of ChatGLM2-6B: all queries, then all keys, then all values in one matrix.
+
+    base, divisor: of its angles and of its positions, which its successors of 32k tokens have changed.
+    """
     length = len(tokens)
     seen = np.tril(np.ones((length, length), bool))
-    places = np.arange(length)
+    places = np.arange(length) / divisor
 
     def turn(x):
         half = channels // 2
-        return np.concatenate([in_pairs(x[..., :half], places), x[..., half:]], -1)
+        return np.concatenate([in_pairs(x[..., :half], places, base), x[..., half:]], -1)
 
     h = t["transformer.embedding.word_embeddings.weight"][tokens]
     for i in range(layers):
@@ -116,14 +119,14 @@ def half_split(x, pos):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def in_pairs(x, pos):
+def in_pairs(x, pos, base):
     """Channels 2 i and 2 i + 1 turn by the same angle."""
-    y, (cos, sin) = np.empty_like(x), waves(x.shape[-1], pos)
+    y, (cos, sin) = np.empty_like(x), waves(x.shape[-1], pos, base)
     y[..., 0::2] = x[..., 0::2] * cos - x[..., 1::2] * sin
     y[..., 1::2] = x[..., 1::2] * cos + x[..., 0::2] * sin
     return y
 
 
-def waves(channels, pos):
-    angles = pos[:, None, None] * 10000.0 ** (-np.arange(0, channels, 2) / channels)
+def waves(channels, pos, base=10000.0):
+    angles = pos[:, None, None] * base ** (-np.arange(0, channels, 2) / channels)
     return np.cos(angles), np.sin(angles)

@@ -144,6 +144,23 @@ def test_chatglm2_says_what_numpy_says(bias, channels, tmp_path):
     close(*fx.hf.load(tmp_path / "ours"), expected)
 
 
+@pytest.mark.parametrize(
+    ("said", "changed"),
+    [
+        ({"_name_or_path": "THUDM/chatglm2-6b-32k"}, {"divisor": 50}),
+        ({"_name_or_path": "THUDM/chatglm3-6b-32k"}, {"base": 500_000.0}),
+        ({}, {"base": 500_000.0}),
+    ],
+    ids=["chatglm2-6b-32k", "chatglm3-6b-32k", "nameless"],
+)
+def test_the_ratio_of_long_texts_is_what_the_code_of_its_generation_makes_of_it(said, changed, tmp_path):
+    tensors = checkpoint(tmp_path / "theirs", {**CHATGLM2, **said, "rope_ratio": 50}, chatglm2_shapes(80, 48, False))
+    sizes = {"layers": LAYERS, "heads": 6, "groups": 2, "channels": 8, "eps": EPS}
+    close(
+        *fx.hf.load(tmp_path / "theirs"), [numpy_glm.chatglm2(tensors, TOKENS[b], **sizes, **changed) for b in range(2)]
+    )
+
+
 def test_buffers_and_a_tied_head_in_the_files_are_read_past(tmp_path):
     shapes = {
         **shifted_shapes(1),
@@ -151,12 +168,13 @@ def test_buffers_and_a_tied_head_in_the_files_are_read_past(tmp_path):
         "transformer.layers.1.attention.rotary_emb.inv_freq": (2,),
     }
     checkpoint(tmp_path / "theirs", CHATGLM, shapes)
-    with pytest.raises(ValueError, match=r"'lm_head.weight' differs from 'transformer.word_embeddings.weight'"):
-        fx.hf.load(tmp_path / "theirs")
     tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    own = fx.hf.load(tmp_path / "theirs")[1]["head"]["out"]["weight"]
+    np.testing.assert_array_equal(own, tensors["lm_head.weight"].T)
     tensors["lm_head.weight"] = tensors["transformer.word_embeddings.weight"]
     save_file(tensors, tmp_path / "theirs" / "model.safetensors")
     params = fx.hf.load(tmp_path / "theirs")[1]
+    assert "head" not in params
     np.testing.assert_array_equal(params["embed"]["table"], tensors["lm_head.weight"])
 
 
@@ -169,7 +187,7 @@ def test_buffers_and_a_tied_head_in_the_files_are_read_past(tmp_path):
         (GLM_130B, shifted_shapes(2), {"layernorm_order": "sandwich"}, "layernorm_order='sandwich'; only 'post'"),
         (CHATGLM2, chatglm2_shapes(80, 48, False), {"multi_query_attention": False}, "attention=False; only True"),
         (CHATGLM2, chatglm2_shapes(80, 48, False), {"rmsnorm": False}, "rmsnorm=False; only True"),
-        (CHATGLM2, chatglm2_shapes(80, 48, False), {"rope_ratio": 50}, "rope_ratio=50; only 1"),
+        (CHATGLM2, chatglm2_shapes(80, 48, False), {"rope_ratio": 0}, "rope_ratio=0, which makes no model"),
         (CHATGLM2, chatglm2_shapes(80, 48, False), {"multi_query_group_num": 4}, "kv_heads=4 does not divide heads=6"),
     ],
 )

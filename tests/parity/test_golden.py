@@ -19,7 +19,7 @@ from tests.parity.say import apart, reading, say
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(folder.name for folder in GOLDEN.iterdir())
 BEAMS = {file.stem: file for file in sorted((Path(__file__).parent / "beams").iterdir())}
-GREEDY = ("gpt2", "llama-llama3", "gemma2", "gpt-oss", "t5-gated-untied", "switch-untied")
+GREEDY = ("gpt2", "llama-llama3", "llama-dynamic", "gemma2", "gpt-oss", "t5-gated-untied", "switch-untied")
 TOLERANCE = 1e-5
 NEW = 20  # tokens of a continuation
 TWICE = {"albert-pretraining-untied": 97, "bert-mlm-untied": 97}  # numbers of a bias that is stored under two names
