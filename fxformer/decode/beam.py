@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,8 +14,9 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.cache import Cache, fork
 from fxformer.coords import Coords, succeeding
 from fxformer.decode.compiled import for_few_rows
+from fxformer.decode.processors import searchable
 from fxformer.decode.request import Ends, Given, Request, request_of
-from fxformer.decode.state import forbid, read_prompt
+from fxformer.decode.state import read_prompt
 from fxformer.decode.steps import step, unstacked
 from fxformer.jit import promoting
 from fxformer.model import Params, Transformer
@@ -128,8 +128,7 @@ def _grow(request: Request, search: Search, penalty: Array) -> tuple[Search, Arr
     """The search with one more token on each hypothesis: (the search, the tokens and the parents [B, K] that go on)."""
     batch, beams, _ = search.text.shape
     vocab = search.logits.shape[-1]
-    wide = replace(request, least=jnp.repeat(request.least, beams))
-    logp_BKV = jax.nn.log_softmax(forbid(wide, search.logits, search.made)).reshape(batch, beams, vocab)
+    logp_BKV = searchable(request, search.logits.reshape(batch, beams, vocab), search.made)
     total_BX = (search.logp[..., None] + logp_BKV).reshape(batch, beams * vocab)
     several = min(beams * (1 + len(request.stop)), beams * vocab)  # so many that `beams` of them go on
     logp_BX, chosen_BX = jax.lax.top_k(total_BX, several)

@@ -12,11 +12,10 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords, check_rows, plain
 from fxformer.decode.loop import written
 from fxformer.decode.request import Ends, Given, request_of
-from fxformer.decode.sampling import Sampling, check_sampling, keys_at, row_keys, shape
+from fxformer.decode.sampling import Sampling, check_sampling, keys_at, narrow, pick, row_keys, weigh
 from fxformer.jit import compiled, promoting
 from fxformer.layers.head import Bare
 from fxformer.model import Params, Transformer, apply, check_tokens
-from fxformer.ops.sample import choose
 
 
 @promoting()
@@ -76,11 +75,10 @@ def _fill_masks(
     def fill(i: Array, tokens_BT: Array) -> Array:
         empty_BT = (tokens_BT == mask) & (coords.index >= 0)
         logits_BTV = apply(spec, params, tokens_BT, coords=coords, dtype=dtype).logits.at[..., mask].set(-jnp.inf)
-        shaped = partial(shape, sampling=sampling, drawn=keys_B is not None)
-        logits_BTV = jax.vmap(shaped, in_axes=1, out_axes=1)(logits_BTV)
-        own_B = keys_at(keys_B, i)
-        chosen_BT = jnp.argmax(logits_BTV, axis=-1) if own_B is None else jax.vmap(choose)(own_B, logits_BTV)
-        token_BT = chosen_BT.astype(jnp.int32)
+        logits_BTV = jax.vmap(partial(weigh, sampling=sampling), in_axes=1, out_axes=1)(logits_BTV)
+        if keys_B is not None:
+            logits_BTV = jax.vmap(partial(narrow, sampling=sampling), in_axes=1, out_axes=1)(logits_BTV)
+        token_BT = pick(logits_BTV, keys_at(keys_B, i))
         logp_BT = jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), token_BT[..., None], axis=-1)[..., 0]
         order_BT = jnp.argsort(jnp.where(empty_BT, -logp_BT, jnp.inf), axis=1)
         share_B1 = -(-jnp.sum(empty_BT, axis=1, keepdims=True) // (rounds - i))

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fxformer.model import check_key
-from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, temper
+from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, precise, temper
 
 
 @jax.tree_util.register_dataclass
@@ -51,23 +51,34 @@ def next_token(
 
     seen_BV: bool, tokens that a row has seen; where it is None nothing is penalised.
     """
-    logits_BV = shape(logits_BV, sampling, drawn=keys_B is not None, seen_BV=seen_BV)
+    logits_BV = weigh(logits_BV, sampling, seen_BV)
+    return pick(logits_BV if keys_B is None else narrow(logits_BV, sampling), keys_B)
+
+
+def weigh(logits_BV: Array, sampling: Sampling, seen_BV: Array | None = None) -> Array:
+    """The logits with the bias and the penalty of what was seen, in float32 or more."""
+    logits_BV = precise(logits_BV)
+    if sampling.logit_bias is not None:
+        logits_BV = logits_BV + jnp.asarray(sampling.logit_bias, logits_BV.dtype)
+    if sampling.repetition_penalty is not None and seen_BV is not None:
+        logits_BV = penalise(logits_BV, seen_BV, sampling.repetition_penalty)
+    return logits_BV
+
+
+def narrow(logits_BV: Array, sampling: Sampling) -> Array:
+    """The logits whose softmax a draw is made from."""
+    for name, filtered in DRAWS.items():
+        number = getattr(sampling, name)
+        if number is not None:
+            logits_BV = filtered(logits_BV, number)
+    return logits_BV
+
+
+def pick(logits_BV: Array, keys_B: Array | None) -> Array:
+    """int32 [B]: the largest of each row, the first among equals, or a draw from their softmax."""
     if keys_B is None:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(choose)(keys_B, logits_BV)
-
-
-def shape(logits_BV: Array, sampling: Sampling, *, drawn: bool, seen_BV: Array | None = None) -> Array:
-    """The logits whose softmax tokens are drawn from, or whose largest one is taken."""
-    if sampling.logit_bias is not None:
-        logits_BV = logits_BV + sampling.logit_bias
-    if sampling.repetition_penalty is not None and seen_BV is not None:
-        logits_BV = penalise(logits_BV, seen_BV, sampling.repetition_penalty)
-    for name, narrow in DRAWS.items():
-        number = getattr(sampling, name)
-        if drawn and number is not None:
-            logits_BV = narrow(logits_BV, number)
-    return logits_BV
 
 
 def row_keys(key: Array | None, batch: int) -> Array | None:

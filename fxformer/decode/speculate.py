@@ -18,9 +18,10 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.cache import Cache
 from fxformer.coords import Coords, following, preceding, succeeding, without
 from fxformer.decode.compiled import for_few_rows
+from fxformer.decode.processors import choosable
 from fxformer.decode.request import Ends, Given, Request, request_of
-from fxformer.decode.sampling import Sampling, keys_at, shape
-from fxformer.decode.state import State, choose_next, forbid, read_prompt
+from fxformer.decode.sampling import Sampling, keys_at
+from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import unstacked
 from fxformer.jit import promoting
 from fxformer.model import Params, Transformer, apply, apply_mtp, empty_mtp_cache
@@ -252,7 +253,9 @@ def _check(
         logp_BV = _logp(request, out.logits[:, i], state.made + i, seen_BV)
         p_B, q_B = (jnp.take_along_axis(x, token_B[:, None], axis=1)[:, 0] for x in (logp_BV, q_BV))
         passed.append(_passes(request, state.made + i, p_B - q_B))
-        rest.append(jnp.log(jnp.maximum(jnp.exp(logp_BV) - jnp.exp(q_BV), 0)))
+        more_BV = jnp.maximum(jnp.exp(logp_BV) - jnp.exp(q_BV), 0)
+        some_B1 = jnp.any(more_BV > 0, axis=-1, keepdims=True)  # none where both say the same but for rounding
+        rest.append(jnp.where(some_B1, jnp.log(more_BV), logp_BV))
         seen_BV = _and_seen(seen_BV, token_B)
     rest.append(_logp(request, out.logits[:, len(guesses)], state.made + len(guesses), seen_BV))
 
@@ -287,9 +290,8 @@ def _check(
 
 def _logp(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | None) -> Array:
     """Log probabilities that tokens are drawn with; all of it on the likeliest where nothing is drawn."""
-    drawn = request.keys is not None
-    logits_BV = shape(forbid(request, logits_BV, made_B), request.sampling, drawn=drawn, seen_BV=seen_BV)
-    return jax.nn.log_softmax(logits_BV if drawn else temper(logits_BV, 0.0))
+    logits_BV = choosable(request, logits_BV, made_B, seen_BV)
+    return jax.nn.log_softmax(temper(logits_BV, 0.0) if request.keys is None else logits_BV)
 
 
 def _guess(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | None) -> Guess:

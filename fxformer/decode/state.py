@@ -8,8 +8,9 @@ from jax import Array
 
 from fxformer.cache import Cache
 from fxformer.coords import Coords, last, succeeding
+from fxformer.decode.processors import choosable
 from fxformer.decode.request import Request
-from fxformer.decode.sampling import keys_at, next_token
+from fxformer.decode.sampling import keys_at, pick
 from fxformer.decode.steps import read
 from fxformer.model import Params, Transformer, empty_cache, length_limit
 
@@ -61,8 +62,8 @@ def read_prompt(spec: Transformer, params: Params, request: Request) -> tuple[St
 
 def choose_next(request: Request, state: State, logits_BV: Array) -> State:
     """The state with one more token, which stands after the newest."""
-    logits_BV = forbid(request, logits_BV, state.made)
-    token_B = next_token(logits_BV, keys_at(request.keys, state.made), request.sampling, seen_BV=state.seen)
+    logits_BV = choosable(request, logits_BV, state.made, state.seen)
+    token_B = pick(logits_BV, keys_at(request.keys, state.made))
     ends_B = jnp.any(token_B[:, None] == request.stop, axis=-1) | (state.made + 1 >= request.most)
     seen_BV = state.seen
     if seen_BV is not None:
@@ -75,9 +76,3 @@ def choose_next(request: Request, state: State, logits_BV: Array) -> State:
         seen=seen_BV,
         stopped=state.stopped | ends_B,
     )
-
-
-def forbid(request: Request, logits_BV: Array, made: Array) -> Array:
-    """-inf for the stop tokens of rows that have fewer new tokens than they must."""
-    early_B1 = jnp.broadcast_to(made < request.least, logits_BV.shape[:1])[:, None]
-    return logits_BV.at[:, request.stop].add(jnp.where(early_B1, -jnp.inf, 0))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import product
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ def continuations(spec, params, prompt, count, *, stop, power, least=0, **source
     texts = np.array(list(product(range(spec.embed.vocab), repeat=count)))
     rows = np.concatenate([np.repeat([prompt], len(texts), axis=0), texts], axis=1)
     source = {name: jnp.repeat(read, len(texts), axis=0) for name, read in source.items()}
-    logits = logits_of(spec, params, rows, **source)[:, len(prompt) - 1 : -1]
-    logits[:, :least, list(stop)] = -np.inf
-    logp = np.take_along_axis(log_softmax(logits), texts[..., None], axis=-1)[..., 0]
+    logp = log_softmax(logits_of(spec, params, rows, **source)[:, len(prompt) - 1 : -1])
+    logp[:, :least, list(stop)] = -np.inf  # what the model says of the others stays
+    logp = np.take_along_axis(logp, texts[..., None], axis=-1)[..., 0]
     found = {}
     for text, own in zip(texts.tolist(), logp, strict=True):
         length = next((i + 1 for i, token in enumerate(text) if token in stop), count)
@@ -58,6 +59,23 @@ def test_no_text_stops_before_the_least_tokens():
     for row in range(2):
         found = continuations(SPEC, PARAMS, PROMPT[row], 4, stop=(3,), power=1.0, least=2)[:10]
         same(found, text[row, :10, 3:], scores[row], 4)
+
+
+def test_a_stop_that_comes_too_early_takes_its_probability_with_it():
+    """As in transformers, where min_new_tokens acts on log probabilities: the second text is (2, 0, 0) at -0.8025."""
+    spec = fx.zoo.toy(vocab=4, width=16, depth=1, heads=2)
+    params = fx.init(spec, jax.random.key(1))
+    text, scores = beam(spec, params, np.array([[1, 2]]), 3, beams=40, stop=3, min_new_tokens=2)
+    assert text[0, 1, 2:].tolist() == [2, 0, 0]
+    np.testing.assert_allclose(scores[0, 1], -0.8025, atol=5e-5)
+
+
+def test_what_stands_behind_a_stop_can_be_chosen():
+    """By default it is the first stop token, as in `generate`."""
+    for pad, behind in ((4, 4), (None, 3)):
+        text = np.asarray(beam(SPEC, PARAMS, PROMPT, 4, beams=200, stop=3, pad=pad).text)[:, :, 3:]
+        ended = np.cumsum(text == 3, axis=-1) - (text == 3) > 0
+        assert ended.any() and (text[ended] == behind).all()
 
 
 def test_an_encoder_decoder_searches_beside_its_source():

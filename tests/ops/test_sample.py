@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, temper
 
+LARGE = 201_088  # tokens of gpt-oss, the largest vocabulary of the zoo
 LOGITS = np.log([[0.1, 0.4, 0.05, 0.3, 0.15], [0.02, 0.03, 0.05, 0.2, 0.7]])
 
 
@@ -119,3 +120,72 @@ def test_each_row_may_have_a_number_of_its_own(narrow, numbers):
     assert (np.asarray(together) != np.asarray(narrow(logits, numbers[0]))).any()
     several = narrow(jnp.stack([logits] * 3, axis=1), np.stack([numbers] * 3, axis=1))
     np.testing.assert_array_equal(several, jnp.stack([together] * 3, axis=1))
+
+
+def wide(spread, dtype=jnp.float32):
+    """Logits of a large vocabulary, two rows of them, and the same numbers in float64."""
+    logits = jnp.asarray(np.random.default_rng(5).normal(size=(2, LARGE)) * spread, dtype)
+    return logits, np.asarray(logits.astype(jnp.float32), np.float64)
+
+
+def most_likely(row, count):
+    """bool [V]: so many of the most likely tokens, the earlier among equals."""
+    return np.isin(np.arange(len(row)), np.argsort(-row, kind="stable")[:count])
+
+
+def nucleus_of(row, p):
+    """As `nucleus`, for many tokens."""
+    share = np.sort(np.exp(row - row.max()))[::-1]
+    reached = np.cumsum(share) / share.sum()
+    return most_likely(row, len(row) if p == 1 else 1 + np.searchsorted(reached, p))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spread", [0.3, 4.0])
+def test_filters_keep_of_a_large_vocabulary_what_they_keep_in_float64(spread, dtype):
+    """To the token, whatever the logits are stored in. Traced numbers: one program serves all."""
+    logits, exact = wide(spread, dtype)
+    for p in (0.3, 0.9, 0.95, 0.99, 0.999, 1.0):
+        expected = np.stack([nucleus_of(row, float(np.float32(p))) for row in exact])
+        np.testing.assert_array_equal(finite(TOP_P(logits, np.float32(p))), expected, err_msg=f"p = {p}")
+    for k in (1, 40, 70_000, LARGE):
+        expected = np.stack([most_likely(row, k) for row in exact])
+        np.testing.assert_array_equal(finite(TOP_K(logits, np.int32(k))), expected, err_msg=f"k = {k}")
+    for p in (0.0, 0.01, 0.5, 1.0):
+        expected = np.exp(exact - exact.max(axis=-1, keepdims=True)) >= p
+        np.testing.assert_array_equal(finite(MIN_P(logits, np.float32(p))), expected, err_msg=f"min_p = {p}")
+
+
+TOP_P, TOP_K, MIN_P = jax.jit(keep_top_p), jax.jit(keep_top_k), jax.jit(keep_min_p)
+
+
+def finite(logits):
+    return np.isfinite(np.asarray(logits.astype(jnp.float32)))
+
+
+def test_an_edge_is_reached_but_for_rounding():
+    """0.5 and 0.3 make 0.8, and 0.2 is half of 0.4, which sums and quotients in float32 miss by a digit."""
+    for scale in (1.0, 8.0):  # logits are known up to a constant
+        logits = jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.1]]) * scale)
+        assert kept(keep_top_p(logits, 0.8)) == kept(jax.jit(keep_top_p)(logits, 0.8)) == [{0, 1}]
+        assert kept(keep_top_p(logits, 0.5)) == [{0}] and kept(keep_top_p(logits, 0.51)) == [{0, 1}]
+    for top in (0.3, 0.4, 0.6, 0.7):
+        assert kept(keep_min_p(jnp.log(jnp.array([[top, top / 2, top / 4]])), 0.25)) == [{0, 1, 2}]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_numbers_are_computed_in_float32(dtype):
+    """Quotients, products and draws of half precision are those of the same logits in float32."""
+    logits, exact = wide(3.0, dtype)
+    np.testing.assert_allclose(temper(logits, 0.95), exact / 0.95, rtol=1e-6)
+    seen = np.arange(LARGE) % 3 == 0
+    expected = np.where(seen, np.where(exact > 0, exact / 1.1, exact * 1.1), exact)
+    np.testing.assert_allclose(penalise(logits, jnp.asarray(seen), 1.1), expected, rtol=1e-6)
+    key = jax.random.key(3)
+    assert choose(key, logits).tolist() == choose(key, logits.astype(jnp.float32)).tolist()
+
+
+def test_a_temperature_as_small_as_a_number_can_be_takes_the_most_likely():
+    logits = jnp.array([[30.0, 31.0, 29.0]])
+    for temperature in (1e-6, 1e-20, 1e-38, 0.0):
+        assert choose(jax.random.key(0), temper(logits, temperature)).tolist() == [1]
