@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fxformer.fields import LAST, Count, checked, shown
-from fxformer.jit import as_array, compiled, known, promoting, traced
+from fxformer.jit import as_array, compiled, known, numpy_of, promoting, traced
 
 PADDING = -1
 
@@ -181,8 +181,11 @@ def without(coords: Coords, padding_BT: Array) -> Coords:
 def padded_to(coords: Coords, length: int) -> Coords:
     """The coordinates with padding behind them, up to `length` tokens."""
     more = length - coords.length
-    wider = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0), (0, more), (0, 0)][: leaf.ndim]), coords)
-    return replace(wider, index=jnp.pad(coords.index, ((0, 0), (0, more)), constant_values=PADDING))
+
+    def pad(leaf: Array, fill: int) -> Array:
+        return numpy_of(leaf).pad(leaf, [(0, 0), (0, more), (0, 0)][: leaf.ndim], constant_values=fill)
+
+    return replace(jax.tree.map(lambda leaf: pad(leaf, 0), coords), index=pad(coords.index, PADDING))
 
 
 def check_rows(coords: Coords, batch: int, length: int) -> None:

@@ -49,3 +49,8 @@ def as_array(values: Any) -> Array | np.ndarray:
 def known(values: Any) -> np.ndarray | None:
     """The values on the host, or None where they are traced. Nothing is staged."""
     return None if traced(values) else np.asarray(values)
+
+
+def numpy_of(array: Any) -> Any:
+    """NumPy for what is known, where a new shape is no new program; jax.numpy for what is traced, or on other hosts."""
+    return jnp if traced(array) or (isinstance(array, Array) and not array.is_fully_addressable) else np

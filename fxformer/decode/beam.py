@@ -15,7 +15,7 @@ from fxformer.cache import Cache, fork
 from fxformer.coords import Coords, succeeding
 from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.processors import searchable
-from fxformer.decode.request import Ends, Given, Request, request_of
+from fxformer.decode.request import Ends, Given, Request, joined, request_of
 from fxformer.decode.state import read_prompt
 from fxformer.decode.steps import step, unstacked
 from fxformer.jit import promoting
@@ -81,13 +81,12 @@ def beam(
     ends = Ends(max_new_tokens, min_new_tokens, stop, pad)
     request = request_of(spec, given, ends, dtype=dtype, cache_dtype=cache_dtype)
     new_BKN, scores_BK = _beam(spec, params, request, jnp.float32(length_penalty), beams)
-    prompt_BKT = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32)[:, None], (*new_BKN.shape[:2], jnp.shape(prompt)[1]))
-    return Beams(jnp.concatenate([prompt_BKT, new_BKN], axis=2), scores_BK)
+    return Beams(joined(prompt, new_BKN, ends), scores_BK)
 
 
 @partial(for_few_rows, static_argnames=["spec", "beams"])
 def _beam(spec: Transformer, params: Params, request: Request, penalty: Array, beams: int) -> tuple[Array, Array]:
-    count = request.count
+    count = jnp.max(request.most)
 
     def going(search: Search) -> Array:
         best_B = jnp.max(search.logp, axis=1)
@@ -111,12 +110,12 @@ def _beam(spec: Transformer, params: Params, request: Request, penalty: Array, b
     nothing_BK = jnp.full((batch, beams), -jnp.inf)
     search = Search(
         made=jnp.int32(0),
-        text=jnp.full((batch, beams, count), request.pad),
+        text=jnp.full((batch, beams, request.room), request.pad),
         logp=nothing_BK.at[:, 0].set(0),
         logits=logits_BV[every],
         coords=jax.tree.map(lambda leaf: leaf[every], succeeding(state.coords)),
         cache=cache,
-        ended=jnp.full((batch, beams, count), request.pad),
+        ended=jnp.full((batch, beams, request.room), request.pad),
         scores=nothing_BK,
     )
     search = jax.lax.while_loop(going, grow, search)

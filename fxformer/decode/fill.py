@@ -9,13 +9,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from fxformer.coords import PADDING, Coords, check_rows, plain
+from fxformer.coords import PADDING, Coords
 from fxformer.decode.loop import written
-from fxformer.decode.request import Ends, Given, request_of
-from fxformer.decode.sampling import Sampling, check_sampling, keys_at, narrow, pick, row_keys, weigh
-from fxformer.jit import compiled, promoting
+from fxformer.decode.request import Ends, Given, in_bucket, request_of
+from fxformer.decode.sampling import Sampling, check_sampling, keys_at, narrow, pick, row_keys, settled, weigh
+from fxformer.jit import as_array, compiled, promoting
 from fxformer.layers.head import Bare
-from fxformer.model import Params, Transformer, apply, check_tokens
+from fxformer.model import Params, Transformer, apply, check_tokens, length_limit
 
 
 @promoting()
@@ -37,7 +37,7 @@ def fill_masks(
     rounds: None is one for each mask; 1 fills all at once, each as if the others were unknown. key, sampling: as in
     `generate`. Raises ValueError for a model that says nothing about tokens, and for tokens without a mask.
     """
-    tokens_BT = jnp.asarray(tokens)
+    tokens_BT = as_array(tokens)
     batch, length = check_tokens(tokens_BT, spec.embed.vocab)
     if spec.head == Bare():
         raise ValueError("the model has no head that says which token stands where; take one that has, like a -mlm")
@@ -54,10 +54,10 @@ def fill_masks(
     rounds = most if rounds is None else rounds
     if rounds < 1:
         raise ValueError(f"rounds={rounds} fills nothing; use 1 or more")
-    coords = plain(length) if coords is None else coords
-    check_rows(coords, batch, length)
-    keys_B = row_keys(key, batch)
-    return _fill_masks(spec, params, tokens_BT.astype(jnp.int32), coords, keys_B, sampling, mask, rounds, dtype)
+    keys_B, sampling = row_keys(key, batch), settled(sampling)
+    padded_BT, coords = in_bucket(tokens_BT, coords, length_limit(spec))
+    filled_BT = _fill_masks(spec, params, padded_BT, coords, keys_B, sampling, mask, rounds, dtype)
+    return jnp.asarray(np.asarray(filled_BT)[:, :length], jnp.int32)
 
 
 @compiled(static=("spec", "dtype"))
@@ -97,19 +97,21 @@ def fill_blanks(
     *,
     start: int,
     stop: int,
+    pad: int | None = None,
     key: Array | None = None,
     sampling: Sampling = Sampling(),
     dtype: DTypeLike = jnp.float32,
 ) -> Array:
-    """What stands in each blank of `tokens` [B, T]: int32 [B, blanks, max_new_tokens], `stop` behind the end of each.
+    """What stands in each blank of `tokens` [B, T]: int32 [B, blanks, max_new_tokens], `pad` behind the end of each.
 
     For models that see their prompt in both directions and know two positions of a token, as GLM (Du et al. 2022) and
     ChatGLM-6B: where its blank stands, and the place within it. The text is read whole; then, from left to right, each
     blank is written from the token `start` to the token `stop`, and the ones before it are read as well.
-    blanks: tokens that stand for a blank. Raises ValueError for rows with different numbers of blanks, or with none.
+    blanks: tokens that stand for a blank. pad: None is `stop`. Raises ValueError for rows with different numbers of
+    blanks, or with none.
     """
-    text_BT = np.asarray(tokens)
-    batch, length = check_tokens(jnp.asarray(text_BT), spec.embed.vocab)
+    text_BT = as_array(tokens)
+    batch, length = check_tokens(text_BT, spec.embed.vocab)
     blank_BT = np.isin(text_BT, blanks)
     counts_B = blank_BT.sum(axis=1)
     if counts_B.min() == 0 or counts_B.min() != counts_B.max():
@@ -126,18 +128,18 @@ def fill_blanks(
         index, pos = np.concatenate([index, first_B1], axis=1), np.concatenate([pos, at_B12], axis=1)
         coords = Coords(
             index=jnp.asarray(index, jnp.int32),
-            segment=jnp.zeros(index.shape, jnp.int32),
-            prefix=jnp.broadcast_to(jnp.arange(index.shape[1]) < length, index.shape),
+            segment=jnp.asarray(np.zeros(index.shape), jnp.int32),
+            prefix=jnp.asarray(np.broadcast_to(np.arange(index.shape[1]) < length, index.shape), bool),
             pos=jnp.asarray(pos, jnp.int32),
         )
         own_keys = None if keys_B is None else keys_at(keys_B, m)
-        given, ends = Given(ids, coords), Ends(max_new_tokens, stop=stop)
+        given, ends = Given(ids, coords), Ends(max_new_tokens, stop=stop, pad=pad)
         request = request_of(spec, given, ends, sampling=sampling, key=own_keys, dtype=dtype)
-        piece_BN = np.asarray(written(spec, params, request))
+        piece_BN = np.asarray(written(spec, params, request))[:, :max_new_tokens]
         pieces.append(piece_BN)
         step_BN = np.broadcast_to(np.arange(1, max_new_tokens + 1), piece_BN.shape)
         written_BN = np.cumsum(piece_BN == stop, axis=1) == 0
         ids = np.concatenate([ids, piece_BN], axis=1)
         index = np.concatenate([index, np.where(written_BN, first_B1 + step_BN, PADDING)], axis=1)
         pos = np.concatenate([pos, np.where(written_BN[..., None], at_B12 + step_BN[..., None] * [0, 1], 0)], axis=1)
-    return jnp.asarray(np.stack(pieces, axis=1))
+    return jnp.asarray(np.stack(pieces, axis=1), jnp.int32)

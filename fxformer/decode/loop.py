@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.coords import Coords
 from fxformer.decode.compiled import for_few_rows
-from fxformer.decode.request import Ends, Given, Request, request_of
+from fxformer.decode.request import Ends, Given, Request, joined, request_of
 from fxformer.decode.sampling import Sampling
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import step, unstacked, unstacked_spec
@@ -58,7 +59,7 @@ def generate(
     given = Given(prompt, coords, encoder_tokens, encoder_coords)
     ends = Ends(max_new_tokens, min_new_tokens, stop, pad)
     request = request_of(spec, given, ends, sampling=sampling, key=key, dtype=dtype, cache_dtype=cache_dtype)
-    return jnp.concatenate([jnp.asarray(prompt, jnp.int32), written(spec, params, request)], axis=1)
+    return joined(prompt, written(spec, params, request), ends)
 
 
 def stream(
@@ -111,16 +112,16 @@ def proceed(spec: Transformer, params: Params, request: Request, state: State) -
 
 
 def written(spec: Transformer, params: Params, request: Request) -> Array:
-    """The new tokens, int32 [B, count]."""
+    """The new tokens, int32 [B, room], or [B, 1] where no more are asked for: no loop is compiled for that."""
     state = _start(spec, params, request)
-    if request.count == 1:
+    if np.max(request.most) == 1:
         return state.token[:, None]
     flat_spec, flat_params, state = _unstacked(spec, params, state)
     return _write(flat_spec, flat_params, request, state)[1]
 
 
 def write(spec: Transformer, params: Params, request: Request, state: State) -> tuple[State, Array]:
-    """Go on until every row has stopped: (the state, the new tokens [B, count]), of an `unstacked` model."""
+    """Go on until every row has stopped: (the state, the new tokens [B, room]), of an `unstacked` model."""
 
     def going(carry: tuple[State, Array]) -> Array:
         return ~jnp.all(carry[0].stopped)
@@ -130,7 +131,7 @@ def write(spec: Transformer, params: Params, request: Request, state: State) -> 
         after, token_B = proceed(spec, params, request, state)
         return after, jax.lax.dynamic_update_index_in_dim(text_BN, token_B, state.made, axis=1)
 
-    text_BN = jnp.full((len(state.token), request.count), request.pad).at[:, 0].set(state.token)
+    text_BN = jnp.full((len(state.token), request.room), request.pad).at[:, 0].set(state.token)
     return jax.lax.while_loop(going, body, (state, text_BN))
 
 

@@ -10,6 +10,7 @@ later takes its probability with it. Hugging Face has the same order in both.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fxformer.decode.request import Request
@@ -29,6 +30,6 @@ def searchable(request: Request, logits_BKV: Array, made: Array) -> Array:
     return _forbid(request.stop, (made < request.least)[:, None], logp_BKV)
 
 
-def _forbid(stop: Array, early: Array, scores: Array) -> Array:
+def _forbid(stop: Array | np.ndarray, early: Array, scores: Array) -> Array:
     """-inf for the stop tokens of rows that have fewer new tokens than they must."""
     return scores.at[..., stop].min(jnp.where(early[..., None], -jnp.inf, jnp.inf))

@@ -11,10 +11,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from fxformer.coords import PADDING, Coords, check_rows, last, padded_to, plain
-from fxformer.decode.sampling import Sampling, check_sampling, row_keys
+from fxformer.coords import PADDING, Coords, check_rows, of_index, padded_to
+from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
-from fxformer.jit import promoting
+from fxformer.jit import as_array, numpy_of, promoting
 from fxformer.model import (
     Transformer,
     check_cacheable,
@@ -51,7 +51,7 @@ class Request:
 
     prompt [B, T] at coords, padded to a size that many prompts share. encoder_tokens, encoder_coords: see `apply`.
     keys: [B], None for the most likely tokens. stop: tokens [n] that end a row. pad: what stands behind an end.
-    least, most: int [B], new tokens of a row; count: the most of all rows. length, encoder_length: room in the cache.
+    least, most: int [B], new tokens of a row; room: for the most of all rows. length, encoder_length: of the cache.
     spare: see `empty_cache`.
     """
 
@@ -61,11 +61,11 @@ class Request:
     encoder_coords: Coords | None
     sampling: Sampling
     keys: Array | None
-    stop: Array
-    pad: Array
-    least: Array
-    most: Array
-    count: int = field(metadata={"static": True})
+    stop: Array | np.ndarray
+    pad: Array | np.ndarray
+    least: Array | np.ndarray
+    most: Array | np.ndarray
+    room: int = field(metadata={"static": True})
     length: int = field(metadata={"static": True})
     encoder_length: int = field(metadata={"static": True})
     dtype: DTypeLike = field(metadata={"static": True})
@@ -90,7 +90,7 @@ def request_of(
 
     spare: tokens that may be written and taken back. draft: another model that reads the prompt.
     """
-    prompt = jnp.asarray(given.tokens)
+    prompt = as_array(given.tokens)
     batch, length = check_tokens(prompt, spec.embed.vocab)
     if batch * length == 0:
         raise ValueError("the prompt is empty; give at least one token")
@@ -98,28 +98,27 @@ def request_of(
     check_source(spec, given.encoder_tokens)
     stops = _stops(ends, spec.embed.vocab)
     least_B, most_B = _counts(ends, batch)
-    coords = plain(length) if given.coords is None else given.coords
-    check_rows(coords, batch, length)
     readers = [spec] if draft is None else [spec, draft]
+    limits = [limit for limit in map(length_limit, readers) if limit is not None]
+    tokens, coords = in_bucket(prompt, given.coords, min(limits, default=None))
     for reader in readers:
         check_room(reader, coords, int(most_B.max()))
-    coords = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), coords)
-    limits = [limit for limit in map(length_limit, readers) if limit is not None]
-    bucket = bucket_of(length, min(limits, default=None))
+    source = _source(spec, given)
+    room = room_of(int(most_B.max()))
     return Request(
-        prompt=jnp.pad(prompt.astype(jnp.int32), ((0, 0), (0, bucket - length))),
-        coords=padded_to(coords, bucket),
-        encoder_tokens=given.encoder_tokens,
-        encoder_coords=given.encoder_coords,
-        sampling=sampling,
+        prompt=tokens,
+        coords=coords,
+        encoder_tokens=None if source is None else source[0],
+        encoder_coords=given.encoder_coords if source is None else source[1],
+        sampling=settled(sampling),
         keys=row_keys(key, batch),
-        stop=jnp.asarray(stops, jnp.int32),
-        pad=jnp.int32(ends.pad if ends.pad is not None else (stops[0] if stops else 0)),
-        least=jnp.asarray(least_B),
-        most=jnp.asarray(most_B),
-        count=int(most_B.max()),
-        length=bucket + int(most_B.max()) + spare,
-        encoder_length=1 if given.encoder_tokens is None else given.encoder_tokens.shape[1],
+        stop=np.asarray(stops, np.int32),
+        pad=np.asarray(ends.pad if ends.pad is not None else (stops[0] if stops else 0), np.int32),
+        least=least_B,
+        most=most_B,
+        room=room,
+        length=tokens.shape[1] + room + spare,
+        encoder_length=1 if source is None else source[0].shape[1],
         dtype=jnp.dtype(dtype),
         cache_dtype=jnp.dtype(dtype if cache_dtype is None else cache_dtype),
         spare=spare,
@@ -127,6 +126,7 @@ def request_of(
 
 
 SMALLEST = 16  # tokens of the smallest bucket
+FINE = 256  # tokens from which on room is not doubled any more
 
 
 def bucket_of(length: int, limit: int | None = None) -> int:
@@ -136,6 +136,48 @@ def bucket_of(length: int, limit: int | None = None) -> int:
     """
     bucket = max(SMALLEST, 1 << (length - 1).bit_length())
     return bucket if limit is None else max(length, min(bucket, limit))
+
+
+def room_of(count: int) -> int:
+    """Room for `count` new tokens, so that what is compiled serves many counts.
+
+    A power of two up to 256, from there on at most a quarter more than is asked for: caches are large, then.
+    """
+    bucket = bucket_of(count)
+    step = bucket if bucket <= FINE else bucket // 8
+    return -(-count // step) * step
+
+
+def in_bucket(tokens: Array | np.ndarray, coords: Coords | None, limit: int | None) -> tuple[Array, Coords]:
+    """Tokens [B, T] and their coordinates (None: from 0), padded to their bucket, a row of coordinates for each."""
+    batch, length = tokens.shape
+    bucket = bucket_of(length, limit)
+    if coords is None:
+        place = np.arange(bucket, dtype=np.int32)[None]
+        coords = of_index(jnp.asarray(np.where(place < length, place, PADDING), jnp.int32))
+    else:
+        check_rows(coords, batch, length)
+        coords = padded_to(coords, bucket)
+    rows = jax.tree.map(lambda leaf: numpy_of(leaf).broadcast_to(leaf, (batch, *leaf.shape[1:])), coords)
+    return numpy_of(tokens).pad(tokens, ((0, 0), (0, bucket - length))).astype(np.int32), rows
+
+
+def _source(spec: Transformer, given: Given) -> tuple[Array, Coords] | None:
+    """What the encoder reads, in its bucket."""
+    if given.encoder_tokens is None:
+        return None
+    tokens = as_array(given.encoder_tokens)
+    check_tokens(tokens, spec.embed.vocab)
+    return in_bucket(tokens, given.encoder_coords, length_limit(spec))
+
+
+def joined(prompt: ArrayLike, new: Array, ends: Ends) -> Array:
+    """int32 [B, …, T + N]: the prompt [B, T], and behind it what was asked for of the new tokens [B, …, room]."""
+    numpy, count = numpy_of(new), int(np.max(ends.most))
+    batch, length = np.shape(prompt)
+    prompt = numpy.asarray(prompt, np.int32).reshape(batch, *(1,) * (new.ndim - 2), length)
+    prompt = numpy.broadcast_to(prompt, (*new.shape[:-1], length))
+    return jnp.asarray(numpy.concatenate([prompt, numpy.asarray(new)[..., :count]], axis=-1), jnp.int32)
 
 
 def check_source(spec: Transformer, encoder_tokens: Array | None) -> None:
@@ -192,12 +234,13 @@ def check_room(spec: Transformer, coords: Coords, count: int) -> None:
     """Raise ValueError where a row has no token, or the model too few positions; the last new token is not read."""
     if traced(coords):
         return
-    last_B = np.asarray(coords.index).max(axis=1)
+    index_BT = np.asarray(coords.index)
+    last_B = index_BT.max(axis=1)
     if last_B.min() == PADDING:
         raise ValueError(f"prompt {int(last_B.argmin())} is empty, all of it is padding; give at least one token")
     check_positions(spec, coords)
-    limit, newest = position_limit(spec), last(coords).pos
-    assert newest is not None, "a prompt has positions"
-    before = int(np.asarray(newest if newest.ndim == 2 else newest[..., -1]).max()) + 1
+    assert coords.pos is not None, "a prompt has positions"
+    newest_Bx = np.asarray(coords.pos)[np.arange(len(index_BT)), index_BT.argmax(axis=1)]
+    limit, before = position_limit(spec), int((newest_Bx if newest_Bx.ndim == 1 else newest_Bx[:, -1]).max()) + 1
     if limit is not None and before + count - 1 > limit:
         raise ValueError(f"{before} tokens and {count} new ones are more than the {limit} learned positions")

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from fxformer.jit import numpy_of
 from fxformer.model import check_key
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, precise, temper
 
@@ -79,6 +80,17 @@ def pick(logits_BV: Array, keys_B: Array | None) -> Array:
     if keys_B is None:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(choose)(keys_B, logits_BV)
+
+
+def settled(sampling: Sampling) -> Sampling:
+    """The same with arrays of one type each: whatever 1, 1.0 and np.float64(1) are, they share what is compiled."""
+
+    def array(name: str, number: ArrayLike | None) -> ArrayLike | None:
+        if number is None:
+            return None
+        return numpy_of(number).asarray(number, jnp.int32 if name == "top_k" else jnp.float32)
+
+    return Sampling(*(array(field.name, getattr(sampling, field.name)) for field in fields(sampling)))
 
 
 def row_keys(key: Array | None, batch: int) -> Array | None:

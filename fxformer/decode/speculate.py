@@ -19,7 +19,7 @@ from fxformer.cache import Cache
 from fxformer.coords import Coords, following, preceding, succeeding, without
 from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.processors import choosable
-from fxformer.decode.request import Ends, Given, Request, request_of
+from fxformer.decode.request import Ends, Given, Request, joined, request_of
 from fxformer.decode.sampling import Sampling, keys_at
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import unstacked
@@ -184,10 +184,11 @@ def speculate(
     if draft is None and spec.mtp is None:
         raise ValueError("the model has no multi-token prediction (MTP) to guess with; give a draft model")
     guesser: Draft = OwnPrediction(spec) if draft is None else Model(draft[0], guesses)
+    ends = Ends(max_new_tokens, min_new_tokens, stop, pad)
     request = request_of(
         spec,
         Given(prompt, coords),
-        Ends(max_new_tokens, min_new_tokens, stop, pad),
+        ends,
         sampling=sampling,
         key=key,
         dtype=dtype,
@@ -197,12 +198,12 @@ def speculate(
     )
     own = params if draft is None else draft[1]
     new_BN, passes_B = _speculate(spec, guesser, params, own, request)
-    return Speculation(jnp.concatenate([jnp.asarray(prompt, jnp.int32), new_BN], axis=1), passes_B)
+    return Speculation(joined(prompt, new_BN, ends), passes_B)
 
 
 @partial(for_few_rows, static_argnames=["spec", "guesser"])
 def _speculate(spec: Transformer, guesser: Draft, params: Params, draft: Any, request: Request) -> tuple[Array, Array]:
-    """int32 [B, N], and the passes of each row: the loop ends when every row has stopped."""
+    """int32 [B, room], and the passes of each row: the loop ends when every row has stopped."""
 
     def going(carry: tuple[State, Any, Array, Array]) -> Array:
         return ~jnp.all(carry[0].stopped)
@@ -212,7 +213,7 @@ def _speculate(spec: Transformer, guesser: Draft, params: Params, draft: Any, re
         guesses, memory = flat_guesser.guess(flat_draft, request, state, memory)
         after, checked = _check(flat_spec, flat_params, request, state, guesses)
         holds_BX = checked.coords.index >= 0
-        place_BX = jnp.where(holds_BX, state.made[:, None] + jnp.arange(holds_BX.shape[1]), request.count)
+        place_BX = jnp.where(holds_BX, state.made[:, None] + jnp.arange(holds_BX.shape[1]), request.room)
         text_BN = text_BN.at[rows_B[:, None], place_BX].set(checked.after, mode="drop")
         return after, flat_guesser.learn(flat_draft, memory, checked), text_BN, passes_B + ~state.stopped
 
@@ -227,7 +228,7 @@ def _speculate(spec: Transformer, guesser: Draft, params: Params, draft: Any, re
     flat_guesser, flat_draft, memory = guesser.flat(draft, memory)
     flat_spec, flat_params, cache = unstacked(spec, params, state.cache)
     state = replace(state, cache=cache, made=jnp.broadcast_to(state.made, rows_B.shape))
-    text_BN = jnp.full((len(rows_B), request.count), request.pad).at[:, 0].set(state.token)
+    text_BN = jnp.full((len(rows_B), request.room), request.pad).at[:, 0].set(state.token)
     _, _, text_BN, passes_B = jax.lax.while_loop(going, body, (state, memory, text_BN, jnp.ones_like(rows_B)))
     return text_BN, passes_B
 

@@ -16,7 +16,6 @@ ROUNDING = 2.0**-23  # of float32
 SLIVER = 2.0**-8  # of a token's probability
 
 
-
 @promoting()
 def temper(logits: Array, temperature: ArrayLike) -> Array:
     """logits / temperature, in float32 or more; temperature 0 leaves only the most likely token."""

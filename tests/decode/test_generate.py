@@ -9,8 +9,8 @@ import pytest
 
 import fxformer as fx
 from fxformer.coords import Coords, padded, plain
-from fxformer.decode import loop, stream
-from fxformer.decode.request import Ends, Given, request_of
+from fxformer.decode import prefill, step, stream
+from fxformer.decode.request import Ends, Given, request_of, room_of
 from fxformer.decode.state import read_prompt
 from fxformer.ops.mask import Causal, Prefix
 from fxformer.verify import disturbed
@@ -134,23 +134,58 @@ def chi_square(drawn, probability):
     return (np.sum((observed - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("part", ["read_prompt", "proceed"])
-def test_all_prompts_of_a_bucket_share_what_is_compiled(part, monkeypatch):
-    traces, function = [], getattr(loop, part)
+@pytest.fixture
+def compiled():
+    """How many programs XLA has been asked for."""
+    programs = []
 
-    def counted(*arguments):
-        traces.append(None)
-        return function(*arguments)
+    def listen(event, seconds, **more):
+        programs.extend([None] * (event == "/jax/core/compile/backend_compile_duration"))
 
-    monkeypatch.setattr(loop, part, counted)
-    spec = toy(vocab=13, depth=1, inner={"read_prompt": 7, "proceed": 8}[part])
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield lambda: len(programs)
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_all_requests_of_a_bucket_share_what_is_compiled(compiled):
+    """Lengths of the prompt, new tokens, stops, numbers of any type; the next bucket of each is one more program."""
+    spec = toy(vocab=13, depth=1, inner=7)
     params, tokens = disturbed(spec), np.random.default_rng(0).integers(0, 13, (2, 20))
-    for length in (3, 9, 16):
-        for options in ({"stop": 2}, {"stop": 5, "min_new_tokens": 2}):
-            fx.generate(spec, params, tokens[:, :length], 4, **options)
-    assert len(traces) == 1
-    fx.generate(spec, params, tokens[:, :17], 4, stop=2)
-    assert len(traces) == 2
+    key = jax.random.key(0)
+    fx.generate(spec, params, tokens[:, :5], 4, key=key, temperature=0.5, top_p=0.9, stop=2)
+    first = compiled()
+    for count in range(2, 17):
+        options = {"stop": 5, "min_new_tokens": 2, "temperature": count, "top_p": np.float64(0.5)}
+        length = min(count, 16)
+        text = fx.generate(spec, params, tokens[:, :length], count, key=key, **options)
+        assert text.shape == (2, length + count)
+    assert first > 0 and compiled() == first
+    options = {"key": key, "temperature": 0.5, "top_p": 0.9, "stop": 2}
+    assert fx.generate(spec, params, tokens[:, :5], 17, **options).shape == (2, 5 + 17)
+    assert 1 <= compiled() - first <= 3
+
+
+def test_text_is_that_of_a_cache_without_spare_room():
+    """Twelve numbers of tokens out of one buffer, against steps in a cache that holds no token more."""
+    most, length = 12, 4
+    prompt = jnp.asarray(TOKENS[:2, :length])
+    logits, cache = prefill(SPEC, PARAMS, prompt, fx.empty_cache(SPEC, 2, length + most - 1))
+    new = [jnp.argmax(logits, axis=-1)]
+    one = jax.jit(lambda token, cache: step(SPEC, PARAMS, token, cache))
+    for _ in range(most - 1):
+        logits, cache = one(new[-1], cache)
+        new.append(jnp.argmax(logits, axis=-1))
+    assert cache.capacity == cache.length_B[0] == length + most - 1
+    for count in range(1, most + 1):
+        text = fx.generate(SPEC, PARAMS, prompt, count)
+        np.testing.assert_array_equal(text[:, length:], np.stack(new[:count], axis=1))
+
+
+def test_room_for_new_tokens_is_doubled_until_it_is_large():
+    rooms = [room_of(count) for count in range(1, 5000)]
+    for count, room in enumerate(rooms, start=1):
+        assert count <= room <= (max(2 * count, 16) if count <= 256 else count * 5 / 4)
+    assert len(set(rooms)) == 5 + 4 * 4 + 1  # 16 to 256, four an octave, 5120
 
 
 @pytest.mark.parametrize("drawn", [False, True])
