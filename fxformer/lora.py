@@ -17,14 +17,11 @@ import numpy as np
 from jax import Array
 
 from fxformer.jit import promoting
+from fxformer.axes import sides
 from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params
 
 Adapters = dict[str, dict[str, Array]]  # dotted path of a matrix -> {"a", "b"}
-
-# By logical axis: which leading axes of a weight only count matrices, and how many axes are inputs where it is not one.
-STACKED = ("layer", "expert")
-INPUTS = {"head": 2, "kv_head": 2, "indexer_head": 2}  # a head is contracted together with its channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +80,10 @@ def matrices(spec: Transformer) -> dict[str, Matrix]:
     boxes = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=lambda node: not isinstance(node, dict))
     found = {}
     for path, box in boxes:
-        names, shape = box.names, box.value.shape
-        start = next((i for i, name in enumerate(names) if name not in STACKED), len(names))
-        end = start + sum(INPUTS.get(name, 1) for name in names[start : start + 1])
-        if start < end < len(names):
-            found[_dotted(path)] = Matrix(shape[:start], math.prod(shape[start:end]), math.prod(shape[end:]))
+        shape = box.value.shape
+        stack, inputs, outputs = (tuple(shape[axis] for axis in side) for side in sides(box.names))
+        if outputs:
+            found[_dotted(path)] = Matrix(stack, math.prod(inputs), math.prod(outputs))
     return found
 
 

@@ -1,7 +1,9 @@
 """Optimizers from optax, put together inside the compiled step from numbers that may be traced.
 
-An update is -lr * (direction + weight_decay * parameter): decay is decoupled and spares gains and biases. A new
-optimizer is one function of the boxes and of the constants it reads, and one line in OPTIMIZERS.
+An update is -lr * (direction + weight_decay * parameter): decay is decoupled and spares gains, biases and single
+numbers. What a parameter is follows from its logical axes (`fxformer.axes.sides`): matrices and tables (of words, token
+types, positions, distances) have an input and an output side and decay. A new optimizer is one function of the boxes
+and of the constants it reads, and one line in OPTIMIZERS.
 """
 
 import math
@@ -17,11 +19,11 @@ from jax import Array
 from optax import GradientTransformation
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from fxformer.axes import sides
 from train.optim.signature import given
 
 Tree = Any
-DECAYED = ("weight", "table")  # names of the leaves that weight decay applies to
-HEADS = ("head", "kv_head")  # axes that make one side of a matrix together with the axis after them
+ENDS = (None, "vocab", "label")  # sides of tables and of what says tokens or classes: no matrix within the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,24 +94,28 @@ def sgd(boxes: Tree, *, beta1: float) -> GradientTransformation:
 
 
 def muon(boxes: Tree, *, beta1: float, beta2: float, eps: float) -> GradientTransformation:
-    """Orthogonalised momentum for the stack's matrices, AdamW for the rest. Jordan et al. 2024.
+    """Orthogonalised momentum for hidden matrices, AdamW for the rest. Jordan et al. 2024.
+
+    Hidden is what leads from one width of the model to another, in encoder, decoder and beside them: neither a table
+    nor what says tokens or classes.
 
     Updates of [n, m] matrices are multiplied by 0.2 sqrt(max(n, m)), which gives them about the RMS of AdamW's, so one
     rate serves both. Liu et al. 2025, eq. 4. The momentum is the authors' 0.95, whatever beta1 is.
     """
 
-    def axes_of(path: Any, box: LogicallyPartitioned) -> MuonDimensionNumbers | optax.MaskedNode:
-        names = [part.key for part in path]
-        return _matrix_axes(box.names) if "stack" in names and names[-1] == "weight" else optax.MaskedNode()
+    def axes_of(box: LogicallyPartitioned) -> MuonDimensionNumbers | optax.MaskedNode:
+        _, inputs, outputs = sides(box.names)
+        hidden = bool(outputs) and not set(box.names) & set(ENDS)
+        return MuonDimensionNumbers(inputs, outputs) if hidden else optax.MaskedNode()
 
     def rescale(axes: MuonDimensionNumbers, update: Array) -> Array:
-        sides = [math.prod(update.shape[axis] for axis in side) for side in axes]
-        return 0.2 * math.sqrt(max(sides)) * update
+        lengths = [math.prod(update.shape[axis] for axis in side) for side in axes]
+        return 0.2 * math.sqrt(max(lengths)) * update
 
     def scale(updates: Tree, params: Tree) -> Tree:
         return jax.tree.map(rescale, matrices, updates, is_leaf=_is_axes)
 
-    matrices = jax.tree_util.tree_map_with_path(axes_of, boxes, is_leaf=_is_box)
+    matrices = jax.tree.map(axes_of, boxes, is_leaf=_is_box)
     kinds = jax.tree.map(lambda axes: "matrix" if _is_axes(axes) else "other", matrices, is_leaf=_is_axes_or_masked)
     hidden = optax.chain(scale_by_muon(beta=0.95, weight_dimension_numbers=matrices), optax.stateless(scale))
     return optax.partition({"matrix": hidden, "other": adamw(boxes, beta1=beta1, beta2=beta2, eps=eps)}, kinds)
@@ -132,7 +138,7 @@ def build(
 
     The structure of its state does not depend on the numbers, so they may change from step to step.
     """
-    decayed = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, boxes, is_leaf=_is_box)
+    decayed = jax.tree.map(lambda box: bool(sides(box.names)[2]), boxes, is_leaf=_is_box)
     optimizer = OPTIMIZERS[recipe.name]
     clip = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip > 0 else []
     return optax.chain(
@@ -168,15 +174,3 @@ def _is_axes(node: Any) -> bool:
 
 def _is_axes_or_masked(node: Any) -> bool:
     return isinstance(node, MuonDimensionNumbers | optax.MaskedNode)
-
-
-def _matrix_axes(names: tuple[str | None, ...]) -> MuonDimensionNumbers:
-    """Which axes of a projection are its inputs and which its outputs; layers and experts have matrices of their own.
-
-    Heads and their width are one side together: (width | head, key), (head, key | width), (width | ffn).
-    """
-    axes = [axis for axis, name in enumerate(names) if name != "layer"]
-    if names[axes[0]] == "expert":
-        axes = axes[1:]
-    inputs = 2 if names[axes[0]] in HEADS else 1
-    return MuonDimensionNumbers(tuple(axes[:inputs]), tuple(axes[inputs:]))
