@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fxformer.jit import promoting
 from fxformer.axes import sides
+from fxformer.jit import promoting
 from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params
 

@@ -9,6 +9,7 @@ from jax import Array
 
 from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
+from fxformer.layers.number import like
 from fxformer.ops.bias import LogitBias
 
 
@@ -67,4 +68,4 @@ def dropout(module: nn.Module, x: Array, rate: float) -> Array:
     if rate == 0 or not module.has_rng("dropout"):
         return x
     keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
-    return jax.numpy.where(keep, x / (1 - rate), 0)
+    return jax.numpy.where(keep, x / like(1 - rate, x), 0)

@@ -11,9 +11,13 @@ from fxformer.axes import logical
 from fxformer.coords import Coords
 from fxformer.fields import Count, Number, Positive, check_fields
 from fxformer.layers.norm import Norm, NormModule
+from fxformer.layers.number import like
 from fxformer.layers.project import FanIn, Init, Normal, Project, parameter, zeros
 from fxformer.lookup import nearest, renamed
 from fxformer.ops.activation import ACTIVATIONS
+from fxformer.ops.product import product
+
+LOGITS = jnp.float32  # what they are summed in: bfloat16 would round those of size 32 to quarters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +90,8 @@ class UntiedModule(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
         sizes = {"v": table_VD.shape[0]}
-        project = Project("btd,dv->btv", sizes, self.spec.bias, self.spec.init, name="out")
-        logits_BTV = project(self.spec.scale * x_BTD)
+        project = Project("btd,dv->btv", sizes, self.spec.bias, self.spec.init, LOGITS, name="out")
+        logits_BTV = project(like(self.spec.scale, x_BTD) * x_BTD)
         return _capped(logits_BTV, self.spec.softcap)
 
 
@@ -102,7 +106,7 @@ class TransformedModule(nn.Module):
         h_BTW = Project("btd,dw->btw", {"w": width}, bias=True, weights=spec.init, name="transform")(x_BTD)
         h_BTW = NormModule(spec.norm, axes="w", name="norm")(ACTIVATIONS[spec.activation](h_BTW))
         logits_BTV = READOUTS[type(spec.readout)](spec.readout, name="readout")(h_BTW, table_VD)
-        return logits_BTV + parameter(self, "bias", zeros, "v", {"v": vocab}).astype(x_BTD.dtype)
+        return logits_BTV + parameter(self, "bias", zeros, "v", {"v": vocab}).astype(logits_BTV.dtype)
 
 
 class BareModule(nn.Module):
@@ -131,7 +135,7 @@ HeadSpec = Tied | Untied | Transformed | Bare
 def _compare(x_BTD: Array, table_VD: Array) -> Array:
     """x E^T on flat tokens."""
     flat_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-    logits_NV = flat_ND @ table_VD.astype(x_BTD.dtype).T
+    logits_NV = product(flat_ND, table_VD.astype(x_BTD.dtype).T, LOGITS)
     return nn.with_logical_constraint(logits_NV.reshape(*x_BTD.shape[:2], -1), logical("btv"))
 
 
@@ -187,5 +191,5 @@ class PoolerModule(nn.Module):
         pooled_BF = jnp.tanh(Project("bd,df->bf", sizes, bias=True, weights=spec.init, name="pool")(pooled_BD))
         if not spec.labels:
             return pooled_BF, None
-        labels = Project("bf,fy->by", {"y": spec.labels}, bias=True, weights=spec.init, name="out")(pooled_BF)
-        return pooled_BF, labels.astype(jnp.float32)
+        project = Project("bf,fy->by", {"y": spec.labels}, bias=True, weights=spec.init, dtype=LOGITS, name="out")
+        return pooled_BF, project(pooled_BF).astype(jnp.float32)

@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from fxformer.axes import logical
 from fxformer.fields import Number, check_fields
+from fxformer.ops.product import product
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,14 @@ class Project(nn.Module):
     The string gives the weight's shape, the fans of its initialiser, its logical axes and the constraint on the
     output; axes of the input need no size. The product runs on flat tokens: (b, t) is one axis of a plain matrix
     product, which XLA compiles to far fewer transposing copies than three-dimensional operands.
+    dtype: of sums and result where it is wider than that of the input, see `ops.product`.
     """
 
     einsum: str
     sizes: dict[str, int]
     bias: bool = False
     weights: Init = FanIn()
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -113,10 +117,10 @@ class Project(nn.Module):
         produced = [axis for axis in weight if axis in output]
         fan_out = math.prod(sizes[axis] for axis in produced)
         matrix = _matrix(self, sizes).astype(x.dtype).reshape(-1, fan_out)
-        y = x.reshape(-1, matrix.shape[0]) @ matrix
+        y = product(x.reshape(-1, matrix.shape[0]), matrix, self.dtype)
         y = y.reshape([sizes[axis] for axis in (*rows, *produced)])
         if self.bias:
-            y = y + parameter(self, "bias", zeros, "".join(produced), sizes).astype(x.dtype)
+            y = y + parameter(self, "bias", zeros, "".join(produced), sizes).astype(y.dtype)
         return nn.with_logical_constraint(y, logical(output))
 
 

@@ -28,6 +28,7 @@ from fxformer.axes import logical
 from fxformer.fields import Number, Rate, check_fields
 from fxformer.layers.context import Side, dropout
 from fxformer.layers.norm import Norm, NormModule
+from fxformer.layers.number import like
 from fxformer.layers.project import parameter
 from fxformer.lookup import nearest
 
@@ -42,51 +43,51 @@ class Own(Protocol):
     def number(self, name: str, start: float) -> Array: ...
 
 
-def pre(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def pre(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """skip * x + f(norm(x)). GPT-2; Xiong et al. 2020."""
     branch, side = f(own.norm("before")(x))
     return skip * x + branch, side
 
 
-def post(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def post(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """norm(skip * x + f(x)). Vaswani et al. 2017; with skip > 1 DeepNorm, Wang et al. 2022."""
     branch, side = f(x)
     return own.norm("after")(skip * x + branch), side
 
 
-def sandwich(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def sandwich(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """skip * x + norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."""
     branch, side = f(own.norm("before")(x))
     return skip * x + own.norm("after")(branch), side
 
 
-def output(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def output(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """skip * x + norm(f(x)). OLMo 2, 2024."""
     branch, side = f(x)
     return skip * x + own.norm("after")(branch), side
 
 
-def shifted(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def shifted(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """skip * h + f(h) with h = norm(x): post-norm moved by one sublayer. GLM-130B, Zeng et al. 2022."""
     h = own.norm("before")(x)
     branch, side = f(h)
     return skip * h + branch, side
 
 
-def bare(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def bare(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """skip * x + f(x): the sublayer norms inside. HybridNorm's attention, Zhuo et al. 2025."""
     branch, side = f(x)
     return skip * x + branch, side
 
 
-def dual(streams: tuple[Array, Array], f: Sublayer, own: Own, skip: float) -> tuple[tuple[Array, Array], Side]:
+def dual(streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array) -> tuple[tuple[Array, Array], Side]:
     """Two streams, (norm(skip * x + f(x)), d + f(x)). ResiDual, Xie et al. 2023."""
     x, d = streams
     branch, side = f(x)
     return (own.norm("after")(skip * x + branch), d + branch), side
 
 
-def rezero(x: Array, f: Sublayer, own: Own, skip: float) -> tuple[Array, Side]:
+def rezero(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
     """skip * x + a f(x), a learned from 0: the identity at initialisation. Bachlechner et al. 2020."""
     branch, side = f(x)
     return skip * x + own.number("gate", 0.0).astype(x.dtype) * branch, side
@@ -165,7 +166,8 @@ class ResidualModule(nn.Module):
             return dropout(self, y_BTD, spec.dropout), side._replace(stats={**side.stats, "branch_ratio": ratio})
 
         join = getattr(PLACEMENTS[spec.placement], self.role)
-        stream, side = join(stream, f, OwnParameters(self, spec.norm), spec.skip)
+        skip = like(spec.skip, main(stream))
+        stream, side = join(stream, f, OwnParameters(self, spec.norm), skip)
         return jax.tree.map(lambda x_BTD: nn.with_logical_constraint(x_BTD, logical("btd")), stream), side
 
 

@@ -106,7 +106,8 @@ class CrossModule(nn.Module):
             assert table is not None, "cross-attention has neither a memory nor a cache"
             seen = look(table, x_BTD.dtype)
         else:
-            seen = Seen(_records(self.spec, memory.hidden, memory.coords), memory.coords)
+            hidden_BSD = memory.hidden.astype(x_BTD.dtype)
+            seen = Seen(_records(self.spec, hidden_BSD, memory.coords), memory.coords)
             table = None if table is None else fill(table, seen.records, seen.coords)
         context = replace(context, bias=None)
         y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1], context.execution.kernel)

@@ -9,6 +9,7 @@ from jax import Array
 from fxformer.fields import Number, Positive, Rate, Size, check_fields
 from fxformer.layers.context import Context, Side, dropout
 from fxformer.layers.norm import Norm, NormModule
+from fxformer.layers.number import like
 from fxformer.layers.project import FanIn, Init, Project
 from fxformer.lookup import nearest
 from fxformer.ops.activation import ACTIVATIONS
@@ -84,8 +85,9 @@ class GLUModule(nn.Module):
         gate_BTF = Project("btd,df->btf", {"f": spec.inner}, spec.bias, spec.up_init, name="gate")(x_BTD)
         up_BTF = Project("btd,df->btf", {"f": spec.inner}, spec.bias, spec.up_init, name="up")(x_BTD)
         if spec.limit is not None:
-            gate_BTF, up_BTF = jnp.minimum(gate_BTF, spec.limit), jnp.clip(up_BTF, -spec.limit, spec.limit)
-        h_BTF = ACTIVATIONS[spec.activation](gate_BTF) * (up_BTF + spec.up_offset)
+            limit = like(spec.limit, up_BTF)
+            gate_BTF, up_BTF = jnp.minimum(gate_BTF, limit), jnp.clip(up_BTF, -limit, limit)
+        h_BTF = ACTIVATIONS[spec.activation](gate_BTF) * (up_BTF + like(spec.up_offset, up_BTF))
         return _down(self, h_BTF, x_BTD.shape[-1]), Side()
 
 
