@@ -395,7 +395,7 @@ def test_a_mesh_that_does_not_fit_a_checkpoint_is_refused(saved):
         ("gpt2", {"model_type": None}, "model_type=None; only gpt2, llama"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True; only False"),
         ("gpt2", {"activation_function": "mish"}, "activation_function='mish' is unknown"),
-        ("gpt2", {"n_layer": 0}, "n_layer=0, which makes no model; give a whole number from 1 to 4096, such as 12"),
+        ("gpt2", {"n_layer": 0}, "n_layer=0, which makes no model; give a whole number from 1 to 1024, such as 12"),
         (
             "gpt2",
             {"n_embd": "wide"},

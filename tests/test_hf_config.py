@@ -359,7 +359,16 @@ VALUES = st.recursive(
     ),
     max_leaves=5,
 )
-COMMON = ("rope_scaling", "rope_parameters", "rope_theta", "layer_types", "num_key_value_heads", "head_dim", "id2label")
+COMMON = (
+    "quantization_config",
+    "rope_scaling",
+    "rope_parameters",
+    "rope_theta",
+    "layer_types",
+    "num_key_value_heads",
+    "head_dim",
+    "id2label",
+)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

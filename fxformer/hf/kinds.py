@@ -13,7 +13,7 @@ from fxformer.hf.files import Stored
 Settings = Mapping[str, Any]
 
 LARGEST = 2**31 - 1  # of a size: arrays are indexed by 32 bits
-DEEPEST = 2**12  # layers: DeepNet, the deepest published model, has a thousand
+DEEPEST = 2**10  # layers: DeepNet, the deepest published model, has a thousand
 FINITE = 2.0**127  # of a number that float32 holds, with room for a product by less than 2
 
 
