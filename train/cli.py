@@ -52,6 +52,7 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
     match result.outcome:
         case "interrupted":
             print(f"saved in {folder}; the same command goes on from step {result.step}")
+            return INTERRUPTED
         case "non-finite":
             print(f"the loss is not a number at step {result.step}; lower lr or lengthen warmup")
             return 1

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from train import cli as command_line
-from train.config.config import Config, load
+from train.config import Config, load
 from train.errors import UserError, user_input
 
 
@@ -50,14 +50,14 @@ def file(tmp_path):
         (("run", "FILE", "--set", "length=200000"), "a sequence needs 200001"),
         (("run", "FILE", "--set", "task=text", "--set", "path=nowhere"), "there is no corpus at nowhere"),
         (("run", "nowhere.toml"), "there is no configuration nowhere.toml"),
-        (("ablate", "FILE", "--set", "steps=0"), "steps=0 is too small"),
+        (("ablate", "FILE", "--set", "steps=0"), "steps=0 is out of range; use 1 to 2147483647"),
         (("ablate", "FILE", "--set", "mesh=data=2"), "mesh=data=2 does nothing in a sweep"),
         (
             ("run", "configs/norm_by_depth.toml"),
             "has a grid of 240 cells; python -m train ablate configs/norm_by_depth",
         ),
         (("run", "FILE", "--set", "seed=4294967296"), "seed=4294967296 is out of range; use 0 to 4294967295"),
-        (("run", "FILE", "--set", "beta1=2"), "beta1=2.0 keeps all that was"),
+        (("run", "FILE", "--set", "beta1=2"), "beta1=2 is out of range; use 0 to 0.9999999"),
         (("run", "FILE", "--set", "lr=nan"), "lr=nan is not finite; give a number"),
         (("run", "FILE", "--set", "init_scale=inf"), "init_scale=inf is not finite; give a number"),
         (("sample", "nowhere", "--seed", "-1"), "seed=-1 is out of range"),

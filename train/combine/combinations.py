@@ -25,7 +25,7 @@ from fxformer.table import columns
 from fxformer.zoo.toy import ATTENTIONS, FFNS, MASKS, POSITIONS
 from train.combine.covering import Pair, Row, covering, pairs
 from train.combine.trial import Finding, findings
-from train.config.config import check_objective, shapes
+from train.config.fit import check_objective, shapes
 from train.objectives import OBJECTIVES, Batch
 
 AXES: dict[str, tuple[str, ...]] = {

@@ -1,8 +1,10 @@
 """What an objective is: `(tokens, key) -> Batch`, a pure function that says what is read and what is predicted."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -128,7 +130,10 @@ class Objective(ABC):
 
     @abstractmethod
     def input_length(self, raw: int) -> int:
-        """The length of the inputs (an encoder's, where there is one) that rows of `raw` tokens give."""
+        """The length of the inputs (an encoder's, where there is one) that rows of `raw` tokens give.
+
+        Longer rows give no shorter inputs.
+        """
 
     def raw_length(self, length: int) -> int:
         """The most tokens a row of text may have for inputs of at most `length` tokens."""
@@ -136,10 +141,10 @@ class Objective(ABC):
             raise ValueError(
                 f"length={length} is too short for the objective; use {self.input_length(self.least)} or more"
             )
-        raw = self.least
-        while self.input_length(raw + 1) <= length:
-            raw += 1
-        return raw
+        beyond = self.least
+        while self.input_length(beyond) <= length:
+            beyond *= 2
+        return self.least - 1 + bisect_right(range(self.least, beyond), length, key=self.input_length)
 
     @property
     def vocab(self) -> int:
@@ -157,6 +162,7 @@ def rows(tokens: ArrayLike, least: int) -> Array:
     return jnp.atleast_2d(tokens).astype(jnp.int32)
 
 
+@cache
 def exact(number: float) -> Fraction:
     """The decimal number that `number` is written as: 0.15 is 3/20, so that rates of lengths round without error."""
     return Fraction(str(number))

@@ -12,7 +12,8 @@ from jax.sharding import SingleDeviceSharding
 
 import fxformer as fx
 from fxformer.coords import padded
-from train.config.config import Config, check_seed
+from train.config import Config
+from train.config.values import check_number
 from train.data.corpus import VOCAB
 from train.errors import UserError, user_input
 from train.run.checkpoint import restore_best
@@ -49,7 +50,7 @@ def sample(
     if tokens < 1:
         raise UserError(f"tokens={tokens} asks for nothing; use 1 or more")
     with user_input():
-        check_seed(seed)
+        check_number("seed", seed)
     config, spec, params = load_run(folder)
     key = jax.random.key(seed)
     read = config.data.length // 2 + 1

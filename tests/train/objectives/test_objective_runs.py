@@ -12,7 +12,7 @@ import pytest
 import fxformer as fx
 from fxformer import zoo
 from fxformer.stack import Repeat
-from train.config.config import Config, load
+from train.config import Config, load
 from train.data.corpus import batches, load_corpus
 from train.errors import UserError
 from train.objectives import OBJECTIVES

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from train.config.config import Config, load
+from train.config import Config, load
 from train.data.corpus import load_corpus
 from train.sweep.ablate import Results, ablate, cells_of, groups_of, preview
 from train.verdict.outcome import classify

@@ -1,0 +1,196 @@
+"""A TOML file and `--set`: what is written is what is meant, or is refused by one sentence, at once."""
+
+import os
+import random
+import resource
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train.config import load
+from train.config.config import NAMES
+from train.errors import UserError
+
+TEXT = (
+    "[model]\nwidth = 16\nheads = 2\ndepth = 1\n[data]\nlength = 12\nbatch = 4\n[train]\nsteps = 2\n[run]\nout = 'x'\n"
+)
+
+
+def refused(file, text, *words):
+    """Why a file or settings are refused: one short sentence."""
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError) as error:
+        load(file, words)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("path=123", "123"),
+        ("path=2024-01-01", "2024-01-01"),
+        ("path=true", "true"),
+        ("path=book#1.txt", "book#1.txt"),
+        ('path="a book.txt"', "a book.txt"),
+        ('path="a" # b', '"a" # b'),
+        ("data.path=a=b", "a=b"),
+        ("path=[1]", "[1]"),
+        ("lr=1e-2", 0.01),
+        ("lr= 1", 1.0),
+        ("seed=0x10", 16),
+        ("steps=1_000", 1000),
+    ],
+)
+def test_a_setting_is_what_it_says(file, setting, value):
+    assert load(file, (setting,)).flat()[setting.partition("=")[0].removeprefix("data.")] == value
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["z_loss=1\n[model]\nwidth=3", "z_loss=1\nx=3", "z_loss=1 # 2", "z_loss=1]\nb=[2", "z_loss=1, 2", "z_loss="],
+)
+def test_what_follows_a_value_is_not_dropped(file, setting):
+    assert refused(file, TEXT, setting).endswith("is not a number")
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        ("[grid.product]\nof = 1", "of takes a list of grids, not 1"),
+        ("[grid.product]\nof = 'ab'", "of takes a list of grids, not 'ab'"),
+        ("[grid.product]\nof = []", "of takes a list of grids, not []"),
+        ("[grid.product]\nof = [1]", "a grid is one of product, zip and chain, not 1"),
+        ("[grid.product]\nof = {zip = {lr = [1.0]}}", "of takes a list of grids, not {'zip'"),
+        ("[grid.product]\nlr = [0.1]\n'train.lr' = [0.2]", "lr stands twice, once as train.lr; write it once"),
+        ("[grid.product]\n\"a\\nb\" = [0.1]", "setting='a\\nb' has control characters"),
+        ("[grid.product]\nbalance = [0.1, 0.2]", "balance=0.1 does nothing: the model of its cell has no such loss"),
+        ("[grid.product]\nffn = ['moe', 'mlp']\nrouter_z = [0.1]", "router_z=0.1 does nothing: the model of its cell"),
+        ("[grid.zip]\nmtp = [0.1]", "mtp=0.1 does nothing"),
+        ("[grid.product]\n" + "\n".join(f"{name} = {list(range(1, 100))}" for name in ("seed", "steps", "warmup")),
+         "a grid of 970299 cells is too large; use 10000 or fewer, in several sweeps"),
+        ("[grid]\nchain = [" + "{product = {seed = [1,2,3,4,5,6,7,8,9], steps = [1,2,3,4,5,6,7,8,9]}}," * 200 + "]",
+         "a grid of 10044 cells is too large"),
+    ],
+    ids=lambda value: value[:40],
+)  # fmt: skip
+def test_grids_that_are_none(file, grid, sentence):
+    assert refused(file, TEXT + grid).startswith(sentence)
+
+
+def test_a_swept_weight_that_each_cell_reads_is_taken(file):
+    file.write_text(TEXT + "[[grid.chain]]\nproduct = {ffn = ['moe'], balance = [0.0, 0.1], lr = [0.1, 0.2]}\n"
+                    + "[[grid.chain]]\nproduct = {ffn = ['mlp'], lr = [0.1]}\n")  # fmt: skip
+    assert len(load(file).cells) == 5
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_two_names_of_one_setting_are_one(file):
+    assert refused(file, TEXT + "[train]\n").startswith(f"{file} is not TOML")
+    assert refused(file, TEXT.replace("steps = 2", "mtp = 1\nahead = 2")).startswith("mtp stands twice")
+
+
+def test_what_is_not_a_configuration_is_refused_at_once(tmp_path, file):
+    os.mkfifo(tmp_path / "pipe")
+    for path, sentence in (
+        (tmp_path / "pipe", f"{tmp_path / 'pipe'} is not a file; give a TOML file"),
+        (tmp_path, f"{tmp_path} is not a file"),
+        ("/dev/zero", "/dev/zero is not a file"),
+        (tmp_path / "a\0b", "configuration='"),
+        (tmp_path / ("n" * 300), "cannot be read: File name too long"),
+        (file / "within", "there is no configuration"),
+    ):
+        with pytest.raises(UserError) as error:
+            load(path)
+        assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert "lists within lists" in refused(file, "a = " + "[" * 100_000)
+    assert "has more than 1048576 bytes" in refused(file, TEXT + "#" * 2**20)
+    assert "is not TOML" in refused(file, b"\xff\xfe")
+
+
+VALUES = ["0", "1", "-1", "2147483647", "2147483648", "4294967296", "99999999", "1" * 30, "1" * 5000, "0x" + "f" * 5000]
+VALUES += ["0.5", "-0.0", "1e-50", "1e39", "1e400", "nan", "inf", "-inf", "true", "''", "'a'", "'\\\\'", "'a\tb'", "[]"]
+VALUES += ["[1]", "[[[[[[1]]]]]]", "{}", "{of = 1}", "2024-01-01", "12:00:00", "'causal'", "'adamw'", "'moe'"]
+VALUES += [
+    "'data=2'",
+    "'data=99999999999'",
+    '"\\u0000"',
+    '"a\\nb"',
+    "'" + "n" * 400 + "'",
+    "=",
+    "",
+    "#",
+    "'",
+    "]",
+    "\\",
+]
+KEYS = [*sorted({name for name in NAMES if "." not in name}), "of", "product", "zip", "chain", "vocab", "x", "'a b'"]
+LINES = st.builds("{} = {}".format, st.sampled_from(KEYS), st.sampled_from(VALUES))
+HEADERS = ["[model]", "[data]", "[train]", "[run]", "[grid.product]", "[grid.zip]", "[[grid.chain]]", "[x]", "[grid]"]
+SWEPT = st.builds("[grid.product]\n{} = [{}, {}]".format, *map(st.sampled_from, (KEYS, VALUES, VALUES)))
+LIMITS = {"derandomize": True, "database": None, "deadline": None}
+
+
+def broken(seed):
+    """The configuration with some of its bytes replaced, cut out or repeated."""
+    draw = random.Random(seed)
+    text = bytearray(TEXT + "[grid.product]\nlr = [0.1, 0.2]\nseed = [1, 2]\n", "utf8")
+    for _ in range(draw.randrange(1, 5)):
+        at = draw.randrange(len(text))
+        text[at : at + draw.randrange(3)] = draw.choice(
+            [bytes([draw.randrange(256)]), text[at : at + 9], b"", b"]", b"9"]
+        )
+    return bytes(text)
+
+
+MUTATED = st.one_of(
+    st.lists(st.one_of(st.sampled_from(HEADERS), LINES), max_size=5).map(lambda lines: TEXT + "\n".join(lines)),
+    st.builds(lambda header, line: f"{header}\n{line}", st.sampled_from(HEADERS), LINES),
+    st.builds(lambda swept: TEXT + swept, SWEPT),
+    st.integers(0, 10**6).map(broken),
+    st.text(max_size=40).map(lambda text: text.encode("utf8", "surrogatepass")),
+)
+WORDS = st.one_of(
+    st.builds("{}={}".format, st.sampled_from(sorted(NAMES)), st.sampled_from(VALUES)),
+    st.builds("{}={}".format, st.sampled_from(sorted(NAMES)), st.text(max_size=12)),
+    st.text(max_size=20),
+)
+
+
+def read_or_refused(file, words=()):
+    """Loads, or is refused by one sentence; soon, and without much memory."""
+    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        load(file, words)
+    except UserError as error:
+        assert "\n" not in str(error)
+    assert time.monotonic() - begin < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "more than 1 GB"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@settings(max_examples=500, **LIMITS)
+@given(text=MUTATED)
+def test_any_file_is_read_or_refused_by_a_sentence(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "mutated.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf8", "surrogatepass"))
+    read_or_refused(file)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@settings(max_examples=500, **LIMITS)
+@given(words=st.lists(WORDS, min_size=1, max_size=3))
+def test_any_settings_are_read_or_refused_by_a_sentence(tmp_path_factory, words):
+    file = tmp_path_factory.getbasetemp() / "set.toml"
+    file.write_text(TEXT)
+    read_or_refused(file, tuple(words))

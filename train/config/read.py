@@ -1,0 +1,158 @@
+"""How a TOML file and `--set` become a configuration; what is unknown, and what nothing would read, is refused."""
+
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fxformer import zoo
+from fxformer.layers.ffn import MoE
+from fxformer.lookup import nearest
+from fxformer.walk import parts
+from train.config.config import SECTIONS, Config, place
+from train.config.grid import parse
+from train.config.values import check_text, short
+from train.errors import user_input
+from train.optim.optimizer import OPTIMIZERS
+from train.optim.schedule import SCHEDULES
+from train.optim.signature import reads
+
+LARGEST_FILE = 2**20  # bytes of a configuration
+
+
+def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply `name=value` settings. Raises UserError with one sentence for anything unknown, and
+    for a setting that nothing would read."""
+    with user_input():
+        check_text("configuration", str(path))
+        document = _document(Path(path))
+        grid = document.pop("grid", None)
+        written = _placed(
+            {f"{section}.{key}": value for section, values in document.items() for key, value in values.items()}
+        )
+        written |= dict(_split(setting) for setting in settings)
+        config = Config(name=Path(path).stem).with_settings(written)
+        cells = [{}] if grid is None else [_placed(cell) for cell in parse(grid)]
+        _refuse_inert(config, written, cells)
+        return replace(config, cells=tuple(cells))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(_text(path))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} has lists within lists that nobody could read; write fewer brackets") from None
+    for name, section in document.items():
+        nearest({"model": 0, "data": 0, "train": 0, "run": 0, "grid": 0}, name, "section")
+        if not isinstance(section, dict):
+            raise ValueError(f"{name} is a section; write [{name}]")
+    return document
+
+
+def _text(path: Path) -> str:
+    """What a file says, as long as it is one: a pipe would be waited for, and a device may have no end."""
+    try:
+        if not path.exists():
+            raise ValueError(f"there is no configuration {path}")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file; give a TOML file")
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > LARGEST_FILE:
+        raise ValueError(f"{path} has more than {LARGEST_FILE} bytes, which is no configuration")
+    return text.decode("utf8")
+
+
+def _placed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their flat names. ValueError where two names are of one."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        _, key = place(name)
+        if key in flat:
+            raise ValueError(f"{key} stands twice, once as {name}; write it once")
+        flat[key] = value
+    return flat
+
+
+READ_ONCE = ("path", "task", "validation")
+WEIGHTED: dict[str, Callable[[zoo.Transformer], bool]] = {  # weights of losses, and which models have the loss
+    "balance": lambda spec: any(True for _ in parts(spec, MoE)),
+    "router_z": lambda spec: any(True for _ in parts(spec, MoE)),
+    "mtp": lambda spec: spec.mtp is not None,
+}
+
+
+def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError for a written setting that no cell reads, or a swept one that its cell does not read."""
+    flat = config.flat()
+    for name in READ_ONCE:
+        if any(name in cell for cell in cells):
+            raise ValueError(f"{name} is read once for a whole sweep; take it out of the grid and run a sweep for each")
+    for name in SECTIONS["run"]:
+        if any(name in cell for cell in cells):
+            raise ValueError(f"{name} changes no result; take it out of the grid")
+    swept = {name for cell in cells for name in cell}
+    if any(name in written or name in swept for name in WEIGHTED):
+        _refuse_weights(config, written, cells)
+    for name in sorted(written):
+        unread = [_inert(name, {**flat, **cell}) for cell in cells if name not in cell]
+        if unread and all(unread):
+            raise ValueError(f"{name}={short(flat[name])} does nothing {unread[0]}")
+    for cell in cells:
+        for name, value in cell.items():
+            if because := _inert(name, {**flat, **cell}):
+                raise ValueError(f"{name}={short(value)} does nothing {because}")
+
+
+def _refuse_weights(config: Config, written: Collection[str], cells: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError for the weight of a loss that no model has, or in a cell whose model has none."""
+    structures = [
+        {name: value for name, value in cell.items() if name == "objective" or name not in SECTIONS["train"]}
+        for cell in cells
+    ]
+    distinct = {repr(structure): structure for structure in structures}
+    models = {text: config.with_settings(structure).spec() for text, structure in distinct.items()}
+    for name, concerned in WEIGHTED.items():
+        has = {text: concerned(spec) for text, spec in models.items()}
+        if name in written and not any(has.values()):
+            raise ValueError(f"{name}={config.flat()[name]!r} does nothing: no model here has such a loss")
+        for cell, structure in zip(cells, structures, strict=True):
+            if name in cell and not has[repr(structure)]:
+                raise ValueError(f"{name}={short(cell[name])} does nothing: the model of its cell has no such loss")
+
+
+def _inert(name: str, flat: Mapping[str, Any]) -> str:
+    """Why a setting changes nothing beside the others, and who would read it; empty where it is read."""
+    for choice, table in {"schedule": SCHEDULES, "optimizer": OPTIMIZERS}.items():
+        readers = [entry for entry, function in table.items() if name in reads(function)]
+        if readers and flat[choice] not in readers:
+            return f"with {choice}={flat[choice]!r}; it is read by {', '.join(readers)}"
+    if name == "path" and flat["task"] != "text":
+        return f"with task={flat['task']!r}; it is read by text"
+    if name == "rules" and not flat["mesh"]:
+        return "without a mesh; set mesh too"
+    return ""
+
+
+def _split(setting: str) -> tuple[str, Any]:
+    """(flat name, value) of `name=value`; the value is TOML where it can be, else the text as it stands."""
+    name, equals, text = setting.partition("=")
+    if not equals:
+        raise ValueError(f"--set {short(setting)} has no value; write --set name=value")
+    section, key = place(name)
+    value = _value(text)
+    return key, value if isinstance(value, str) or SECTIONS[section][key] is not str else text
+
+
+def _value(text: str) -> Any:
+    """The one value that the whole text is in TOML, with no comment or line after it; else the text."""
+    try:
+        document = tomllib.loads(f"value = [{text}]")
+    except (ValueError, RecursionError):
+        return text
+    return document["value"][0] if document.keys() == {"value"} and len(document["value"]) == 1 else text
