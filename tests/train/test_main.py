@@ -11,6 +11,7 @@ import pytest
 from train import cli as command_line
 from train.config import Config, load
 from train.errors import UserError, user_input
+from train.run.loop import Result
 
 
 @pytest.fixture(autouse=True)
@@ -181,3 +182,10 @@ def test_in_a_sweep_some_cell_must_read_it(file):
     file.write_text(text + "[grid.product]\noptimizer = ['lion', 'sgd']\n")
     with pytest.raises(UserError, match="eps=1e-06 does nothing with optimizer='lion'"):
         load(file, ("eps=1e-6",))
+
+
+def test_an_interrupted_run_exits_as_shells_expect(file, monkeypatch, capsys):
+    stopped = Result(outcome="interrupted", step=1, val_loss=2.0, seconds=1.0, tokens_per_second=1.0)
+    monkeypatch.setattr("train.run.loop.run", lambda config: stopped)
+    assert called(monkeypatch, "run", file) == 130
+    assert "the same command goes on from step 1" in capsys.readouterr().out
