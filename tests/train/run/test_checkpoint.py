@@ -61,14 +61,15 @@ def test_a_folder_with_a_strange_name_keeps_what_is_saved(tmp_path, names):
     assert same(restore_best(folder, SMALL), SMALL)
 
 
-@pytest.mark.parametrize("name", ["a[b]", "a[b", "star*", "what?", "back\\slash", "gs:", "\udcff"])
+@pytest.mark.parametrize("name", ["a[b]", "a[b", "star*", "what?", "back\\slash", "gs:"])
 def test_a_name_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path, name):
     with pytest.raises(CheckpointError, match="no checkpoint can be kept in ") as one:
         run(Config(name="run", model={"width": 16}).with_settings({"out": str(tmp_path / name), "task": "copy"}))
     assert str(one.value).endswith("; choose another name or run.out") and "\n" not in str(one.value)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(CheckpointError, match="no checkpoint can be kept"):
-        Checkpoints(tmp_path / name, keep=1)
+    for place in (tmp_path / name, tmp_path / "\udcff"):
+        with pytest.raises(CheckpointError, match="no checkpoint can be kept"):
+            Checkpoints(place, keep=1)
 
 
 def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
