@@ -15,6 +15,7 @@ from fxformer.coords import PADDING, Coords, check_rows, of_index, padded_to
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
 from fxformer.jit import as_array, numpy_of, promoting
+from fxformer.layers.head import check_over_tokens
 from fxformer.model import (
     Transformer,
     check_cacheable,
@@ -102,6 +103,7 @@ def request_of(
     limits = [limit for limit in map(length_limit, readers) if limit is not None]
     tokens, coords = in_bucket(prompt, given.coords, min(limits, default=None))
     for reader in readers:
+        check_over_tokens(reader.head)
         check_room(reader, coords, int(most_B.max()))
     source = _source(spec, given)
     room = room_of(int(most_B.max()))
