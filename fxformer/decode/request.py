@@ -170,6 +170,8 @@ def _source(spec: Transformer, given: Given) -> tuple[Array, Coords] | None:
         return None
     tokens = as_array(given.encoder_tokens)
     check_tokens(tokens, spec.embed.vocab)
+    if not tokens.size:
+        raise ValueError(f"encoder_tokens are {list(tokens.shape)}: none; give the encoder at least one token")
     return in_bucket(tokens, given.encoder_coords, length_limit(spec))
 
 

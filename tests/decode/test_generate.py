@@ -214,6 +214,14 @@ def test_an_encoder_decoder_writes_what_each_source_asks_for(programs):
     assert programs() == before
 
 
+def test_what_an_encoder_cannot_read_is_refused():
+    """Before anything is compiled: within `jit` a token beyond the vocabulary would go unnoticed."""
+    beyond, nothing = np.full((2, 3), 256), np.zeros((2, 0), int)
+    for read, words in ((beyond, "token 256 is outside the vocabulary of 256"), (nothing, r"are \[2, 0\]: none; give")):
+        with pytest.raises(ValueError, match=words):
+            request_of(fx.zoo.tiny("t5-small"), Given(np.zeros((2, 1), int), encoder_tokens=read), Ends(3))
+
+
 def test_a_prompt_that_is_a_prefix_is_read_in_both_directions():
     """New tokens are not of the prefix: each is the likeliest of a pass over the text with the same prefix."""
     spec = with_mask(SPEC, Causal() | Prefix())
