@@ -100,8 +100,8 @@ def _chosen(known: dict[str, Matrix], targets: tuple[str, ...]) -> dict[str, Mat
 
 def _fresh(key: Array, path: str, matrix: Matrix, rank: int) -> dict[str, Array]:
     own = jax.random.fold_in(key, crc32(path.encode()))
-    a = jax.random.normal(own, (*matrix.stack, matrix.fan_in, rank)) / math.sqrt(matrix.fan_in)
-    return {"a": a, "b": jnp.zeros((*matrix.stack, rank, matrix.fan_out))}
+    a = jax.random.normal(own, (*matrix.stack, matrix.fan_in, rank), jnp.float32) / math.sqrt(matrix.fan_in)
+    return {"a": a, "b": jnp.zeros((*matrix.stack, rank, matrix.fan_out), jnp.float32)}
 
 
 def _update(path: str, adapter: dict[str, Array], weight: Array, alpha: Array | float) -> Array:

@@ -3,7 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import flax.linen as nn
 import pytest
 
 import fxformer as fx
-from fxformer.layers import bias, embed, head, residual
+from fxformer import model
+from fxformer.layers import bias, context, embed, head, residual
 from fxformer.layers.attention import ATTENTION
 from fxformer.layers.ffn import FFN
 from fxformer.layers.project import FanIn
@@ -253,6 +254,17 @@ def test_specs_are_values():
         assert kind.__dataclass_params__.frozen, kind
         assert "__slots__" in vars(kind), kind
     assert toy() == toy() and hash(toy()) == hash(toy()) and toy() != toy(norm="layer")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in spec_classes() if fields(kind)], ids=lambda kind: kind.__name__)
+def test_a_spec_checks_its_fields(kind):
+    """What travels through `jit` as a tree holds arrays, and is no spec."""
+    if kind not in TREES_OF_ARRAYS:
+        with pytest.raises(ValueError, match="does not fit; give"):
+            kind(**{field.name: object() for field in fields(kind)})
+
+
+TREES_OF_ARRAYS = (context.Memory, context.Context, model.Output, model.Reading)
 
 
 def test_the_public_face_is_the_contract():

@@ -16,9 +16,10 @@ from fxformer.coords import Coords, succeeding
 from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.processors import searchable
 from fxformer.decode.request import Ends, Given, Request, joined, request_of
+from fxformer.decode.sampling import NOTHING, check_said
 from fxformer.decode.state import read_prompt
 from fxformer.decode.steps import step, unstacked
-from fxformer.jit import promoting
+from fxformer.jit import numpy_of, promoting
 from fxformer.model import Params, Transformer
 
 
@@ -81,6 +82,7 @@ def beam(
     ends = Ends(max_new_tokens, min_new_tokens, stop, pad)
     request = request_of(spec, given, ends, dtype=dtype, cache_dtype=cache_dtype)
     new_BKN, scores_BK = _beam(spec, params, request, jnp.float32(length_penalty), beams)
+    check_said(numpy_of(scores_BK).where(scores_BK[:, 0] > -math.inf, 0, NOTHING))
     return Beams(joined(prompt, new_BKN, ends), scores_BK)
 
 

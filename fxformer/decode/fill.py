@@ -12,9 +12,20 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords
 from fxformer.decode.loop import written
 from fxformer.decode.request import Ends, Given, in_bucket, request_of
-from fxformer.decode.sampling import Sampling, check_sampling, keys_at, narrow, pick, row_keys, settled, weigh
+from fxformer.decode.sampling import (
+    NOTHING,
+    Sampling,
+    check_said,
+    check_sampling,
+    keys_at,
+    narrow,
+    pick,
+    row_keys,
+    settled,
+    weigh,
+)
 from fxformer.jit import as_array, compiled, promoting
-from fxformer.layers.head import check_over_tokens
+from fxformer.layers.head import Bare
 from fxformer.model import Params, Transformer, apply, check_tokens, length_limit
 
 
@@ -39,7 +50,8 @@ def fill_masks(
     """
     tokens_BT = as_array(tokens)
     batch, length = check_tokens(tokens_BT, spec.embed.vocab)
-    check_over_tokens(spec.head)
+    if spec.head == Bare():
+        raise ValueError("the model has no head that says which token stands where; take one that has, like a -mlm")
     if not 0 <= mask < spec.embed.vocab:
         raise ValueError(f"mask token {mask} is outside the vocabulary of {spec.embed.vocab}")
     check_sampling(sampling, batch, spec.embed.vocab, key)
@@ -56,6 +68,7 @@ def fill_masks(
     keys_B, sampling = row_keys(key, batch), settled(sampling)
     padded_BT, coords = in_bucket(tokens_BT, coords, length_limit(spec))
     filled_BT = _fill_masks(spec, params, padded_BT, coords, keys_B, sampling, mask, rounds, dtype)
+    check_said(filled_BT)
     return jnp.asarray(np.asarray(filled_BT)[:, :length], jnp.int32)
 
 
@@ -79,6 +92,7 @@ def _fill_masks(
             logits_BTV = jax.vmap(partial(narrow, sampling=sampling), in_axes=1, out_axes=1)(logits_BTV)
         token_BT = pick(logits_BTV, keys_at(keys_B, i))
         logp_BT = jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), token_BT[..., None], axis=-1)[..., 0]
+        logp_BT = jnp.where(token_BT == NOTHING, jnp.inf, logp_BT)  # to be told of at once
         order_BT = jnp.argsort(jnp.where(empty_BT, -logp_BT, jnp.inf), axis=1)
         share_B1 = -(-jnp.sum(empty_BT, axis=1, keepdims=True) // (rounds - i))
         return jnp.where(empty_BT & (jnp.argsort(order_BT, axis=1) < share_B1), token_BT, tokens_BT)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import Coords
 from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.request import Ends, Given, Request, joined, request_of
-from fxformer.decode.sampling import Sampling
+from fxformer.decode.sampling import Sampling, check_said
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import step, unstacked, unstacked_spec
 from fxformer.jit import promoting
@@ -53,7 +53,8 @@ def generate(
     from the last one of each row. Where tokens have several streams of positions, the last stream counts on.
     encoder_tokens, encoder_coords: what an encoder reads; the prompt is then how the decoder starts.
     dtype: of the activations. cache_dtype: of the cache, int8 too; None is `dtype`.
-    Raises ValueError for an empty prompt, numbers out of range, or more tokens than the model has positions for.
+    Raises ValueError for an empty prompt, numbers out of range, more tokens than the model has positions for, and where
+    no token can follow, as all logits are NaN or -inf; within `jit` such a token is -1.
     """
     sampling = Sampling(logit_bias, repetition_penalty, temperature, top_k, top_p, min_p)
     given = Given(prompt, coords, encoder_tokens, encoder_coords)
@@ -90,10 +91,12 @@ def stream(
     ends = Ends(max_new_tokens, min_new_tokens, stop, pad)
     request = request_of(spec, given, ends, sampling=sampling, key=key, dtype=dtype, cache_dtype=cache_dtype)
     state = _start(spec, params, request)
+    check_said(state.token)
     yield jnp.copy(state.token)  # the state itself is given away with the next step
     flat_spec, flat_params, state = _unstacked(spec, params, state)
     while not bool(jnp.all(state.stopped)):
         state, token_B = _proceed(flat_spec, flat_params, request, state)
+        check_said(token_B)
         yield token_B
 
 
@@ -112,12 +115,17 @@ def proceed(spec: Transformer, params: Params, request: Request, state: State) -
 
 
 def written(spec: Transformer, params: Params, request: Request) -> Array:
-    """The new tokens, int32 [B, room], or [B, 1] where no more are asked for: no loop is compiled for that."""
+    """The new tokens, int32 [B, room], or [B, 1] where no more are asked for: no loop is compiled for that.
+
+    Raises ValueError where the model says nothing; within `jit`, NOTHING stands there.
+    """
     state = _start(spec, params, request)
-    if np.max(request.most) == 1:
-        return state.token[:, None]
-    flat_spec, flat_params, state = _unstacked(spec, params, state)
-    return _write(flat_spec, flat_params, request, state)[1]
+    text_BN = state.token[:, None]
+    if np.max(request.most) > 1:
+        flat_spec, flat_params, state = _unstacked(spec, params, state)
+        text_BN = _write(flat_spec, flat_params, request, state)[1]
+    check_said(text_BN)
+    return text_BN
 
 
 def write(spec: Transformer, params: Params, request: Request, state: State) -> tuple[State, Array]:

@@ -14,8 +14,8 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords, check_rows, of_index, padded_to
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
+from fxformer.fields import LAST
 from fxformer.jit import as_array, numpy_of, promoting
-from fxformer.layers.head import check_over_tokens
 from fxformer.model import (
     Transformer,
     check_cacheable,
@@ -103,7 +103,6 @@ def request_of(
     limits = [limit for limit in map(length_limit, readers) if limit is not None]
     tokens, coords = in_bucket(prompt, given.coords, min(limits, default=None))
     for reader in readers:
-        check_over_tokens(reader.head)
         check_room(reader, coords, int(most_B.max()))
     source = _source(spec, given)
     room = room_of(int(most_B.max()))
@@ -156,7 +155,8 @@ def in_bucket(tokens: Array | np.ndarray, coords: Coords | None, limit: int | No
     bucket = bucket_of(length, limit)
     if coords is None:
         place = np.arange(bucket, dtype=np.int32)[None]
-        coords = of_index(jnp.asarray(np.where(place < length, place, PADDING), jnp.int32))
+        with jax.ensure_compile_time_eval():  # known within `jit` too
+            coords = of_index(jnp.asarray(np.where(place < length, place, PADDING), jnp.int32))
     else:
         check_rows(coords, batch, length)
         coords = padded_to(coords, bucket)
@@ -170,8 +170,6 @@ def _source(spec: Transformer, given: Given) -> tuple[Array, Coords] | None:
         return None
     tokens = as_array(given.encoder_tokens)
     check_tokens(tokens, spec.embed.vocab)
-    if not tokens.size:
-        raise ValueError(f"encoder_tokens are {list(tokens.shape)}: none; give the encoder at least one token")
     return in_bucket(tokens, given.encoder_coords, length_limit(spec))
 
 
@@ -226,11 +224,14 @@ def _counts(ends: Ends, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _count(name: str, count: ArrayLike, batch: int, least: int) -> np.ndarray:
     """int32 [B]."""
+    if traced(count):
+        raise ValueError(f"{name} is traced and decides what is compiled; give a number that is known")
     counts = np.asarray(count)
     if counts.shape not in ((), (batch,)) or not np.issubdtype(counts.dtype, np.integer):
         raise ValueError(f"{name} is {counts.dtype} {list(counts.shape)}; give an integer, or [{batch}] of them")
-    if counts.min() < least:
-        raise ValueError(f"{name}={counts.min()} is out of range; use {least} or more")
+    wrong = counts[(counts < least) | (counts > LAST)]
+    if wrong.size:
+        raise ValueError(f"{name}={wrong.flat[0]} is out of range; use {least} or more, and at most {LAST}")
     return np.broadcast_to(counts, (batch,)).astype(np.int32)
 
 

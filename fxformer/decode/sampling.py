@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fxformer.jit import numpy_of
+from fxformer.jit import known, numpy_of
 from fxformer.model import check_key
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, precise, temper
 
@@ -35,6 +35,7 @@ class Sampling:
         return self.repetition_penalty is not None
 
 
+NOTHING = -1  # in the place of a token where all logits are NaN or -inf
 DRAWS = {"temperature": temper, "top_k": keep_top_k, "top_p": keep_top_p, "min_p": keep_min_p}
 RANGES = {  # name -> (what is allowed, in words)
     "repetition_penalty": (lambda x: x > 0, "more than 0; 1 changes nothing"),
@@ -76,10 +77,22 @@ def narrow(logits_BV: Array, sampling: Sampling) -> Array:
 
 
 def pick(logits_BV: Array, keys_B: Array | None) -> Array:
-    """int32 [B]: the largest of each row, the first among equals, or a draw from their softmax."""
+    """int32 [B]: the largest of each row, the first among equals, or a draw from their softmax; NOTHING if none is."""
     if keys_B is None:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    return jax.vmap(choose)(keys_B, logits_BV)
+        token_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    else:
+        token_B = jax.vmap(choose)(keys_B, logits_BV)
+    return jnp.where(jnp.max(logits_BV, axis=-1) > -jnp.inf, token_B, NOTHING)
+
+
+def check_said(tokens: Array) -> None:
+    """Raise ValueError where a row [B, …] has NOTHING, if that is known."""
+    said = known(tokens)
+    if said is not None and (said == NOTHING).any():
+        row = int(np.nonzero(said == NOTHING)[0][0])
+        raise ValueError(
+            f"no token can follow in row {row}: all its logits are NaN or -inf; look at the parameters and logit_bias"
+        )
 
 
 def settled(sampling: Sampling) -> Sampling:

@@ -20,7 +20,7 @@ from fxformer.coords import Coords, following, preceding, succeeding, without
 from fxformer.decode.compiled import for_few_rows
 from fxformer.decode.processors import choosable
 from fxformer.decode.request import Ends, Given, Request, joined, request_of
-from fxformer.decode.sampling import Sampling, keys_at
+from fxformer.decode.sampling import NOTHING, Sampling, check_said, keys_at
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import unstacked
 from fxformer.jit import promoting
@@ -198,6 +198,7 @@ def speculate(
     )
     own = params if draft is None else draft[1]
     new_BN, passes_B = _speculate(spec, guesser, params, own, request)
+    check_said(new_BN)
     return Speculation(joined(prompt, new_BN, ends), passes_B)
 
 
@@ -292,7 +293,8 @@ def _check(
 def _logp(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | None) -> Array:
     """Log probabilities that tokens are drawn with; all of it on the likeliest where nothing is drawn."""
     logits_BV = choosable(request, logits_BV, made_B, seen_BV)
-    return jax.nn.log_softmax(temper(logits_BV, 0.0) if request.keys is None else logits_BV)
+    logp_BV = jax.nn.log_softmax(temper(logits_BV, 0.0) if request.keys is None else logits_BV)
+    return jnp.where(jnp.max(logits_BV, axis=-1, keepdims=True) > -jnp.inf, logp_BV, jnp.nan)
 
 
 def _guess(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | None) -> Guess:
@@ -301,10 +303,12 @@ def _guess(request: Request, logits_BV: Array, made_B: Array, seen_BV: Array | N
 
 
 def _draw(request: Request, made_B: Array, use: int, logp_BV: Array) -> Array:
-    """int32 [B]: a guess (use 0), or the token after those that passed (use 2)."""
+    """int32 [B]: a guess (use 0), or the token after those that passed (use 2); NOTHING where all are NaN."""
     if request.keys is None:
-        return jnp.argmax(logp_BV, axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(_keys(request, made_B, use), logp_BV).astype(jnp.int32)
+        token_B = jnp.argmax(logp_BV, axis=-1)
+    else:
+        token_B = jax.vmap(jax.random.categorical)(_keys(request, made_B, use), logp_BV)
+    return jnp.where(jnp.isnan(jnp.max(logp_BV, axis=-1)), NOTHING, token_B).astype(jnp.int32)
 
 
 def _passes(request: Request, made_B: Array, logratio_B: Array) -> Array:

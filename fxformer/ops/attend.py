@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
+from fxformer.fields import Number, Positive, Rate, checked
 from fxformer.jit import promoting
 from fxformer.lookup import nearest
 from fxformer.ops.bias import LogitBias
@@ -189,7 +190,7 @@ _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 def _keep(key_data: Array, scores: Scores, block: Array | int, shape: tuple[int, ...]) -> Array:
     """float32 of `shape`: what dropout multiplies the weights of a block of keys by; the same for every kernel."""
     key = jax.random.fold_in(jax.random.wrap_key_data(key_data), block)
-    return jax.random.bernoulli(key, 1 - scores.dropout, shape) / (1 - scores.dropout)
+    return jax.random.bernoulli(key, 1 - scores.dropout, shape).astype(jnp.float32) / (1 - scores.dropout)
 
 
 def _block(x: Array, i: Array | int, size: int, axis: int) -> Array:
@@ -307,6 +308,7 @@ def default_kernel(
     return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS else "blockwise"
 
 
+@checked
 @promoting()
 def attend(
     q_BTHK: Array,
@@ -317,11 +319,11 @@ def attend(
     q: Coords | None = None,
     k: Coords | None = None,
     bias: LogitBias | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
+    scale: Number | None = None,
+    softcap: Positive | None = None,
     sink_H: Array | None = None,
     selected_BTS: Array | None = None,
-    dropout: float = 0.0,
+    dropout: Rate = 0.0,
     key: Array | None = None,
     kernel: str | None = None,
 ) -> Array:
@@ -336,10 +338,6 @@ def attend(
     kernel does not compute what is asked.
     """
     _check_shapes(q_BTHK, k_BSGK, v_BSGU, sink_H)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} is no share of the weights; use 0 or more, and less than 1")
-    if softcap is not None and softcap <= 0:
-        raise ValueError(f"softcap={softcap} bounds nothing; use more than 0, or None")
     batch, tokens, heads, key_width = q_BTHK.shape
     seen, kv_heads = k_BSGK.shape[1:3]
     check_heads(heads, kv_heads)

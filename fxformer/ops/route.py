@@ -138,7 +138,7 @@ def gshard(spec: GShard, logits_BTE: Array, valid_BT: Array, bias_E: Array | flo
     p_BTE = jax.nn.softmax(logits_BTE)
     expert_BTM = _best(p_BTE + bias_E, spec.k)
     weight_BTM = _normalised(_at(p_BTE, expert_BTM))
-    draw_BT = jnp.zeros(valid_BT.shape) if key is None else jax.random.uniform(key, valid_BT.shape)
+    draw_BT = jnp.zeros(valid_BT.shape) if key is None else jax.random.uniform(key, valid_BT.shape, jnp.float32)
     second_BT = draw_BT * spec.threshold < weight_BTM[..., 1]
     made_BTM = jnp.stack([valid_BT, valid_BT & second_BT], axis=-1)
     losses = {
@@ -217,7 +217,7 @@ def _balance(expert_BTM: Array, score_BTE: Array, valid_BT: Array) -> Array:
     """E sum_i f_i P_i of each row, averaged over the rows that have tokens."""
     experts = score_BTE.shape[-1]
     tokens_B1 = jnp.maximum(jnp.sum(valid_BT, axis=1, keepdims=True), 1)
-    chosen_BTE = jnp.mean(jax.nn.one_hot(expert_BTM, experts), axis=2)
+    chosen_BTE = jnp.mean(jax.nn.one_hot(expert_BTM, experts, dtype=jnp.float32), axis=2)
     f_BE = jnp.sum(chosen_BTE * valid_BT[..., None], axis=1) / tokens_B1
     p_BE = jnp.sum(score_BTE * valid_BT[..., None], axis=1) / tokens_B1
     return weighted_mean(experts * jnp.sum(f_BE * p_BE, axis=-1), jnp.any(valid_BT, axis=1).astype(jnp.float32))
@@ -230,7 +230,7 @@ def _router_z(logits_BTE: Array, valid_BT: Array) -> Array:
 def _routing(expert_BTM: Array, weight_BTM: Array, made_BTM: Array, losses: dict[str, Array], experts: int) -> Routing:
     """Send the choices that are not made to expert E, with weight zero."""
     expert_BTM = jnp.where(made_BTM, expert_BTM, experts)
-    count_E = jnp.sum(jax.nn.one_hot(expert_BTM, experts), axis=(0, 1, 2))
+    count_E = jnp.sum(jax.nn.one_hot(expert_BTM, experts, dtype=jnp.float32), axis=(0, 1, 2))
     return Routing(
         expert_BTM=expert_BTM,
         weight_BTM=jnp.where(made_BTM, weight_BTM, 0),

@@ -99,7 +99,7 @@ def padding_is_invisible(text: Text) -> Finding:
 def packed_documents_are_apart(text: Text) -> Finding:
     """Two documents in one row say what each says alone."""
     cut, place = 5, jnp.arange(text.width)
-    documents = jnp.where(place < text.length, place >= cut, PADDING)
+    documents = jnp.where(place < text.length, (place >= cut).astype(jnp.int32), PADDING)
     together = at_once(text, coords=packed(jnp.tile(documents, (ROWS, 1))))
     apart = [text.only(0, cut).whole, text.only(cut, text.length).whole]
     return off(text._replace(whole=np.concatenate(apart, axis=1)), together), ROUNDING

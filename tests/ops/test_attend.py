@@ -354,8 +354,16 @@ def test_packed_rows_equal_documents_alone(kernel):
             {"sink_H": jnp.zeros(2)},
             r"sinks are \[2\]; give one for each of 4",
         ),
-        (((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)), {"dropout": 1.0}, "dropout=1.0 is no share"),
-        (((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)), {"softcap": 0.0}, "softcap=0.0 bounds nothing"),
+        (
+            ((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)),
+            {"dropout": 1.0},
+            "dropout=1.0 is out of range; use 0 or more, and less than 1",
+        ),
+        (
+            ((2, 3, 4, 8), (2, 3, 2, 8), (2, 3, 2, 8)),
+            {"softcap": 0.0},
+            "softcap=0.0 is out of range; use more than 0, or None",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(shapes, options, sentence):

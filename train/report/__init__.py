@@ -1,4 +1,4 @@
-"""How results are shown: what a record of them is; pages, figures, tables.
+"""How results are shown: pages, figures, tables.
 
-Imports verdict, files and errors.
+Imports verdict and errors.
 """

@@ -1,13 +1,12 @@
 """One small figure that needs no script: loss by depth at each arm's best rate, for a README or an issue."""
 
-import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
-from train.report.figures import Arms, Style, by_depth
+from train.report.figures import Arms, Style
 from train.verdict.outcome import WORKED
 from train.verdict.stats import Result, best_lr, by, loss_of, mean_interval
 
@@ -33,13 +32,12 @@ class Point(NamedTuple):
 
 
 def points_of(runs: Sequence[Result]) -> list[Point]:
-    """One point a depth, the shallowest first; none where a loss at the best rate is no number, capped or not."""
+    """One point a depth, the shallowest first."""
     points = []
-    for depth, group in by_depth(runs):
+    for (depth,), group in sorted(by(runs, "depth").items(), key=lambda item: item[0]):
         rate = best_lr(group)
         best = [loss_of(r) for r in group if r["args"]["lr"] == rate]
-        if all(map(math.isfinite, best)):
-            points.append(Point(depth, *mean_interval(best), any(r["outcome"] in WORKED for r in group)))
+        points.append(Point(depth, *mean_interval(best), any(r["outcome"] in WORKED for r in group)))
     return points
 
 
@@ -51,8 +49,7 @@ def losses_by_depth(arms: Arms) -> str:
     depths = sorted({point.depth for point in every}, key=lambda depth: depth or 0)
     heights = [p.low for p in every] + [p.high for p in every] + list(known.values())
     low, high = min(heights), max(heights)
-    room = 0.04 * (high - low) or 1.0
-    low, high = low - room, high + room
+    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
 
     def x(depth: int) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (depths.index(depth) + 0.5) / len(depths)

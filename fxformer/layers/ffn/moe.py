@@ -74,7 +74,7 @@ class MoEModule(nn.Module):
         layer = DENSE[type(spec.expert)](spec.expert, parent=None)
 
         def init(key: Array) -> Any:
-            keys_E, nothing_BTD = jax.random.split(key, spec.experts), jnp.zeros((1, 1, width))
+            keys_E, nothing_BTD = jax.random.split(key, spec.experts), jnp.zeros((1, 1, width), jnp.float32)
             params = jax.vmap(lambda key: layer.init(key, nothing_BTD, context)["params"])(keys_E)
             return nn.meta.add_axis(params, 0, {nn.PARTITION_NAME: logical("e")[0]})
 
@@ -98,12 +98,14 @@ class MoEModule(nn.Module):
         x_BTD = x_BTD.astype(jnp.float32)
         if spec.jitter and self.has_rng("dropout"):
             low, high = 1 - spec.jitter, 1 + spec.jitter
-            x_BTD = x_BTD * jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, minval=low, maxval=high)
+            x_BTD = x_BTD * jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, jnp.float32, low, high)
         project = Project("btd,de->bte", sizes, spec.router_bias, spec.router_init, name="router")
         with jax.default_matmul_precision("highest"):
             logits_BTE = project(x_BTD).reshape(rows, -1, spec.experts)
         bias_E = (
-            parameter(self, "selection_bias", zeros, "e", sizes) if spec.selection_bias else jnp.zeros(spec.experts)
+            parameter(self, "selection_bias", zeros, "e", sizes)
+            if spec.selection_bias
+            else jnp.zeros(spec.experts, jnp.float32)
         )
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
         return route(spec.router, logits_BTE, valid_BT.reshape(rows, -1), bias_E=bias_E, key=key)
@@ -116,5 +118,5 @@ def _stats(routing: Routing, kept_BTM: Array) -> dict[str, Array]:
         "load": load_E,
         "load_max": load_E.size * jnp.max(load_E),
         "load_entropy": jnp.sum(jax.scipy.special.entr(load_E)),
-        "dropped": (made - jnp.sum(kept_BTM)) / jnp.maximum(made, 1),
+        "dropped": (made - jnp.sum(kept_BTM)).astype(jnp.float32) / jnp.maximum(made, 1),
     }
