@@ -22,7 +22,7 @@ from fxformer.layers.bias import BIASES
 from fxformer.layers.context import Context, Memory
 from fxformer.layers.embed import Embed, EmbedModule
 from fxformer.layers.ffn import GLU, MLP, MoE
-from fxformer.layers.head import HEADS, Bare, PoolerModule, Tied, Transformed, Untied
+from fxformer.layers.head import HEADS, Bare, Labels, PoolerModule, Span, Tied, Transformed, Untied
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
 from fxformer.model import Transformer
 from fxformer.mtp import MTPModule
@@ -104,7 +104,7 @@ def flops(spec: Transformer, length: int, *, causal: bool = False) -> float:
     (FlashAttention). A window counts no more than its size.
     """
     width = spec.embed.width
-    total = 2.0 * HEAD_WEIGHTS[type(spec.head)](spec.embed)
+    total = 2.0 * HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed)
     total += 2.0 * width * (spec.embed.factor or 0)
     for block in spec.stack.blocks:
         total += _block_flops(block, width, _keys(block.attention.mask.reach, length, causal))
@@ -186,11 +186,13 @@ FFN_WEIGHTS: dict[type, Callable[[Any, int], int]] = {
     GLU: lambda spec, d: 3 * d * spec.inner,
     MoE: _moe_weights,
 }
-HEAD_WEIGHTS: dict[type, Callable[[Embed], int]] = {
-    Tied: lambda embed: embed.vocab * embed.width,
-    Untied: lambda embed: embed.vocab * embed.width,
-    Transformed: lambda embed: (embed.vocab + embed.width) * (embed.factor or embed.width),
-    Bare: lambda embed: 0,
+HEAD_WEIGHTS: dict[type, Callable[[Any, Embed], int]] = {
+    Tied: lambda spec, embed: embed.vocab * embed.width,
+    Untied: lambda spec, embed: embed.vocab * embed.width,
+    Transformed: lambda spec, embed: (embed.vocab + embed.width) * (embed.factor or embed.width),
+    Bare: lambda spec, embed: 0,
+    Labels: lambda spec, embed: embed.width * spec.labels,
+    Span: lambda spec, embed: embed.width * 2,
 }
 
 # FLOPs of one query with one key: their product, and that of the weight with the value.

@@ -19,7 +19,7 @@ from fxformer.layers.residual import PLACEMENTS, Residual
 from fxformer.ops import ACTIVATIONS, DISPATCHES, NORMS, PAIRINGS, ROUTERS, SCALINGS, Mask, Rotary
 from fxformer.walk import parts
 from fxformer.zoo.toy import ATTENTIONS, FFNS, HEADS, MASKS, POSITIONS
-from tests.laws.specs import PUBLISHED, SCALED, STRUCTURES, toy, with_attention
+from tests.laws.specs import PUBLISHED, SAYING, SCALED, STRUCTURES, toy, with_attention
 
 MASK_KINDS = {kind for kind in vars(fx.ops).values() if inspect.isclass(kind) and issubclass(kind, Mask)} - {Mask}
 TYPED: dict[str, Iterable[type]] = {  # tables of what is chosen by its type
@@ -54,9 +54,13 @@ def entries(spec: fx.Transformer) -> set[tuple[str, Any]]:
 
 
 def mixed() -> dict[str, fx.Transformer]:
-    """As many toys as the longest table has entries; rotations are scaled in turn, and latent keys are rotated."""
-    scalings, toys = list(SCALED.values()), {}
-    for i in range(max(map(len, AXES.values()))):
+    """As many toys as the longest table has entries; rotations are scaled in turn, and latent keys are rotated.
+
+    The last of them have the heads that no toy chooses.
+    """
+    scalings, heads, toys = list(SCALED.values()), list(SAYING.values()), {}
+    most = max(map(len, AXES.values()))
+    for i in range(most):
         choices = {axis: list(table)[i % len(table)] for axis, table in AXES.items()}
         if choices["attention"] == "mla" and "rotary" not in POSITIONS[choices["position"]](32, 3, 8):
             choices["attention"] = "gqa"
@@ -65,6 +69,8 @@ def mixed() -> dict[str, fx.Transformer]:
         if rotary is not None and rotary.streams == 1:
             spec = with_attention(spec, rotary=replace(rotary, scaling=scalings.pop()))
             scalings = scalings or list(SCALED.values())
+        if i + len(SAYING) >= most:
+            spec = replace(spec, head=heads.pop())
         toys[" ".join(choices.values())] = spec
     return toys
 

@@ -1,5 +1,7 @@
 """Closed forms against published integers, the arrays that the library really makes, and XLA's own count."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,7 +12,7 @@ from fxformer import accounting, zoo
 from fxformer.cache import CrossTable, Table
 from fxformer.layers.attention import ATTENTION
 from fxformer.layers.ffn import FFN
-from fxformer.layers.head import Tied, Transformed
+from fxformer.layers.head import HEADS, Labels, Span, Tied, Transformed
 from fxformer.model import Params
 from tests.laws.specs import cacheable, shapes_of
 
@@ -30,6 +32,8 @@ VARIANTS = {
     "window": zoo.toy(width=24, depth=2, heads=3, window=5),
     "gated, free head": zoo.toy(width=24, depth=2, heads=3, ffn="glu", head="untied", qk_norm="rms"),
     "biases": zoo.toy(width=24, depth=2, heads=3, norm="layer", position="t5"),
+    "labels": replace(zoo.toy(width=24, depth=2, heads=3), head=Labels(labels=5)),
+    "span": replace(zoo.toy(width=24, depth=2, heads=3), head=Span()),
 }
 SPECS = {zoo.tiny(name): name for name in reversed(zoo.names())} | {spec: name for name, spec in VARIANTS.items()}
 
@@ -39,6 +43,7 @@ each_spec = pytest.mark.parametrize("spec", SPECS, ids=SPECS.values())
 def test_each_kind_of_layer_has_its_line():
     assert accounting.ATTENTION_WEIGHTS.keys() == accounting.KEY_FLOPS.keys() == ATTENTION.keys()
     assert accounting.FFN_WEIGHTS.keys() == FFN.keys()
+    assert accounting.HEAD_WEIGHTS.keys() == HEADS.keys()
 
 
 @each_spec

@@ -15,6 +15,7 @@ from fxformer.decode import Sampling, beam, fill_blanks, fill_masks, prefill, sp
 from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
+from fxformer.layers.head import Bare, Labels, Span
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn
 from fxformer.layers.residual import Residual
@@ -340,6 +341,12 @@ def test_gaps_that_are_none(params):
     encoder = fx.zoo.tiny("bert-base-mlm")
     refuses(lambda: fill_masks(encoder, {}, TOKENS, 250), "no token is the mask 250; there is nothing to fill")
     refuses(lambda: fill_masks(fx.zoo.tiny("bert-base"), {}, TOKENS, 3), "no head that says which token stands where")
+    for head in (Bare(), Labels(labels=3), Span()):
+        spec = replace(fx.zoo.toy(), head=head)
+        refuses(
+            lambda spec=spec: fx.generate(spec, {}, TOKENS, 3), f"stands where, but {type(head).__name__}; take one"
+        )
+    refuses(lambda: Labels(labels=0), "labels=0 is out of range; use 1 or more")
     refuses(lambda: fill_masks(encoder, {}, TOKENS, 256), "mask token 256 is outside the vocabulary of 256")
     refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, rounds=0), "rounds=0 fills nothing; use 1 or more")
     refuses(lambda: fill_masks(encoder, {}, TOKENS, 3, coords=plain(4)), "coords have 4 tokens a row, tokens have 5")

@@ -167,4 +167,4 @@ def commands(package: str, capsys) -> set[str]:
             main(["--help"])
         else:
             cli.app.cli(prog="train", args=["--help"])
-    return set(re.search(r"\{([a-z,]+)\}", re.sub(r"\s", "", capsys.readouterr().out))[1].split(","))
+    return set(re.findall(r"^(?:│   •|   ) (\w+) +\S", capsys.readouterr().out, flags=re.MULTILINE))

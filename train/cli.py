@@ -45,8 +45,7 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
     folder = Path(resolved.run.out) / resolved.name
     result = train(resolved)
     print(
-        f"{result.outcome} at step {result.step} of {resolved.train.steps}: "
-        f"validation loss {result.val_loss:.4f} nats, {result.val_loss / math.log(2):.4f} bits per byte; "
+        f"{result.outcome} at step {result.step} of {resolved.train.steps}: {told(result.val_loss)}; "
         f"{result.seconds:.1f} s, {result.tokens_per_second:,.0f} tokens/s"
     )
     match result.outcome:
@@ -95,11 +94,11 @@ def ablate(
 def report(folder: RunFolder) -> int:
     """Write report.html and report.md of a sweep again, from its results.jsonl."""
     from train.report.report import say_verdicts, write_report
-    from train.sweep.ablate import Results
+    from train.sweep.results import Results
 
     if not (folder / "results.jsonl").exists():
         raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
-    say_verdicts(write_report(list(Results(folder / "results.jsonl").values()), folder))
+    say_verdicts(write_report(Results(folder / "results.jsonl").in_order(), folder))
     print(f"report: {folder / 'report.html'}")
     return 0
 
@@ -153,6 +152,13 @@ def combine() -> int:
     from train.combine.combinations import verify_combinations
 
     return int(not verify_combinations())
+
+
+def told(val_loss: float | None) -> str:
+    """A validation loss in words, in nats per token."""
+    if val_loss is None:
+        return "no validation loss yet"
+    return f"validation loss {val_loss:.4f} nats, {val_loss / math.log(2):.4f} bits per byte"
 
 
 def continues(spec: Transformer) -> bool:

@@ -25,7 +25,7 @@ from fxformer.decode.sampling import (
     weigh,
 )
 from fxformer.jit import as_array, compiled, promoting
-from fxformer.layers.head import Bare
+from fxformer.layers.head import check_over_tokens
 from fxformer.model import Params, Transformer, apply, check_tokens, length_limit
 
 
@@ -50,8 +50,7 @@ def fill_masks(
     """
     tokens_BT = as_array(tokens)
     batch, length = check_tokens(tokens_BT, spec.embed.vocab)
-    if spec.head == Bare():
-        raise ValueError("the model has no head that says which token stands where; take one that has, like a -mlm")
+    check_over_tokens(spec.head)
     if not 0 <= mask < spec.embed.vocab:
         raise ValueError(f"mask token {mask} is outside the vocabulary of {spec.embed.vocab}")
     check_sampling(sampling, batch, spec.embed.vocab, key)

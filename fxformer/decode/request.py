@@ -16,6 +16,7 @@ from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
 from fxformer.fields import LAST
 from fxformer.jit import as_array, numpy_of, promoting
+from fxformer.layers.head import check_over_tokens
 from fxformer.model import (
     Transformer,
     check_cacheable,
@@ -103,6 +104,7 @@ def request_of(
     limits = [limit for limit in map(length_limit, readers) if limit is not None]
     tokens, coords = in_bucket(prompt, given.coords, min(limits, default=None))
     for reader in readers:
+        check_over_tokens(reader.head)
         check_room(reader, coords, int(most_B.max()))
     source = _source(spec, given)
     room = room_of(int(most_B.max()))
@@ -170,6 +172,8 @@ def _source(spec: Transformer, given: Given) -> tuple[Array, Coords] | None:
         return None
     tokens = as_array(given.encoder_tokens)
     check_tokens(tokens, spec.embed.vocab)
+    if not tokens.size:
+        raise ValueError(f"encoder_tokens are {list(tokens.shape)}: none; give the encoder at least one token")
     return in_bucket(tokens, given.encoder_coords, length_limit(spec))
 
 

@@ -1,50 +1,52 @@
-"""BERT (`BertModel`, `BertForMaskedLM`, `BertForPreTraining`): post-norm, three embeddings, Linear weights (out, in).
+"""BERT (`BertModel` and the classes with its heads): post-norm, three embeddings, Linear weights (out, in).
 
-The heads are those of the classes in `architectures`, and those whose tensors are stored beside them: published
-checkpoints say BertForMaskedLM and hold the pooler and the next-sentence head too.
+With is_decoder each token sees those before it only. ALBERT has the same embeddings, layers and heads by other names.
 """
-
-from collections.abc import Collection, Mapping
 
 from fxformer.block import Block
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings
-from fxformer.hf.files import Stored
-from fxformer.hf.layout import Axes
-from fxformer.hf.names import tensor
+from fxformer.hf.layout import Axes, Same
+from fxformer.hf.names import Tensor, tensor
+from fxformer.hf.parts import Parts
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
-from fxformer.layers.head import Bare, HeadSpec, Pooler, Tied, Transformed, Untied
+from fxformer.layers.head import Bare, HeadSpec, Labels, Pooler, Span, Tied, Transformed, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
 from fxformer.lookup import nearest
 from fxformer.model import Transformer
-from fxformer.ops.mask import Full
+from fxformer.ops.mask import Causal, Full, Mask
 from fxformer.stack import Repeat, Stack
 
-# The parts that a class adds to the encoder, and by which name its tensors begin.
-CLASSES: dict[str, tuple[str, ...]] = {
-    "BertModel": ("pooler",),
-    "BertForMaskedLM": ("cls.predictions",),
-    "BertForNextSentencePrediction": ("pooler", "cls.seq_relationship"),
-    "BertForPreTraining": ("cls.predictions", "pooler", "cls.seq_relationship"),
-}
+# What a class adds to the encoder; `bert_parts` says by which names it is stored.
+PREDICTIONS, POOLER, SENTENCES = "predictions", "pooler", "sentences"
+CLASSIFIER, TOKEN_CLASSIFIER, SPAN = "classifier", "token_classifier", "span"
+SPARE = {POOLER: (SENTENCES, CLASSIFIER)}
+
+
+def classes(name: str) -> dict[str, tuple[str, ...]]:
+    """The classes of a relative of BERT called `name`, and the parts of each."""
+    return {
+        f"{name}Model": (POOLER,),
+        f"{name}ForMaskedLM": (PREDICTIONS,),
+        f"{name}ForPreTraining": (PREDICTIONS, POOLER, SENTENCES),
+        f"{name}ForSequenceClassification": (POOLER, CLASSIFIER),
+        f"{name}ForTokenClassification": (TOKEN_CLASSIFIER,),
+        f"{name}ForQuestionAnswering": (SPAN,),
+    }
 
 
 def read(settings: Settings) -> Transformer:
     """The Spec of a BERT config."""
-    parts = {part for name in settings["architectures"] or () for part in CLASSES.get(name, ())}
-    labels = (2 if "cls.seq_relationship" in parts else 0) if "pooler" in parts else None
-    groups = (Repeat(settings["num_hidden_layers"], (block_of(settings),)),)
-    return encoder(settings, groups, predicts="cls.predictions" in parts, labels=labels)
+    block = block_of(settings, Causal() if settings["is_decoder"] else Full())
+    return encoder(settings, (Repeat(settings["num_hidden_layers"], (block,)),), sentences=2)
 
 
-def encoder(settings: Settings, groups: tuple[Repeat, ...], *, predicts: bool, labels: int | None) -> Transformer:
-    """Blocks with the embeddings of BERT and its heads; labels: of the pooler, None for no pooler."""
+def encoder(settings: Settings, groups: tuple[Repeat, ...], *, sentences: int) -> Transformer:
+    """Blocks with the embeddings of BERT and its heads; sentences: labels of the one for pairs of sentences."""
     init, norm = Normal(settings["initializer_range"]), norm_of(settings)
-    activation = nearest(ACTIVATIONS, settings["hidden_act"], "hidden_act")
-    readout = Tied() if settings["tie_word_embeddings"] else Untied(init=init)
     return Transformer(
         embed=Embed(
             vocab=settings["vocab_size"],
@@ -57,12 +59,50 @@ def encoder(settings: Settings, groups: tuple[Repeat, ...], *, predicts: bool, l
             init=init,
         ),
         stack=Stack(groups=groups, norm=norm),
-        head=Transformed(activation=activation, norm=norm, readout=readout, init=init) if predicts else Bare(),
-        pooler=None if labels is None else Pooler(labels=labels, init=init),
+        head=head_of(settings),
+        pooler=pooler_of(settings, sentences),
     )
 
 
-def block_of(settings: Settings) -> Block:
+def head_of(settings: Settings) -> HeadSpec:
+    """What is said of each token."""
+    parts, init = settings["parts"], Normal(settings["initializer_range"])
+    if TOKEN_CLASSIFIER in parts:
+        return Labels(labels=settings["labels"], init=init)
+    if SPAN in parts:
+        return Span(init=init)
+    if PREDICTIONS not in parts:
+        return Bare()
+    return Transformed(
+        activation=nearest(ACTIVATIONS, settings["hidden_act"], "hidden_act"),
+        norm=norm_of(settings),
+        readout=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
+        init=init,
+    )
+
+
+def pooler_of(settings: Settings, sentences: int) -> Pooler | None:
+    """What is said of a whole text."""
+    parts = settings["parts"]
+    if POOLER not in parts:
+        return None
+    labels = sentences if SENTENCES in parts else settings["labels"] if CLASSIFIER in parts else 0
+    return Pooler(labels=labels, init=Normal(settings["initializer_range"]))
+
+
+def parts_of(spec: Transformer) -> tuple[Parts, ...]:
+    """What `head_of` and `pooler_of` make the head and the pooler of; labels of a text may be of two parts."""
+    own = {Bare: frozenset[str](), Labels: frozenset({TOKEN_CLASSIFIER}), Span: frozenset({SPAN})}
+    head = own.get(type(spec.head), frozenset({PREDICTIONS}))
+    if spec.pooler is None:
+        return (head,)
+    if not spec.pooler.labels:
+        return (head | {POOLER},)
+    kinds = (SENTENCES, CLASSIFIER) if PREDICTIONS in head else (CLASSIFIER, SENTENCES)
+    return tuple(head | {POOLER, kind} for kind in kinds)
+
+
+def block_of(settings: Settings, mask: Mask) -> Block:
     """One layer of BERT."""
     init, width, heads = Normal(settings["initializer_range"]), settings["hidden_size"], settings["num_attention_heads"]
     if width % heads:
@@ -72,7 +112,7 @@ def block_of(settings: Settings) -> Block:
             heads=heads,
             kv_heads=heads,
             key_width=width // heads,
-            mask=Full(),
+            mask=mask,
             bias=True,
             out_bias=True,
             dropout=settings["attention_probs_dropout_prob"],
@@ -103,8 +143,10 @@ def write(spec: Transformer) -> Settings | None:
             sizes = sizes_of(spec, block)
             if sizes is None:
                 return None
-            parts = parts_of(spec.head, spec.pooler, "cls.seq_relationship", "cls.predictions")
-            return {**sizes, "num_hidden_layers": depth, "architectures": classes_of(parts, CLASSES)}
+            causal = type(block.attention.mask) is Causal
+            writes = causal and parts_of(spec) == (frozenset({PREDICTIONS}),)
+            named = {"architectures": ["BertLMHeadModel"]} if writes else {}
+            return {**sizes, "num_hidden_layers": depth, "is_decoder": causal, **named}
     return None
 
 
@@ -132,71 +174,97 @@ def sizes_of(spec: Transformer, block: Block) -> Settings | None:
     return None
 
 
-def parts_of(head: HeadSpec, pooler: Pooler | None, labels: str, predictions: str) -> set[str]:
-    """The parts of a class that a head and a pooler are."""
-    found = {predictions} if type(head) is Transformed else set()
-    if pooler is not None:
-        found |= {"pooler", labels} if pooler.labels else {"pooler"}
-    return found
+def linear(theirs: str, ours: str, weight: str, bias: str | None = None) -> tuple[Tensor, Tensor]:
+    """The lines of a Linear: how its weight turns, and its bias where that turns too."""
+    turned = Same() if bias is None else Axes(bias)
+    return tensor(f"{theirs}.weight", f"{ours}.weight", layout=Axes(weight)), tensor(
+        f"{theirs}.bias", f"{ours}.bias", layout=turned
+    )
 
 
-def classes_of(parts: Collection[str], classes: Mapping[str, Collection[str]]) -> list[str]:
-    """The class with exactly these parts, or else all whose parts are among them."""
-    exact = [name for name, own in classes.items() if set(own) == set(parts)]
-    return exact or [name for name, own in classes.items() if set(own) <= set(parts)]
+def gains(theirs: str, ours: str) -> tuple[Tensor, Tensor]:
+    """The lines of a norm."""
+    return tensor(f"{theirs}.weight", f"{ours}.scale"), tensor(f"{theirs}.bias", f"{ours}.bias")
 
 
-def with_stored(settings: Settings, stored: Mapping[str, Stored], classes: Mapping[str, Collection[str]]) -> Settings:
-    """The settings with `architectures` that also have the parts whose tensors are stored."""
-    parts = {part for own in classes.values() for part in own if any(name.startswith(f"{part}.") for name in stored)}
-    return {**settings, "architectures": [*(settings["architectures"] or ()), *classes_of(parts, classes)]}
+def embeddings(name: str) -> tuple[Tensor, ...]:
+    """The lines of the embeddings of a relative of BERT whose names begin so."""
+    return (
+        tensor(f"{name}.embeddings.word_embeddings.weight", "embed.table"),
+        tensor(f"{name}.embeddings.position_embeddings.weight", "embed.position.table"),
+        tensor(f"{name}.embeddings.token_type_embeddings.weight", "embed.types"),
+        *gains(f"{name}.embeddings.LayerNorm", "embed.norm"),
+    )
 
 
-def amend(settings: Settings, stored: Mapping[str, Stored]) -> Settings:
-    """The heads of BERT that are stored."""
-    return with_stored(settings, stored, CLASSES)
+def layers(root: str, *, heads: str, out: str, norm: str, up: str, down: str, last: str) -> tuple[Tensor, ...]:
+    """The lines of a layer: what its names begin with, and their words for heads, matrices and norms."""
+    attention = "stack.{}.attention"
+    return (
+        *linear(f"{root}.{heads}.query", f"{attention}.query", "d h k -> (h k) d", "h k -> (h k)"),
+        *linear(f"{root}.{heads}.key", f"{attention}.key", "d g k -> (g k) d", "g k -> (g k)"),
+        *linear(f"{root}.{heads}.value", f"{attention}.value", "d g k -> (g k) d", "g k -> (g k)"),
+        *linear(f"{root}.{out}", f"{attention}.out", "h k d -> d (h k)"),
+        *gains(f"{root}.{norm}", "stack.{}.attention_residual.after"),
+        *linear(f"{root}.{up}", "stack.{}.ffn.up", "d f -> f d"),
+        *linear(f"{root}.{down}", "stack.{}.ffn.down", "f d -> d f"),
+        *gains(f"{root}.{last}", "stack.{}.ffn_residual.after"),
+    )
 
 
-LAYER = "bert.encoder.layer.{}"
-TENSORS = (
-    tensor("bert.embeddings.word_embeddings.weight", "embed.table"),
-    tensor("bert.embeddings.position_embeddings.weight", "embed.position.table"),
-    tensor("bert.embeddings.token_type_embeddings.weight", "embed.types"),
-    tensor("bert.embeddings.LayerNorm.weight", "embed.norm.scale"),
-    tensor("bert.embeddings.LayerNorm.bias", "embed.norm.bias"),
-    tensor(f"{LAYER}.attention.self.query.weight", "stack.{}.attention.query.weight", layout=Axes("d h k -> (h k) d")),
-    tensor(f"{LAYER}.attention.self.query.bias", "stack.{}.attention.query.bias", layout=Axes("h k -> (h k)")),
-    tensor(f"{LAYER}.attention.self.key.weight", "stack.{}.attention.key.weight", layout=Axes("d g k -> (g k) d")),
-    tensor(f"{LAYER}.attention.self.key.bias", "stack.{}.attention.key.bias", layout=Axes("g k -> (g k)")),
-    tensor(f"{LAYER}.attention.self.value.weight", "stack.{}.attention.value.weight", layout=Axes("d g k -> (g k) d")),
-    tensor(f"{LAYER}.attention.self.value.bias", "stack.{}.attention.value.bias", layout=Axes("g k -> (g k)")),
-    tensor(f"{LAYER}.attention.output.dense.weight", "stack.{}.attention.out.weight", layout=Axes("h k d -> d (h k)")),
-    tensor(f"{LAYER}.attention.output.dense.bias", "stack.{}.attention.out.bias"),
-    tensor(f"{LAYER}.attention.output.LayerNorm.weight", "stack.{}.attention_residual.after.scale"),
-    tensor(f"{LAYER}.attention.output.LayerNorm.bias", "stack.{}.attention_residual.after.bias"),
-    tensor(f"{LAYER}.intermediate.dense.weight", "stack.{}.ffn.up.weight", layout=Axes("d f -> f d")),
-    tensor(f"{LAYER}.intermediate.dense.bias", "stack.{}.ffn.up.bias"),
-    tensor(f"{LAYER}.output.dense.weight", "stack.{}.ffn.down.weight", layout=Axes("f d -> d f")),
-    tensor(f"{LAYER}.output.dense.bias", "stack.{}.ffn.down.bias"),
-    tensor(f"{LAYER}.output.LayerNorm.weight", "stack.{}.ffn_residual.after.scale"),
-    tensor(f"{LAYER}.output.LayerNorm.bias", "stack.{}.ffn_residual.after.bias"),
-    tensor("bert.pooler.dense.weight", "pooler.pool.weight", layout=Axes("d f -> f d")),
-    tensor("bert.pooler.dense.bias", "pooler.pool.bias"),
-    tensor("cls.predictions.transform.dense.weight", "head.transform.weight", layout=Axes("d w -> w d")),
-    tensor("cls.predictions.transform.dense.bias", "head.transform.bias"),
-    tensor("cls.predictions.transform.LayerNorm.weight", "head.norm.scale"),
-    tensor("cls.predictions.transform.LayerNorm.bias", "head.norm.bias"),
-    tensor("cls.predictions.bias", "head.bias"),
-    tensor("cls.predictions.decoder.weight", "head.readout.out.weight", layout=Axes("d v -> v d")),
-    tensor("cls.predictions.decoder.bias", "head.bias", beside="head.readout.out.weight"),  # the one that counts
-    tensor("cls.seq_relationship.weight", "pooler.out.weight", layout=Axes("f y -> y f")),
-    tensor("cls.seq_relationship.bias", "pooler.out.bias"),
+def parts(*, predictions: str, transform: str, pooler: str, sentences: str) -> dict[str, tuple[Tensor, ...]]:
+    """The lines of the parts; their words for those that differ among relatives of BERT."""
+    return {
+        PREDICTIONS: (
+            *linear(f"{transform}dense", "head.transform", "d w -> w d"),
+            *gains(f"{transform}LayerNorm", "head.norm"),
+            tensor(f"{predictions}.bias", "head.bias"),
+            tensor(f"{predictions}.decoder.weight", "head.readout.out.weight", layout=Axes("d v -> v d")),
+            # The bias that counts where the matrix is not tied.
+            tensor(f"{predictions}.decoder.bias", "head.bias", beside="head.readout.out.weight"),
+        ),
+        POOLER: linear(pooler, "pooler.pool", "d f -> f d"),
+        SENTENCES: linear(sentences, "pooler.out", "f y -> y f"),
+        CLASSIFIER: linear("classifier", "pooler.out", "f y -> y f"),
+        TOKEN_CLASSIFIER: linear("classifier", "head.out", "d y -> y d"),
+        SPAN: linear("qa_outputs", "head.out", "d y -> y d"),
+    }
+
+
+def copies(name: str, predictions: str) -> dict[str, str]:
+    """What the head of masked language modelling shares, of a relative of BERT whose names begin so."""
+    return {
+        f"{predictions}.decoder.weight": f"{name}.embeddings.word_embeddings.weight",
+        f"{predictions}.decoder.bias": f"{predictions}.bias",
+    }
+
+
+LAYER = layers(
+    "bert.encoder.layer.{}",
+    heads="attention.self",
+    out="attention.output.dense",
+    norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    last="output.LayerNorm",
 )
 
 BERT = Family(
-    architecture="BertForPreTraining",
+    architecture="BertModel",
+    classes={
+        **classes("Bert"),
+        "BertForNextSentencePrediction": (POOLER, SENTENCES),
+        "BertLMHeadModel": (PREDICTIONS,),
+    },
+    parts=parts(
+        predictions="cls.predictions",
+        transform="cls.predictions.transform.",
+        pooler="bert.pooler.dense",
+        sentences="cls.seq_relationship",
+    ),
+    spare=SPARE,
+    parts_of=parts_of,
     defaults={
-        "architectures": None,
         "vocab_size": 30522,
         "hidden_size": 768,
         "num_hidden_layers": 12,
@@ -210,8 +278,9 @@ BERT = Family(
         "initializer_range": 0.02,
         "layer_norm_eps": 1e-12,
         "tie_word_embeddings": True,
+        "is_decoder": False,
     },
-    fixed={"position_embedding_type": "absolute", "is_decoder": False},
+    fixed={"position_embedding_type": "absolute"},
     inert=frozenset(
         {
             "classifier_dropout",
@@ -225,13 +294,9 @@ BERT = Family(
     ),
     read=read,
     write=write,
-    amend=amend,
-    tensors=TENSORS,
+    tensors=(*embeddings("bert"), *LAYER),
     prefix="bert.",
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     buffers=("embeddings.position_ids", "embeddings.token_type_ids"),
-    copies={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
+    copies=copies("bert", "cls.predictions"),
 )

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write
 from fxformer.hf.kinds import check_room
 from fxformer.hf.layout import Shape
 from fxformer.hf.names import Slot, slots
+from fxformer.hf.parts import Parts, lines_of, other_class, stored_parts
 from fxformer.hf.quantization import dequantiser
 from fxformer.model import Params, Transformer, abstract_params, floating
 from fxformer.sharding import Rules, param_shardings, plan
@@ -63,15 +65,18 @@ def load(
         files = dequantise(opened)
         stored = {_bare(family, tensor.name): tensor for tensor in files}
         amended = family.amend(understood, stored)
+        parts = stored_parts(family, amended["parts"], stored, partial(_bare, family))
+        amended = {**amended, "parts": parts}
         # What config.json leaves out is no slip of the pen, and may be of a part that this model has not.
         said = {key: value for key, value in amended.items() if value != family.defaults.get(key)}
         check_room(said, files, family.unseen)
         spec = family.read(_as_stored(family, amended, stored))
         leaves, places = _shapes(spec), _places(spec, mesh, rules)
-        lines = _lines(family, spec, leaves, stored)
+        lines = _lines(family, parts, spec, leaves, stored)
         wanted = [slot for line in lines for slot in line]
         instead = _instead(family, wanted, stored, tied=amended["tie_word_embeddings"])
-        tensors = _matched(family, wanted, files, stored, instead, depth=spec.stack.depth)
+        hint = other_class(family, config)
+        tensors = _matched(family, wanted, files, stored, instead, depth=spec.stack.depth, hint=hint)
         for line in lines:
             filled = _filled(line, tensors, leaves, dtype)
             params |= {path: jax.device_put(array, places.get(path)) for path, array in filled.items()}
@@ -100,11 +105,12 @@ def save(
     folder, dtype = Path(path), floating(dtype)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new path")
-    model_type, config = express(spec)
+    model_type, parts, config = express(spec)
     family = FAMILIES[model_type]
     leaves, shapes = flatten_dict(params, sep="."), _shapes(spec)
     _check_params(leaves, shapes)
-    by_name = {slot.name: slot for line in slots(family.tensors, spec, shapes) for slot in line}
+    table = (*family.tensors, *lines_of(family, parts))
+    by_name = {slot.name: slot for line in slots(table, spec, shapes) for slot in line}
     by_name |= {copy: by_name[family.copies[copy]] for copy in family.repeated}
 
     def make(name: str) -> np.ndarray:
@@ -114,7 +120,7 @@ def save(
         return np.ascontiguousarray(tensor, dtype)
 
     # Without a word on special tokens, transformers would take those of the published models, whatever our vocabulary.
-    header = {"architectures": [family.architecture], "model_type": model_type, "dtype": dtype.name}
+    header = {"model_type": model_type, "dtype": dtype.name}
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     sizes = {name: slot.size * dtype.itemsize for name, slot in by_name.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +159,8 @@ def _as_stored(family: Family, settings: Settings, stored: Mapping[str, Stored])
 
     So does transformers 5, whatever `tie_word_embeddings` says.
     """
-    name = next((line.name for line in family.tensors if line.paths[0] in READOUTS), None)
+    lines = (*family.tensors, *lines_of(family, settings["parts"]))
+    name = next((line.name for line in lines if line.paths[0] in READOUTS and line.name in family.copies), None)
     if name is None or not settings["tie_word_embeddings"]:
         return settings
     original = family.copies[name]
@@ -165,14 +172,15 @@ def _as_stored(family: Family, settings: Settings, stored: Mapping[str, Stored])
 
 
 def _lines(
-    family: Family, spec: Transformer, leaves: Mapping[str, Shape], stored: Mapping[str, Stored]
+    family: Family, parts: Parts, spec: Transformer, leaves: Mapping[str, Shape], stored: Mapping[str, Stored]
 ) -> list[list[Slot]]:
     """The lines of the first name table with the most names in the checkpoint."""
 
     def known(lines: list[list[Slot]]) -> int:
         return sum(_bare(family, slot.name) in stored for line in lines for slot in line)
 
-    return max([slots(table, spec, leaves, len(stored) + 1) for table in (family.tensors, *family.others)], key=known)
+    tables = [(*body, *lines_of(family, parts)) for body in (family.tensors, *family.others)]
+    return max([slots(table, spec, leaves, len(stored) + 1) for table in tables], key=known)
 
 
 def _copies(family: Family) -> dict[str, str]:
@@ -202,8 +210,12 @@ def _matched(
     instead: Mapping[str, str],
     *,
     depth: int,
+    hint: str,
 ) -> dict[str, Stored]:
-    """The stored tensor of each wanted one; raises ValueError unless the two are the same, buffers apart."""
+    """The stored tensor of each wanted one; raises ValueError unless the two are the same, buffers apart.
+
+    hint: what to say of the class, where the tensors are not those of it.
+    """
     copies = _copies(family)
     found: dict[str, Stored] = {}
     for slot in wanted:
@@ -213,7 +225,7 @@ def _matched(
             found[slot.name] = tensor
     missing = [slot.name for slot in wanted if slot.name not in found]
     if missing:
-        raise ValueError(f"the checkpoint lacks tensor {_first(missing)}")
+        raise ValueError(f"the checkpoint lacks tensor {_first(missing)}{hint}")
     held = {_bare(family, name): tensor for name, tensor in found.items()}
     repeats = [
         (stored[copy], held[original])
@@ -225,11 +237,13 @@ def _matched(
     unread = [tensor.name for tensor in files if tensor.name not in taken]
     unknown = [name for name in unread if not any(fnmatchcase(name.removeprefix(family.prefix), p) for p in ignored)]
     if unknown:
-        raise ValueError(f"the checkpoint has unknown tensor {_first(unknown)}")
+        raise ValueError(f"the checkpoint has unknown tensor {_first(unknown)}{hint}")
     for slot in wanted:
         tensor = found[slot.name]
         if tensor.shape != slot.shape:
-            raise ValueError(f"tensor {tensor.name!r} has shape {tensor.shape}; config.json asks for {slot.shape}")
+            raise ValueError(
+                f"tensor {tensor.name!r} has shape {tensor.shape}; config.json asks for {slot.shape}{hint}"
+            )
         if tensor.dtype not in FLOATS:
             raise ValueError(f"tensor {tensor.name!r} is {tensor.dtype}; only {', '.join(FLOATS)} are supported")
     for repeat, original in repeats:

@@ -18,12 +18,13 @@ from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, 
 from fxformer.hf.layout import Axes, Fused, Joined
 from fxformer.hf.llama import BUFFERS, COPIES, EMBED, FFN, NORMS, STACKED_EXPERTS
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts, read_head
 from fxformer.hf.rope import DEFAULTS, read_rope, rope_of, write_rope
 from fxformer.layers.attention import MLA
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -124,7 +125,7 @@ def _model(
     return Transformer(
         embed=Embed(vocab=settings["vocab_size"], width=settings["hidden_size"], init=init),
         stack=Stack(groups=runs if len(runs) < 3 else fold([blocks[kind] for kind in kinds]), norm=norm),
-        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
+        head=read_head(settings, init),
     )
 
 
@@ -419,6 +420,9 @@ LEFT_OUT = (*BUFFERS, "layers.{depth}.*")
 
 DEEPSEEK_V2 = Family(
     architecture="DeepseekV2ForCausalLM",
+    classes=decoder_classes("DeepseekV2", without=("ForTokenClassification",)),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         **COMMON,
         "vocab_size": 102400,
@@ -452,6 +456,9 @@ DEEPSEEK_V2 = Family(
 
 DEEPSEEK_V3 = Family(
     architecture="DeepseekV3ForCausalLM",
+    classes=decoder_classes("DeepseekV3"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={**V3_SIZES, "rope_interleave": True},
     optional=frozenset({"q_lora_rank"}),
     fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
@@ -468,6 +475,9 @@ DEEPSEEK_V3 = Family(
 
 DEEPSEEK_V32 = Family(
     architecture="DeepseekV32ForCausalLM",
+    classes=decoder_classes("DeepseekV32", without=("ForSequenceClassification", "ForTokenClassification")),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         **V3_SIZES,
         "max_position_embeddings": 163840,

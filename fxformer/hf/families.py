@@ -18,9 +18,10 @@ from fxformer.hf.llama import LLAMA
 from fxformer.hf.mistral import MISTRAL
 from fxformer.hf.mixtral import MIXTRAL
 from fxformer.hf.olmo2 import OLMO2
+from fxformer.hf.parts import Parts, classes_of, label_names
 from fxformer.hf.qwen3 import QWEN3
 from fxformer.hf.switch import SWITCH
-from fxformer.hf.t5 import T5
+from fxformer.hf.t5 import T5, T5_ENCODER
 from fxformer.model import Transformer
 
 FAMILIES: dict[str, Family] = {
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "albert": ALBERT,
     "t5": T5,
+    "t5-encoder": T5_ENCODER,
     "switch_transformers": SWITCH,
     "deepseek_v2": DEEPSEEK_V2,
     "deepseek_v3": DEEPSEEK_V3,
@@ -46,6 +48,8 @@ FAMILIES: dict[str, Family] = {
 }
 # A model_type that stands for two families, a setting that only the second has, and the second.
 SECOND = {"chatglm": ("multi_query_group_num", "chatglm2")}
+# A class that is a family of its own among those of its model_type.
+BY_CLASS = {("t5", T5_ENCODER.architecture): "t5-encoder"}
 
 
 def family_of(config: Settings) -> Family:
@@ -53,22 +57,27 @@ def family_of(config: Settings) -> Family:
     model_type = config.get("model_type")
     if isinstance(model_type, str) and model_type in SECOND and SECOND[model_type][0] in config:
         model_type = SECOND[model_type][1]
+    named = config.get("architectures")
+    own = (key for (kind, name), key in BY_CLASS.items() if kind == model_type and named == [name])
+    model_type = next(own, model_type)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(f"config.json has model_type={model_type!r}; only {', '.join(FAMILIES)} are supported")
     return FAMILIES[model_type]
 
 
-def express(spec: Transformer) -> tuple[str, Settings]:
-    """(model_type, settings) of the first family whose config, read back, computes what `spec` computes."""
+def express(spec: Transformer) -> tuple[str, Parts, Settings]:
+    """(model_type, parts, settings) of the first family whose config, read back, computes what `spec` computes."""
     misfits: dict[str, list[str]] = {}
     for model_type, family in FAMILIES.items():
         try:
             config = family.write(spec)
             if config is None:
                 continue
-            misfit = difference(_flat(family.read(settings(family, config))), _flat(spec))
+            parts, *_ = family.parts_of(spec)
+            config = {"architectures": classes_of(family, parts), **config, **label_names(spec)}
+            misfit = difference(_flat(family.read({**settings(family, config), "parts": parts})), _flat(spec))
             if misfit is None:
-                return model_type, config
+                return model_type, parts, config
         except ValueError as error:
             misfit = f"refused, {error}"
         misfits.setdefault(misfit, []).append(model_type)

@@ -17,7 +17,11 @@ from fxformer.model import Transformer
 class Family:
     """One Hugging Face `model_type` in both directions.
 
-    architecture: the class that `transformers` makes of it.
+    architecture: the class that `transformers` makes of it where config.json does not name one of `classes`.
+    classes: the parts that each class adds to the bare model; none where there is one class only.
+    parts: the lines of the name table that each part adds. spare: parts that a checkpoint may lack, and for each of
+    them those that cannot be without it.
+    parts_of: Spec -> the parts that it has, in the order in which they are preferred where several say the same.
     defaults: the settings that `read` sees, with the values `transformers` takes where config.json is silent.
     optional: those of them that may be null, as may those whose default is null; what is no null is checked by KINDS.
     synonyms: other names of them. unseen: sizes among them that no stored tensor shows.
@@ -34,6 +38,10 @@ class Family:
     """
 
     architecture: str
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    spare: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts_of: Callable[[Transformer], tuple[frozenset[str], ...]] = lambda spec: (frozenset(),)
     defaults: Settings
     optional: frozenset[str] = frozenset()
     synonyms: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +110,12 @@ CHANGES = {
 
 
 def settings(family: Family, config: Settings) -> Settings:
-    """Every setting that the family reads; raises ValueError for one that it may not be or that another model reads."""
-    config, fixed = _named(family, config), {**FIXED, **family.fixed}
+    """Every setting that the family reads, and by config.json the `parts` of its class and their number of `labels`.
+
+    Raises ValueError for a setting that may not be as it is, or that another model reads.
+    """
+    config = _named(family, config)
+    fixed = {key: value for key, value in {**FIXED, **family.fixed}.items() if key not in family.inert}
     for key, value in config.items():
         if key in fixed:
             _check_fixed(key, value, fixed[key])
@@ -114,7 +126,23 @@ def settings(family: Family, config: Settings) -> Settings:
         value = config.get(key, default)
         null = value is None and (default is None or key in family.optional)
         read[key] = None if null else checked(key, value, default)
-    return {**family.fixed, **read}
+    return {**family.fixed, **read, "parts": declared_parts(family, config), "labels": _labels(config)}
+
+
+def declared_parts(family: Family, config: Settings) -> frozenset[str]:
+    """The parts of the classes that config.json names, or of the usual one where it names none that is known."""
+    named = config.get("architectures")
+    names = [] if named is None else checked("architectures", named)
+    known = [name for name in names if name in family.classes]
+    return frozenset(part for name in known or [family.architecture] for part in family.classes.get(name, ()))
+
+
+def _labels(config: Settings) -> int:
+    """The number of classes that a model tells apart."""
+    names, number = config.get("id2label"), config.get("num_labels")
+    if names:
+        return len(checked("id2label", names))
+    return 2 if number is None else checked("num_labels", number)
 
 
 def unread(family: Family, config: Settings, understood: Settings) -> list[str]:

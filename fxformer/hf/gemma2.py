@@ -22,9 +22,10 @@ from fxformer.hf.llama import (
 )
 from fxformer.hf.masks import FULL, SLIDING, read_masks, write_masks
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.attention import GQA
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import HeadSpec, Tied, Untied
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.ops.rotary import Rotary, YaRN, magnitude
@@ -45,18 +46,33 @@ def read(settings: Settings) -> Transformer:
     return replace(
         spec,
         embed=replace(spec.embed, scale=math.sqrt(width)),
-        head=replace(spec.head, softcap=settings["final_logit_softcapping"]),
+        head=_capped(spec.head, settings["final_logit_softcapping"]),
     )
+
+
+def _capped(head: HeadSpec, bound: float | None) -> HeadSpec:
+    """A head over the vocabulary with bounded logits; others have none to bound."""
+    match head:
+        case Tied() | Untied():
+            return replace(head, softcap=bound)
+    return head
+
+
+def _bound(head: HeadSpec) -> Settings:
+    """The setting that `_capped` reads."""
+    match head:
+        case Tied(softcap=bound) | Untied(softcap=bound):
+            return {"final_logit_softcapping": bound}
+    return {}
 
 
 def write(spec: Transformer) -> Settings | None:
     """The config of a decoder with rotary positions and a GLU whose heads divide the width."""
     block = spec.stack.blocks[0]
-    match block.attention, spec.head:
-        case (
-            GQA(rotary=Rotary() as rotary, scale=scale, softcap=bound, key_width=key_width, heads=heads),
-            Tied(softcap=last) | Untied(softcap=last),
-        ) if spec.embed.width % heads == 0:
+    match block.attention:
+        case GQA(rotary=Rotary() as rotary, scale=scale, softcap=bound, key_width=key_width, heads=heads) if (
+            spec.embed.width % heads == 0
+        ):
             stretch = magnitude(rotary.scaling.factor) if type(rotary.scaling) is YaRN else 1.0
             divisor = key_width if scale is None else max(round((stretch**2 / scale) ** 2), 1)
             config = write_model(spec, block.ffn, {*GEMMA2.defaults, "hidden_act"}, divisor=divisor)
@@ -68,13 +84,16 @@ def write(spec: Transformer) -> Settings | None:
                 "hidden_activation": config["hidden_act"],
                 "query_pre_attn_scalar": divisor,
                 "attn_logit_softcapping": bound,
-                "final_logit_softcapping": last,
+                **_bound(spec.head),
             }
     return None
 
 
 GEMMA2 = Family(
     architecture="Gemma2ForCausalLM",
+    classes=decoder_classes("Gemma2"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 256000,
         "hidden_size": 2304,

@@ -22,6 +22,7 @@ from fxformer.hf.llama import (
     write_model,
 )
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS, part_of
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
@@ -44,6 +45,9 @@ def write(spec: Transformer) -> Settings | None:
 
 GLM = Family(
     architecture="GlmForCausalLM",
+    classes=decoder_classes("Glm"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 151552,
         "hidden_size": 4096,

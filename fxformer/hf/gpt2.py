@@ -11,10 +11,11 @@ from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes, Fused
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, LM_HEAD, SCORE, TOKEN_SCORE, decoder_parts, read_head
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed, Learned
 from fxformer.layers.ffn import MLP
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -60,7 +61,7 @@ def read(settings: Settings) -> Transformer:
             init=init,
         ),
         stack=Stack(groups=fold(_scaled(settings, block)), norm=norm),
-        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
+        head=read_head(settings, init),
     )
 
 
@@ -129,11 +130,24 @@ TENSORS = (
     tensor("transformer.h.{}.mlp.c_proj.bias", "stack.{}.ffn.down.bias"),
     tensor("transformer.ln_f.weight", "stack.final_norm.scale"),
     tensor("transformer.ln_f.bias", "stack.final_norm.bias"),
-    tensor("lm_head.weight", "head.out.weight", layout=Axes("d v -> v d")),
 )
 
 GPT2 = Family(
     architecture="GPT2LMHeadModel",
+    classes={
+        "GPT2LMHeadModel": (LM_HEAD,),
+        "GPT2Model": (),
+        "GPT2ForSequenceClassification": (SCORE,),
+        "GPT2ForTokenClassification": (TOKEN_SCORE,),
+    },
+    parts={
+        **DECODER_PARTS,
+        TOKEN_SCORE: (
+            tensor("classifier.weight", "head.out.weight", layout=Axes("d y -> y d")),
+            tensor("classifier.bias", "head.out.bias"),
+        ),
+    },
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 50257,
         "n_positions": 1024,

@@ -23,6 +23,7 @@ from fxformer.hf.llama import (
 )
 from fxformer.hf.masks import FULL, SLIDING, read_masks, write_masks
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.ffn import GLU, MoE
 from fxformer.layers.project import Normal
@@ -78,6 +79,9 @@ def write(spec: Transformer) -> Settings | None:
 
 GPT_OSS = Family(
     architecture="GptOssForCausalLM",
+    classes=decoder_classes("GptOss"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 201088,
         "hidden_size": 2880,

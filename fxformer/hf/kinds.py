@@ -139,7 +139,7 @@ KINDS: Mapping[str, Kind] = {
         (
             *("tie_word_embeddings", "attention_bias", "mlp_bias", "add_bias_linear", "add_qkv_bias", "router_bias"),
             *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "scale_decoder_outputs", "is_gated_act"),
-            *("use_sliding_window", "norm_topk_prob", "rope_interleave", "truncate"),
+            *("use_sliding_window", "norm_topk_prob", "rope_interleave", "truncate", "is_decoder"),
         ),
         SWITCH,
     ),

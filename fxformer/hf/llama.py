@@ -13,11 +13,12 @@ from fxformer.hf.depth import fold
 from fxformer.hf.family import ACTIVATION_NAMES, ACTIVATIONS, Family, Settings, count
 from fxformer.hf.layout import Axes, Joined
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts, read_head
 from fxformer.hf.rope import DEFAULTS, read_rope, share, write_rope
 from fxformer.layers.attention import GQA
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, FFNSpec
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import Tied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import Normal
 from fxformer.layers.residual import Residual
@@ -89,7 +90,7 @@ def read_model(settings: Settings, blocks: Sequence[Block]) -> Transformer:
     return Transformer(
         embed=Embed(vocab=settings["vocab_size"], width=settings["hidden_size"], init=init),
         stack=Stack(groups=fold(blocks), norm=blocks[-1].residual.norm),
-        head=Tied() if settings["tie_word_embeddings"] else Untied(init=init),
+        head=read_head(settings, init),
     )
 
 
@@ -136,7 +137,6 @@ def write_model(
 EMBED = (
     tensor("model.embed_tokens.weight", "embed.table"),
     tensor("model.norm.weight", "stack.final_norm.scale"),
-    tensor("lm_head.weight", "head.out.weight", layout=Axes("d v -> v d")),
 )
 NORMS = (
     tensor("model.layers.{}.input_layernorm.weight", "stack.{}.attention_residual.before.scale"),
@@ -180,6 +180,9 @@ COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
 
 LLAMA = Family(
     architecture="LlamaForCausalLM",
+    classes=decoder_classes("Llama"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 32000,
         "hidden_size": 4096,

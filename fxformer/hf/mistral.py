@@ -18,6 +18,7 @@ from fxformer.hf.llama import (
     write_model,
 )
 from fxformer.hf.masks import window
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
@@ -43,6 +44,9 @@ def write(spec: Transformer) -> Settings | None:
 
 MISTRAL = Family(
     architecture="MistralForCausalLM",
+    classes=decoder_classes("Mistral"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 32000,
         "hidden_size": 4096,

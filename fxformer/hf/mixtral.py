@@ -23,6 +23,7 @@ from fxformer.hf.llama import (
 )
 from fxformer.hf.masks import window
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.ffn import GLU, MoE
 from fxformer.layers.project import Normal
@@ -64,6 +65,9 @@ def write(spec: Transformer) -> Settings | None:
 
 MIXTRAL = Family(
     architecture="MixtralForCausalLM",
+    classes=decoder_classes("Mixtral"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 32000,
         "hidden_size": 4096,

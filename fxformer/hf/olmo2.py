@@ -18,6 +18,7 @@ from fxformer.hf.llama import (
     write_model,
 )
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
@@ -38,6 +39,9 @@ def write(spec: Transformer) -> Settings | None:
 
 OLMO2 = Family(
     architecture="Olmo2ForCausalLM",
+    classes=decoder_classes("Olmo2", without=("ForTokenClassification",)),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 50304,
         "hidden_size": 4096,

@@ -19,6 +19,7 @@ from fxformer.hf.llama import (
 )
 from fxformer.hf.masks import FULL, SLIDING, read_masks, write_masks
 from fxformer.hf.names import tensor
+from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
@@ -49,6 +50,9 @@ def write(spec: Transformer) -> Settings | None:
 
 QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
+    classes=decoder_classes("Qwen3"),
+    parts=DECODER_PARTS,
+    parts_of=decoder_parts,
     defaults={
         "vocab_size": 151936,
         "hidden_size": 4096,

@@ -1,4 +1,4 @@
-"""T5 v1.0 and v1.1 (`T5ForConditionalGeneration`): no biases, one table of logit biases a stack.
+"""T5 v1.0 and v1.1 (`T5ForConditionalGeneration`, `T5EncoderModel`): no biases, one table of logit biases a stack.
 
 transformers 5 ties the head to the embedding unless both are stored and differ, and scales what goes into it by
 `scale_decoder_outputs`; transformers 4 does both by `tie_word_embeddings`. In half precision it clamps the stream where
@@ -8,6 +8,7 @@ that overflows; we do not.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fxformer.block import Block
 from fxformer.hf.depth import fold
@@ -19,7 +20,7 @@ from fxformer.layers.attention import GQA
 from fxformer.layers.bias import Buckets
 from fxformer.layers.embed import Embed
 from fxformer.layers.ffn import GLU, MLP, FFNSpec
-from fxformer.layers.head import HeadSpec, Tied, Untied
+from fxformer.layers.head import Bare, HeadSpec, Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal
 from fxformer.layers.residual import Residual
@@ -34,6 +35,13 @@ COPIES = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.wei
 
 def read(settings: Settings) -> Transformer:
     """The Spec of a T5 config."""
+    ffn, depth = _ffn(settings), count(settings, "num_decoder_layers", settings["num_layers"])
+    head = head_of(settings, scaled=_scaled(settings))
+    return encoder_decoder(settings, [ffn] * settings["num_layers"], [ffn] * depth, head)
+
+
+def _ffn(settings: Settings) -> FFNSpec:
+    """The dense feed-forward layer."""
     *gated, name = settings["feed_forward_proj"].split("-")
     if gated not in ([], ["gated"]):
         raise ValueError(
@@ -41,16 +49,13 @@ def read(settings: Settings) -> Transformer:
         )
     name = "gelu_new" if settings["feed_forward_proj"] == "gated-gelu" else name
     layer = GLU if (bool(gated) if settings["is_gated_act"] is None else settings["is_gated_act"]) else MLP
-    ffn = layer(
+    return layer(
         inner=settings["d_ff"],
         activation=nearest(ACTIVATIONS, settings["dense_act_fn"] or name, "dense_act_fn"),
         dropout=settings["dropout_rate"],
         up_init=FanIn(settings["initializer_factor"]),
         down_init=FanIn(settings["initializer_factor"]),
     )
-    depth = count(settings, "num_decoder_layers", settings["num_layers"])
-    head = head_of(settings, scaled=_scaled(settings))
-    return encoder_decoder(settings, [ffn] * settings["num_layers"], [ffn] * depth, head)
 
 
 def _scaled(settings: Settings) -> bool:
@@ -70,87 +75,131 @@ def encoder_decoder(
     settings: Settings, encoder: Sequence[FFNSpec], decoder: Sequence[FFNSpec], head: HeadSpec
 ) -> Transformer:
     """T5 with these feed-forward layers in its encoder and in its decoder."""
-    width, key_width, heads = settings["d_model"], settings["d_kv"], settings["num_heads"]
-    gain, rate = settings["initializer_factor"], settings["dropout_rate"]
-    norm = Norm(kind="rms", eps=settings["layer_norm_epsilon"])
-
-    def attention(mask: Mask) -> GQA:
-        return GQA(
-            heads=heads,
-            kv_heads=heads,
-            key_width=key_width,
-            mask=mask,
-            scale=1.0,
-            dropout=rate,
-            init=FanIn(gain / math.sqrt(key_width)),
-            key_init=FanIn(gain),
-            value_init=FanIn(gain),
-            out_init=FanIn(gain),
-        )
-
-    def stack(ffns: Sequence[FFNSpec], block: Block, *, bidirectional: bool) -> Stack:
-        bias = Buckets(
-            heads=heads,
-            count=settings["relative_attention_num_buckets"],
-            max_distance=settings["relative_attention_max_distance"],
-            bidirectional=bidirectional,
-            deviation=gain / math.sqrt(width),
-        )
-        groups = fold([replace(block, ffn=ffn) for ffn in ffns])
-        return Stack(groups=groups, norm=norm, bias=bias, dropout=rate)
-
-    residual = Residual(placement="pre", norm=norm, dropout=rate)
-    reader = Block(attention=attention(Full()), ffn=encoder[0], residual=residual)
-    writer = Block(attention=attention(Causal()), cross=attention(Full()), ffn=decoder[0], residual=residual)
+    writer = replace(_block(settings, Causal(), decoder[0]), cross=_attention(settings, Full()))
     return Transformer(
-        embed=Embed(vocab=settings["vocab_size"], width=width, dropout=rate, init=Normal(gain)),
-        encoder=stack(encoder, reader, bidirectional=True),
-        stack=stack(decoder, writer, bidirectional=False),
+        embed=_embed(settings),
+        encoder=_stack(settings, encoder, _block(settings, Full(), encoder[0]), bidirectional=True),
+        stack=_stack(settings, decoder, writer, bidirectional=False),
         head=head,
     )
 
 
+def read_encoder(settings: Settings) -> Transformer:
+    """The Spec of the encoder of a T5 config alone."""
+    ffns = [_ffn(settings)] * settings["num_layers"]
+    stack = _stack(settings, ffns, _block(settings, Full(), ffns[0]), bidirectional=True)
+    return Transformer(embed=_embed(settings), stack=stack, head=Bare())
+
+
+def _embed(settings: Settings) -> Embed:
+    rate, init = settings["dropout_rate"], Normal(settings["initializer_factor"])
+    return Embed(vocab=settings["vocab_size"], width=settings["d_model"], dropout=rate, init=init)
+
+
+def _block(settings: Settings, mask: Mask, ffn: FFNSpec) -> Block:
+    """A layer without cross-attention."""
+    residual = Residual(placement="pre", norm=_norm(settings), dropout=settings["dropout_rate"])
+    return Block(attention=_attention(settings, mask), ffn=ffn, residual=residual)
+
+
+def _attention(settings: Settings, mask: Mask) -> GQA:
+    gain, key_width = settings["initializer_factor"], settings["d_kv"]
+    return GQA(
+        heads=settings["num_heads"],
+        kv_heads=settings["num_heads"],
+        key_width=key_width,
+        mask=mask,
+        scale=1.0,
+        dropout=settings["dropout_rate"],
+        init=FanIn(gain / math.sqrt(key_width)),
+        key_init=FanIn(gain),
+        value_init=FanIn(gain),
+        out_init=FanIn(gain),
+    )
+
+
+def _norm(settings: Settings) -> Norm:
+    return Norm(kind="rms", eps=settings["layer_norm_epsilon"])
+
+
+def _stack(settings: Settings, ffns: Sequence[FFNSpec], block: Block, *, bidirectional: bool) -> Stack:
+    """Layers like `block` with these feed-forward layers, and one table of logit biases for all."""
+    bias = Buckets(
+        heads=settings["num_heads"],
+        count=settings["relative_attention_num_buckets"],
+        max_distance=settings["relative_attention_max_distance"],
+        bidirectional=bidirectional,
+        deviation=settings["initializer_factor"] / math.sqrt(settings["d_model"]),
+    )
+    groups = fold([replace(block, ffn=ffn) for ffn in ffns])
+    return Stack(groups=groups, norm=_norm(settings), bias=bias, dropout=settings["dropout_rate"])
+
+
 def write(spec: Transformer) -> Settings | None:
     """The config of a T5 whose feed-forward layers are dense."""
-    sizes, head = sizes_of(spec), spec.head
-    match spec.stack.groups[0].blocks[0].ffn, head:
-        case (MLP() | GLU()) as ffn, Tied() | Untied() if sizes is not None:
+    sizes, ffn, head = sizes_of(spec), _write_ffn(spec.stack), spec.head
+    match head:
+        case Tied() | Untied() if sizes is not None and ffn is not None:
+            scaled = head.scale != 1
+            return {**sizes, **ffn, "tie_word_embeddings": type(head) is Tied, "scale_decoder_outputs": scaled}
+    return None
+
+
+def write_encoder(spec: Transformer) -> Settings | None:
+    """The config of the encoder of such a T5 alone."""
+    ffn = _write_ffn(spec.stack)
+    if spec.encoder is not None or ffn is None:
+        return None
+    sizes = _stack_sizes(spec, spec.stack)
+    if sizes is None:
+        return None
+    named = {"model_type": "t5", "is_encoder_decoder": False}
+    return {**sizes, **ffn, **named, "num_layers": spec.stack.depth, "num_decoder_layers": spec.stack.depth}
+
+
+def _write_ffn(stack: Stack) -> Settings | None:
+    match stack.blocks[0].ffn:
+        case (MLP() | GLU()) as ffn:
             name = nearest(ACTIVATION_NAMES, ffn.activation, "activation of transformers")
             gated = type(ffn) is GLU
             return {
-                **sizes,
                 "d_ff": ffn.inner,
                 "feed_forward_proj": f"gated-{name}" if gated else name,
                 "dense_act_fn": name,
                 "is_gated_act": gated,
-                "tie_word_embeddings": type(head) is Tied,
-                "scale_decoder_outputs": head.scale != 1,
             }
     return None
 
 
 def sizes_of(spec: Transformer) -> Settings | None:
     """The settings of an encoder and a decoder with bucketed logit biases, except of feed-forward layers and head."""
-    match spec.encoder, spec.stack:
-        case Stack() as encoder, Stack(bias=Buckets() as bias) as stack:
-            attention = stack.groups[0].blocks[0].attention
-            if type(attention) is not GQA:
-                return None
+    sizes = None if spec.encoder is None else _stack_sizes(spec, spec.stack)
+    if spec.encoder is None or sizes is None:
+        return None
+    return {
+        **sizes,
+        "num_layers": spec.encoder.depth,
+        "num_decoder_layers": spec.stack.depth,
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+    }
+
+
+def _stack_sizes(spec: Transformer, stack: Stack) -> dict[str, Any] | None:
+    """The settings of one stack with bucketed logit biases, and of the embedding."""
+    match stack.bias, stack.blocks[0].attention:
+        case Buckets() as bias, GQA() as attention:
             return {
                 "vocab_size": spec.embed.vocab,
                 "d_model": spec.embed.width,
                 "d_kv": attention.key_width,
                 "num_heads": attention.heads,
-                "num_layers": encoder.depth,
-                "num_decoder_layers": stack.depth,
                 "relative_attention_num_buckets": bias.count,
                 "relative_attention_max_distance": bias.max_distance,
                 "dropout_rate": spec.embed.dropout,
                 "layer_norm_epsilon": stack.norm.eps,
                 "initializer_factor": spec.embed.init.std(spec.embed.width, spec.embed.vocab),
-                "is_encoder_decoder": True,
-                "pad_token_id": 0,
-                "decoder_start_token_id": 0,
             }
     return None
 
@@ -225,18 +274,18 @@ SYNONYMS = {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_h
 # A head of logit biases of cross-attention was stored with the first checkpoints and never read.
 BUFFERS = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
+DENSE: Settings = {
+    **DEFAULTS,
+    "num_layers": 6,
+    "num_decoder_layers": None,
+    "feed_forward_proj": "relu",
+    "dense_act_fn": None,
+    "is_gated_act": None,
+    "scale_decoder_outputs": None,
+}
 T5 = Family(
     architecture="T5ForConditionalGeneration",
-    defaults={
-        **DEFAULTS,
-        "num_layers": 6,
-        "num_decoder_layers": None,
-        "feed_forward_proj": "relu",
-        "dense_act_fn": None,
-        "is_gated_act": None,
-        "scale_decoder_outputs": None,
-    },
-    synonyms={**SYNONYMS, "head_dim": "d_kv"},
+    defaults=DENSE,
     fixed={"is_encoder_decoder": True},
     inert=frozenset({"n_positions", "classifier_dropout"}),
     read=read,
@@ -246,4 +295,17 @@ T5 = Family(
     prefix="",
     buffers=BUFFERS,
     copies=COPIES,
+)
+
+# What is stored of a decoder beside it is not read, as in transformers; is_encoder_decoder says what it was cut from.
+T5_ENCODER = Family(
+    architecture="T5EncoderModel",
+    defaults=DENSE,
+    inert=frozenset({"n_positions", "classifier_dropout", "is_encoder_decoder"}),
+    read=read_encoder,
+    write=write_encoder,
+    tensors=(ENDS[0], *tensors_of("encoder", "stack")),
+    prefix="",
+    buffers=("decoder.*", "lm_head.weight"),
+    copies={"encoder.embed_tokens.weight": SHARED},
 )

@@ -9,7 +9,7 @@ from jax import Array
 
 from fxformer.axes import logical
 from fxformer.coords import Coords
-from fxformer.fields import Count, Number, Positive, check_fields
+from fxformer.fields import Count, Number, Positive, Size, check_fields
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.number import like
 from fxformer.layers.project import FanIn, Init, Normal, Project, parameter, zeros
@@ -69,6 +69,31 @@ class Bare:
     """No readout: what stands in the place of logits is the stream itself, [B, T, D]."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Logits are x W + b of `labels` classes for each token, [B, T, labels]; a decoder's last speaks for a text."""
+
+    labels: Size
+    bias: bool = True
+    init: Init = Normal()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Logits are x W + b, [B, T, 2]: that an answer starts at a token, and that it ends there, a softmax over T each.
+
+    Devlin et al. 2019, section 4.2.
+    """
+
+    init: Init = Normal()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 class TiedModule(nn.Module):
     """Has no parameters."""
 
@@ -109,6 +134,27 @@ class TransformedModule(nn.Module):
         return logits_BTV + parameter(self, "bias", zeros, "v", {"v": vocab}).astype(logits_BTV.dtype)
 
 
+class LabelsModule(nn.Module):
+    """Parameter `out`."""
+
+    spec: Labels
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
+        spec = self.spec
+        return Project("btd,dy->bty", {"y": spec.labels}, spec.bias, spec.init, LOGITS, name="out")(x_BTD)
+
+
+class SpanModule(nn.Module):
+    """Parameter `out`."""
+
+    spec: Span
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, table_VD: Array) -> Array:
+        return Project("btd,dy->bty", {"y": 2}, True, self.spec.init, LOGITS, name="out")(x_BTD)
+
+
 class BareModule(nn.Module):
     """Has no parameters."""
 
@@ -128,8 +174,18 @@ def __getattr__(name: str) -> type:
 
 
 READOUTS = {Tied: TiedModule, Untied: UntiedModule}
-HEADS = {**READOUTS, Transformed: TransformedModule, Bare: BareModule}
-HeadSpec = Tied | Untied | Transformed | Bare
+OVER_TOKENS = {**READOUTS, Transformed: TransformedModule}
+HEADS = {**OVER_TOKENS, Bare: BareModule, Labels: LabelsModule, Span: SpanModule}
+HeadSpec = Tied | Untied | Transformed | Bare | Labels | Span
+
+
+def check_over_tokens(head: HeadSpec) -> None:
+    """Raise ValueError for a head whose logits are not of tokens, so that they choose none."""
+    if type(head) not in OVER_TOKENS:
+        raise ValueError(
+            f"the model has no head that says which token stands where, but {type(head).__name__}; take one that has, "
+            "like a -mlm of BERT, or a decoder with its lm_head"
+        )
 
 
 def _compare(x_BTD: Array, table_VD: Array) -> Array:

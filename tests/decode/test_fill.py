@@ -55,6 +55,17 @@ def test_masks_are_filled_from_the_surest_on(rounds):
     assert not (ours == MASK).any() and (ours == tokens)[tokens != MASK].all()
 
 
+def test_texts_of_a_bucket_share_what_is_compiled(programs):
+    params, (tokens, _) = disturbed(ENCODER), masked_rows()
+    fill_masks(ENCODER, params, tokens, MASK)
+    before = programs()
+    for length in (9, 15):
+        text = np.resize(tokens, (2, length))
+        found = np.asarray(fill_masks(ENCODER, params, text, MASK, rounds=2))
+        assert found.shape == (2, length) and (found == text)[text != MASK].all() and not (found == MASK).any()
+    assert programs() == before
+
+
 def test_the_number_of_rounds_matters():
     params, (tokens, coords) = disturbed(ENCODER, seed=4), masked_rows()
     once, each = (np.asarray(fill_masks(ENCODER, params, tokens, MASK, rounds=n, coords=coords)) for n in (1, None))
@@ -91,6 +102,9 @@ def test_blanks_are_written_as_the_model_reads_them_when_it_is_trained(name):
     stop, written = next(found for found in tried if several_lengths(found[1]))
     for row in range(2):
         check_row(spec, params, tokens[row], written[row], stop)
+    whole = np.asarray(fill(stop=stop))
+    behind = np.cumsum(whole == stop, axis=-1) - (whole == stop) > 0
+    np.testing.assert_array_equal(fill(stop=stop, pad=PADS), np.where(behind, PADS, whole))
 
 
 def test_a_blank_is_written_where_the_text_and_the_piece_have_positions_each():

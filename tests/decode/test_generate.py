@@ -134,35 +134,22 @@ def chi_square(drawn, probability):
     return (np.sum((observed - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom)
 
 
-@pytest.fixture
-def compiled():
-    """How many programs XLA has been asked for."""
-    programs = []
-
-    def listen(event, seconds, **more):
-        programs.extend([None] * (event == "/jax/core/compile/backend_compile_duration"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield lambda: len(programs)
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def test_all_requests_of_a_bucket_share_what_is_compiled(compiled):
+def test_all_requests_of_a_bucket_share_what_is_compiled(programs):
     """Lengths of the prompt, new tokens, stops, numbers of any type; the next bucket of each is one more program."""
     spec = toy(vocab=13, depth=1, inner=7)
     params, tokens = disturbed(spec), np.random.default_rng(0).integers(0, 13, (2, 20))
     key = jax.random.key(0)
     fx.generate(spec, params, tokens[:, :5], 4, key=key, temperature=0.5, top_p=0.9, stop=2)
-    first = compiled()
+    first = programs()
     for count in range(2, 17):
         options = {"stop": 5, "min_new_tokens": 2, "temperature": count, "top_p": np.float64(0.5)}
         length = min(count, 16)
         text = fx.generate(spec, params, tokens[:, :length], count, key=key, **options)
         assert text.shape == (2, length + count)
-    assert first > 0 and compiled() == first
+    assert first > 0 and programs() == first
     options = {"key": key, "temperature": 0.5, "top_p": 0.9, "stop": 2}
     assert fx.generate(spec, params, tokens[:, :5], 17, **options).shape == (2, 5 + 17)
-    assert 1 <= compiled() - first <= 3
+    assert 1 <= programs() - first <= 3
 
 
 def test_text_is_that_of_a_cache_without_spare_room():
@@ -209,8 +196,8 @@ def test_a_stream_may_be_left_and_its_tokens_stay():
     np.testing.assert_array_equal(np.stack([first, second], axis=1), text[:, :2])
 
 
-def test_an_encoder_decoder_writes_what_each_source_asks_for():
-    """Sources and prompts of two lengths, padded on both sides, each as alone."""
+def test_an_encoder_decoder_writes_what_each_source_asks_for(programs):
+    """Sources and prompts of two lengths, padded on both sides, each as alone; sources of a bucket share programs."""
     spec = replace(fx.zoo.tiny("t5-small"), embed=replace(fx.zoo.tiny("t5-small").embed, vocab=13))
     params = disturbed(spec)
     rng = np.random.default_rng(5)
@@ -222,6 +209,17 @@ def test_an_encoder_decoder_writes_what_each_source_asks_for():
         alone = jnp.asarray(source[row, read[row]][None])
         assert text[row].tolist() == greedy(spec, params, prompt[row, valid[row]], 6, encoder_tokens=alone)
     assert text[0].tolist() != text[1].tolist()
+    shorter, before = padded(np.ones((2, 3), bool)), programs()
+    fx.generate(spec, params, prompt, 4, coords=shorter, encoder_tokens=source[:, :4])
+    assert programs() == before
+
+
+def test_what_an_encoder_cannot_read_is_refused():
+    """Before anything is compiled: within `jit` a token beyond the vocabulary would go unnoticed."""
+    beyond, nothing = np.full((2, 3), 256), np.zeros((2, 0), int)
+    for read, words in ((beyond, "token 256 is outside the vocabulary of 256"), (nothing, r"are \[2, 0\]: none; give")):
+        with pytest.raises(ValueError, match=words):
+            request_of(fx.zoo.tiny("t5-small"), Given(np.zeros((2, 1), int), encoder_tokens=read), Ends(3))
 
 
 def test_a_prompt_that_is_a_prefix_is_read_in_both_directions():

@@ -14,7 +14,7 @@ from fxformer.layers.attention import GQA
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import Labels, Span, Tied, Untied
 from fxformer.ops.bias import BucketBias, DistanceBias
 from tests.ops import reference as ops
 
@@ -134,6 +134,7 @@ HEADS = {
     Untied: lambda spec, params, x, table: capped(
         spec.softcap, linear(params["head"]["out"], "btd,dv->btv", spec.scale * x)
     ),
+    **dict.fromkeys((Labels, Span), lambda spec, params, x, table: linear(params["head"]["out"], "btd,dy->bty", x)),
 }
 
 

@@ -16,7 +16,7 @@ from fxformer.layers.attention import GQA, MLA
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import Buckets
 from fxformer.layers.ffn import GLU, MoE
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import HeadSpec, Labels, Span, Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS
 from fxformer.model import Params, abstract_params
@@ -53,6 +53,8 @@ SCALED: dict[type, Scaling] = {
     YaRN: YaRN(factor=8.0, original_length=64, fast=2.0, slow=0.5),
     Llama3: Llama3(factor=8.0, original_length=64),
 }
+# Heads that no toy chooses: what they say is not of tokens.
+SAYING: dict[type, HeadSpec] = {Labels: Labels(labels=5), Span: Span()}
 
 
 def toy(**choices) -> fx.Transformer:
@@ -109,6 +111,7 @@ def written() -> dict[str, fx.Transformer]:
         "embed=normed": replace(base, embed=replace(base.embed, norm=Norm(kind="layer", bias=True))),
         "head=biased": replace(base, head=Untied(bias=True)),
         "head=capped": replace(base, head=Tied(scale=0.5, softcap=3.0)),
+        **{f"head={kind.__name__.lower()}": replace(base, head=head) for kind, head in SAYING.items()},
         "attention=sinks": with_attention(base, sinks=True, head_gains=True, out_bias=True),
         "attention=normed": with_attention(
             base, qk_norm=rms, joint_norm=True, value_norm=rms, out_norm=Norm(kind="layer", bias=True)

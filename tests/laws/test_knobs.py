@@ -18,7 +18,7 @@ from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP, MoE
-from fxformer.layers.head import Tied, Untied
+from fxformer.layers.head import Labels, Span, Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Normal, Truncated
 from fxformer.layers.residual import PLACEMENTS
@@ -63,6 +63,7 @@ OTHERS = {  # what one of several kinds could be instead; a part of one kind onl
     Truncated: Normal(0.7),
     Tied: Untied(),
     Untied: Tied(),
+    **dict.fromkeys((Labels, Span), Tied()),
     Sinusoidal: Learned(limit=64),
     Learned: Sinusoidal(),
     LearnedPair: Sinusoidal(),

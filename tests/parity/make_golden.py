@@ -53,6 +53,9 @@ ROUTER = Path(__file__).parent / "routers" / "nllb_moe.safetensors"
 BATCH, LENGTH, PROMPT, NEW = 3, 11, 7, 20
 START = 0  # the token that a decoder with an encoder starts from
 TOLERANCE = 1e-5  # of the largest logit
+# What encoders call what they say, and what we do.
+NAMES = {"prediction_logits": "logits", "seq_relationship_logits": "labels", "sop_logits": "labels"}
+NAMES |= {"logits": "logits", "pooler_output": "pooled"}
 
 GPT2 = {
     "vocab_size": 97,
@@ -292,6 +295,22 @@ MODELS: dict[str, PreTrainedConfig] = {
     ),
 }
 MODELS["deepseek-v3-stacked"] = MODELS["deepseek-v3"]
+# Models without a head over tokens.
+MODELS |= {
+    "bert-decoder": BertConfig(**BERT, architectures=["BertLMHeadModel"], is_decoder=True),
+    "bert-text-labels": BertConfig(**BERT, architectures=["BertForSequenceClassification"], num_labels=4),
+    "bert-token-labels": BertConfig(**BERT, architectures=["BertForTokenClassification"], num_labels=6),
+    "bert-span": BertConfig(**BERT, architectures=["BertForQuestionAnswering"]),
+    "albert-text-labels": AlbertConfig(**ALBERT, architectures=["AlbertForSequenceClassification"], num_labels=7),
+    "albert-span": AlbertConfig(**ALBERT, architectures=["AlbertForQuestionAnswering"]),
+    "gpt2-token-labels": GPT2Config(**GPT2, architectures=["GPT2ForTokenClassification"], num_labels=3),
+    "llama-bare": LlamaConfig(**LLAMA, architectures=["LlamaModel"]),
+    "llama-token-labels": LlamaConfig(**LLAMA, architectures=["LlamaForTokenClassification"], num_labels=5),
+    "qwen3-text-labels": Qwen3Config(
+        **RELATIVE, head_dim=8, architectures=["Qwen3ForSequenceClassification"], num_labels=3
+    ),
+    "t5-encoder": T5Config(**T5, architectures=["T5EncoderModel"], is_encoder_decoder=False),
+}
 SHARDED = {"llama-biases": "40KB"}
 STACKED = ("mixtral-stacked", "deepseek-v3-stacked")  # the experts of a layer in one tensor, as at runtime
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager", "dtype": torch.float32}
@@ -341,6 +360,8 @@ def inputs_of(config: PreTrainedConfig) -> dict[str, np.ndarray]:
     elif config.model_type in ("bert", "albert"):
         types = random.integers(0, config.type_vocab_size, (BATCH, LENGTH), dtype=np.int32)
         inputs |= {"types": types, "valid": np.arange(LENGTH) < ends}
+    elif config.architectures == ["T5EncoderModel"]:
+        inputs |= {"valid": np.arange(LENGTH) < ends}
     return inputs
 
 
@@ -354,11 +375,18 @@ def answers(model: PreTrainedModel, inputs: dict[str, np.ndarray]) -> dict[str, 
         hidden, said = out.decoder_hidden_states, {"logits": out.logits, "memory": out.encoder_last_hidden_state}
         said["generated"] = greedy(model, given)
     elif "valid" in given:
-        more = {"attention_mask": given["valid"].long(), "token_type_ids": given["types"].long()}
-        out = model(ids, **more, output_hidden_states=True)
-        names = {"prediction_logits": "logits", "seq_relationship_logits": "labels", "sop_logits": "labels"}
-        names |= {"logits": "logits", "pooler_output": "pooled"}
-        hidden, said = out.hidden_states, {names[key]: value for key, value in out.items() if key in names}
+        types = {"token_type_ids": given["types"].long()} if "types" in given else {}
+        out = model(ids, attention_mask=given["valid"].long(), **types, output_hidden_states=True)
+        hidden, said = out.hidden_states, {NAMES[key]: value for key, value in out.items() if key in NAMES}
+        if "start_logits" in out:
+            said["logits"] = torch.stack([out.start_logits, out.end_logits], dim=-1)
+        if "logits" in said and said["logits"].ndim == 2:
+            said["labels"] = said.pop("logits")
+    elif not model.can_generate():
+        rows = [model(row[None], output_hidden_states=True) for row in ids]  # those of a text want no padding
+        hidden = [torch.cat(layer) for layer in zip(*(out.hidden_states for out in rows), strict=True)]
+        logits = torch.cat([out.logits for out in rows]) if "logits" in rows[0] else None
+        said = {} if logits is None else {"at_last" if logits.ndim == 2 else "logits": logits}
     else:
         out = model(ids, labels=ids, output_hidden_states=True)
         hidden, said = out.hidden_states, {"logits": out.logits, "loss": out.loss, "generated": greedy(model, given)}

@@ -13,9 +13,16 @@ def say(spec, params, inputs):
     """Arrays by name; `inputs` have tokens, and where the model takes them valid, types, encoder_tokens and so on."""
     coords = None
     if "valid" in inputs:
-        coords = replace(padded(inputs["valid"]), type=jnp.asarray(inputs["types"]))
+        types = jnp.asarray(inputs["types"]) if "types" in inputs else None
+        coords = replace(padded(inputs["valid"]), type=types)
     out = fx.apply(spec, params, jnp.asarray(inputs["tokens"]), coords=coords, **reading(inputs))
-    said = {"logits": out.logits, "last": out.hidden, "pooled": out.pooled, "labels": out.labels}
+    said = {
+        "at_last": out.logits[:, -1],
+        "logits": out.logits,
+        "last": out.hidden,
+        "pooled": out.pooled,
+        "labels": out.labels,
+    }
     said |= {} if out.memory is None else {"memory": out.memory.hidden}
     return {name: np.asarray(array) for name, array in said.items() if array is not None}
 

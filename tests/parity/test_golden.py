@@ -34,7 +34,7 @@ def test_all_that_is_said_is_what_transformers_says(name):
     expected = load_file(GOLDEN / name / "expected.safetensors")
     said = say(spec, params, expected)
     shares = apart(said, {**expected, "last": expected["hidden"][-1]}, expected)
-    assert {"last", *(expected.keys() & {"logits", "pooled", "labels", "memory"})} <= shares.keys()
+    assert {"last", *(expected.keys() & {"logits", "at_last", "pooled", "labels", "memory"})} <= shares.keys()
     assert max(shares.values()) <= TOLERANCE, f"{shares}; {by_layer(spec, params, expected)}"
     if "loss" in expected:
         loss = jnp.mean(

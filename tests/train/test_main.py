@@ -1,6 +1,7 @@
 """The command line tells what a user can put right, in one sentence, from a bug, which keeps its traceback."""
 
 import errno
+import math
 import os
 import subprocess
 import sys
@@ -103,13 +104,31 @@ def test_a_folder_is_a_run_or_a_sweep(file, tmp_path, monkeypatch, capsys):
     assert called(monkeypatch, "ablate", file) == 2
     assert "holds a run, not a sweep; choose another name or run.out" in capsys.readouterr().err
     home = tmp_path / "out" / "small"
-    (home / "config.json").write_text("{")
-    for command in (("run", file), ("sample", home)):
-        assert called(monkeypatch, *command) == 2
-        assert "config.json does not say which run this is; repair it" in capsys.readouterr().err
+    for content, what in (
+        ("{", "it is not JSON"),
+        ("[]", "it is no JSON object"),
+        ('{"corpus": ""}', "it has no settings"),
+        ('{"corpus": "", "settings": {"width": [16]}}', "its settings is {'width': [16]}, not settings"),
+        ('{"corpus": 3, "settings": {}}', "its corpus is 3, not text"),
+    ):
+        (home / "config.json").write_text(content)
+        for command in (("run", file), ("sample", home)):
+            assert called(monkeypatch, *command) == 2
+            told = capsys.readouterr().err
+            assert f"config.json is damaged: {what}; repair it" in told and told.count("\n") == 1
+    for setting in ('"width": "wide"', '"width": 7', '"a\\nb": 1'):
+        (home / "config.json").write_text(f'{{"corpus": "", "settings": {{{setting}}}}}')
+        assert called(monkeypatch, "sample", home) == 2
+        told = capsys.readouterr().err
+        assert "config.json is damaged: " in told and told.endswith("; repair it\n") and told.count("\n") == 1
     (home / "results.jsonl").touch()
     assert called(monkeypatch, "run", file) == 2
     assert "holds a sweep; choose another name or run.out" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_known_is_no_number():
+    assert command_line.told(None) == "no validation loss yet"
+    assert command_line.told(math.log(2)) == "validation loss 0.6931 nats, 1.0000 bits per byte"
 
 
 def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
@@ -123,7 +142,7 @@ def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
     assert told.endswith("could not be written: No space left on device; none was complete before\n")
 
 
-LEAVES = "from train.signals import leave_at_once, stop_signals\nimport os, signal, time\nleave_at_once()\n"
+LEAVES = "from train.run.signals import leave_at_once, stop_signals\nimport os, signal, time\nleave_at_once()\n"
 INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)\n"
 
 

@@ -14,7 +14,7 @@ from fxformer.layers.residual import PLACEMENTS
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.norm import NORMS
 from fxformer.zoo.toy import ATTENTIONS, FFNS, HEADS, MASKS, POSITIONS
-from train.config.config import Config, load
+from train.config import Config, load
 from train.data.corpus import batches, load_corpus
 from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS

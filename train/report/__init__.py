@@ -1,4 +1,4 @@
-"""How results are shown: pages, figures, tables.
+"""How results are shown: what a record of them is; pages, figures, tables.
 
-Imports verdict and errors.
+Imports verdict, files and errors.
 """

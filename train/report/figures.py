@@ -53,7 +53,7 @@ class Arms:
 
     def name(self, result: Result) -> str:
         """Like "pre · width 32"."""
-        return " · ".join(label(axis, result["args"][axis]) for axis in self.axes) or "all runs"
+        return " · ".join(label(axis, result["args"].get(axis)) for axis in self.axes) or "all runs"
 
     def of(self, results: Sequence[Result]) -> dict[str, list[Result]]:
         """Results by arm, in the order of the styles; an arm without results is left out."""
@@ -65,7 +65,7 @@ class Arms:
 
 def losses_by_depth(arms: Arms) -> go.Figure:
     """Validation loss against the learning rate, a panel a depth: mean over seeds as a line, seeds as points."""
-    depths = _by_depth(arms.results)
+    depths = by_depth(arms.results)
     figure = make_subplots(
         cols=len(depths),
         shared_yaxes=True,
@@ -103,11 +103,14 @@ def gradients_by_depth(arms: Arms) -> go.Figure | str:
     """Gradient norm of the last feed-forward matrix at initialisation against depth, with the fitted exponent."""
     figure = go.Figure()
     for name, runs in arms.of(arms.results).items():
-        groups = _by_depth(runs)
+        groups = by_depth(runs)
         if len(groups) < 3:
             return f"An exponent needs three depths; {name} ran at {len(groups)}."
         x = [depth for depth, _ in groups]
-        y = [np.mean([r["last_ffn_grad_norm"] for r in each]) for _, each in groups]
+        norms = [[np.nan if (g := r["last_ffn_grad_norm"]) is None else g for r in each] for _, each in groups]
+        y = [float(np.mean(each)) for each in norms]
+        if not all(value > 0 for value in y):
+            return f"An exponent needs gradients above 0, those of {name} are not all such numbers."
         slope = loglog_slope(x, y)
         text = f"{name}: depth^{slope.slope:.2f} ± {slope.error:.2f}"
         style = arms.styles[name]
@@ -172,7 +175,7 @@ def _against_depth(arms: Arms, reduce: Callable[[Sequence[Result]], Any], title:
         return f"Only one rate was tried, {next(iter(rates))[0]:g}."
     figure = go.Figure()
     for name, runs in arms.of(arms.results).items():
-        groups = _by_depth(runs)
+        groups = by_depth(runs)
         x = [str(depth) for depth, _ in groups]
         y = [reduce(each) for _, each in groups]
         style = arms.styles[name]
@@ -243,20 +246,22 @@ def _by_spacing(runs: Sequence[Result]) -> list[tuple[int, list[Result]]]:
     return [(spacing, same) for (spacing, _), same in groups.items()]
 
 
-def _mean(profiles: ArrayLike) -> np.ndarray:
-    """Mean over runs of what is a number; NaN where none is."""
-    values = np.asarray(profiles, float)
-    count = np.isfinite(values).sum(axis=0)
-    return np.where(count, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
+def _mean(profiles: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Mean over runs, of one length or several, of what is a number; NaN where none is."""
+    values = np.array(list(itertools.zip_longest(*profiles, fillvalue=np.nan)), float).reshape(-1, len(profiles))
+    count = np.isfinite(values).sum(axis=1)
+    return np.where(count, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
 
 
-def _by_depth(results: Sequence[Result]) -> list[tuple[Any, list[Result]]]:
-    return [(depth, group) for (depth,), group in sorted(by(results, "depth").items(), key=lambda item: item[0])]
+def by_depth(results: Sequence[Result]) -> list[tuple[Any, list[Result]]]:
+    """Results by depth, the shallowest first; a published model has none of its own, and goes before all."""
+    return sorted(((depth, group) for (depth,), group in by(results, "depth").items()), key=lambda item: item[0] or 0)
 
 
 def _range(values: Sequence[float]) -> list[float]:
-    """From the least to the largest, and a twentieth more on both sides."""
-    low, high = min(values), max(values)
+    """From the least to the largest that is a number, and a twentieth more on both sides."""
+    known = [value for value in values if np.isfinite(value)]
+    low, high = min(known), max(known)
     return [low - 0.05 * (high - low), high + 0.05 * (high - low)]
 
 
@@ -266,7 +271,7 @@ def _faint(colour: str) -> str:
 
 
 def _deepest(arms: Arms) -> list[Result]:
-    return max(by(arms.results, "depth").items())[1]
+    return by_depth(arms.results)[-1][1]
 
 
 def _smooth(losses: Sequence[float | None], span: int = 5) -> np.ndarray:

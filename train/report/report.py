@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from train.errors import UserError
+from train.files import damaged, write_whole
 from train.report import figures, svg
 from train.report.figures import Arms
+from train.report.record import fault
 from train.verdict.stats import Result, Verdict, by, outcomes, verdicts
 
 NUISANCE = ("lr", "seed")  # chosen for each arm, and paired
 SIZES = ("depth", "width", "heads", "kv_heads", "inner", "length", "batch", "steps")  # swept, but not rivals
-NEEDED = ("args", "outcome", "outcome_step", "initial_loss", "val_loss", "loss", "loss_every", "grad_norm",
-          "last_ffn_grad_norm", "stats_final", "params", "tokens", "flops", "seconds", "corpus",
-          "provenance")  # fmt: skip
 COLUMNS = ("compared", "at", "verdict", "difference, nats", "95 % interval", "effect d", "n", "p (Holm)", "best rates",
            "all runs")  # fmt: skip
 METHOD = (
@@ -65,15 +63,15 @@ class Report:
 
 def write_report(results: Sequence[Result], folder: Path) -> Report:
     """Write report.html, report.md and figure.svg of a sweep into `folder`. Raises UserError where there is nothing to
-    report on, or a record lacks what a report needs."""
+    report on, a record lacks or distorts what a report needs, or two are of the same settings."""
     if not results:
         raise UserError(f"{folder} has no result to report on")
     for result in results:
-        if lacking := [name for name in NEEDED if name not in result]:
-            raise UserError(
-                f"a result of {folder} has no {', '.join(lacking)}; remove its line and run the sweep again"
-            )
-    swept = [name for name in results[0]["args"] if len(by(results, name)) > 1]
+        if what := fault(result):
+            raise damaged(f"a result of {folder}", what, "remove its line and run the sweep again")
+    names = dict.fromkeys(name for result in results for name in result["args"])
+    swept = [name for name in names if len(by(results, name)) > 1]
+    _refuse_doubles(results, swept, folder)
     axes = [name for name in swept if name not in (*NUISANCE, *SIZES)]
     context = [name for name in swept if name in SIZES]
     said = verdicts(results, axes, context) if axes else []
@@ -99,9 +97,9 @@ def write_report(results: Sequence[Result], folder: Path) -> Report:
         command=f"python -m train report {folder}",
         facts=_facts(results, swept),
     )
-    _write(folder / "report.html", page)
-    _write(folder / "report.md", markdown(report))
-    _write(folder / "figure.svg", svg.losses_by_depth(arms))
+    files = {"report.html": page, "report.md": markdown(report), "figure.svg": svg.losses_by_depth(arms)}
+    for name, text in files.items():
+        write_whole(folder / name, text.encode())
     return report
 
 
@@ -147,6 +145,16 @@ def row(verdict: Verdict) -> list[str]:
     return [f"{verdict.first} - {verdict.second}", verdict.where, verdict.sentence, *numbers, p, rates, sides]
 
 
+def _refuse_doubles(results: Sequence[Result], swept: Sequence[str], folder: Path) -> None:
+    """UserError where two runs have the same settings: they are no two seeds, whatever else tells them apart."""
+    for same in by(results, *swept).values():
+        if len(same) > 1:
+            raise UserError(
+                f"{folder} has {len(same)} results of the same settings, as a changed text leaves them, with the keys "
+                f"{', '.join(repr(r['key']) for r in same[:2])}; remove lines of results.jsonl until one is left"
+            )
+
+
 def _answer(results: Sequence[Result], said: Sequence[Verdict], axes: Sequence[str], context: Sequence[str]) -> str:
     """The one paragraph at the top: how many runs, how they ended, and which claims can be made."""
     text = f"{len(results)} runs: {outcomes(results)}. "
@@ -188,7 +196,8 @@ def _facts(results: Sequence[Result], swept: Sequence[str]) -> dict[str, str]:
     fixed = {name: str(value) for name, value in first["args"].items() if name not in swept}
     grid = {name: ", ".join(str(value) for (value,) in by(results, name)) for name in swept}
     corpus = {f"corpus {name}": str(value) for name, value in first["corpus"].items()}
-    origins = {name: sorted({str(r["provenance"][name]) for r in results}) for name in first["provenance"]}
+    names = dict.fromkeys(name for r in results for name in r["provenance"])
+    origins = {name: sorted({str(r["provenance"].get(name, "unknown")) for r in results}) for name in names}
     return {**grid, **fixed, **corpus, **{name: "; ".join(values) for name, values in origins.items()}}
 
 
@@ -202,9 +211,3 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=True).get_template(
         "report.html.j2"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf8")
-    os.replace(partial, path)

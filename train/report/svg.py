@@ -1,12 +1,13 @@
 """One small figure that needs no script: loss by depth at each arm's best rate, for a README or an issue."""
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
-from train.report.figures import Arms, Style
+from train.report.figures import Arms, Style, by_depth
 from train.verdict.outcome import WORKED
 from train.verdict.stats import Result, best_lr, by, loss_of, mean_interval
 
@@ -32,12 +33,13 @@ class Point(NamedTuple):
 
 
 def points_of(runs: Sequence[Result]) -> list[Point]:
-    """One point a depth, the shallowest first."""
+    """One point a depth, the shallowest first; none where a loss at the best rate is no number, capped or not."""
     points = []
-    for (depth,), group in sorted(by(runs, "depth").items(), key=lambda item: item[0]):
+    for depth, group in by_depth(runs):
         rate = best_lr(group)
         best = [loss_of(r) for r in group if r["args"]["lr"] == rate]
-        points.append(Point(depth, *mean_interval(best), any(r["outcome"] in WORKED for r in group)))
+        if all(map(math.isfinite, best)):
+            points.append(Point(depth, *mean_interval(best), any(r["outcome"] in WORKED for r in group)))
     return points
 
 
@@ -49,7 +51,8 @@ def losses_by_depth(arms: Arms) -> str:
     depths = sorted({point.depth for point in every}, key=lambda depth: depth or 0)
     heights = [p.low for p in every] + [p.high for p in every] + list(known.values())
     low, high = min(heights), max(heights)
-    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
+    room = 0.04 * (high - low) or 1.0
+    low, high = low - room, high + room
 
     def x(depth: int) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (depths.index(depth) + 0.5) / len(depths)

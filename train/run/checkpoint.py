@@ -148,7 +148,8 @@ def check_place(folder: Path) -> None:
     wrong = [pattern for pattern in PATTERNS if pattern in place]
     if wrong:
         raise CheckpointError(
-            f"no checkpoint can be kept in {place} for its {wrong[0]}; choose another name or run.out"
+            f"no checkpoint can be kept in {place}, where {wrong[0]!r} means something else to orbax; "
+            "choose another name or run.out"
         )
     try:
         place.encode()

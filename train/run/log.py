@@ -9,7 +9,11 @@ from typing import Any
 from train.config.config import OLD_NAMES, Config
 from train.data.corpus import Corpus
 from train.errors import UserError
+from train.files import COUNT, NUMBER, SETTINGS, TEXT, json_lines, read_lines, read_object, write_whole
 from train.run.provenance import provenance
+
+LINE = {"step": COUNT, "val_loss": NUMBER._replace(optional=True)}
+HOME = {"settings": SETTINGS, "corpus": TEXT}
 
 
 class Log:
@@ -17,43 +21,38 @@ class Log:
 
     def __init__(self, path: Path, *, keep_until: int) -> None:
         self.path = path
-        kept = [line for line in read(path) if line["step"] <= keep_until]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf8")
+        write_whole(path, json_lines([line for line in read(path) if line["step"] <= keep_until]))
 
     def write(self, line: dict[str, Any]) -> None:
         """Add one line; it is in the file when this returns."""
-        with self.path.open("a", encoding="utf8") as file:
-            file.write(json.dumps(line) + "\n")
+        with self.path.open("ab") as file:
+            file.write(json_lines([line]))
 
-    def last(self, name: str) -> float:
-        """The latest value of `name` in the log, NaN where there is none."""
-        return next((line[name] for line in reversed(read(self.path)) if name in line), math.nan)
+    def judge(self, step: int, val_loss: float) -> None:
+        """Add the validation loss after `step` updates, in nats per token."""
+        self.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": val_loss / math.log(2)})
+
+    def val_loss(self, step: int) -> float | None:
+        """The validation loss after `step` updates, None where the log does not say it."""
+        return next((line["val_loss"] for line in read(self.path) if line["step"] == step and "val_loss" in line), None)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; what a killed process left half written at its end is ignored."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    """The lines of a log, without one that a killed process left half written. UserError where one is damaged."""
+    return read_lines(path, LINE, "remove this line, or the file: a run goes on without")
 
 
 def read_home(home: Path) -> dict[str, Any]:
-    """What a run's config.json says. UserError where it is damaged."""
-    try:
-        held = json.loads(home.read_text(encoding="utf8"))
-        settings = {OLD_NAMES.get(name, name): value for name, value in held["settings"].items()}
-        return {"settings": settings, "corpus": held["corpus"]}
-    except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{home} does not say which run this is; repair it, or choose another name or run.out"
-        ) from None
+    """The settings and the corpus that a run's config.json says. UserError where it is damaged."""
+    held = read_object(home, HOME, "repair it, or choose another name or run.out")
+    settings = {OLD_NAMES.get(name, name): value for name, value in held["settings"].items()}
+    return {"settings": settings, "corpus": held["corpus"]}
 
 
 def claim(folder: Path, config: Config, corpus: Corpus) -> None:
-    """Make `folder` the home of this run, or find that it already is; UserError where it is another run's."""
+    """Make a folder that is there the home of this run, or find that it is; UserError where it is another run's."""
     home = folder / "config.json"
-    if (folder / "results.jsonl").exists():
+    if any((folder / name).exists() for name in ("results.jsonl", "plan.json")):
         raise UserError(f"{folder} holds a sweep; choose another name or run.out")
     settings = {name: value for name, value in config.flat().items() if name not in asdict(config.run)}
     content = {"settings": settings, "corpus": corpus.sha256}
@@ -69,7 +68,4 @@ def claim(folder: Path, config: Config, corpus: Corpus) -> None:
         if differing:
             raise UserError(f"{folder} holds another run: {'; '.join(differing)}; choose another name or run.out")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = home.with_suffix(".partial")
-    partial.write_text(json.dumps({**content, "provenance": provenance()}, indent=1), encoding="utf8")
-    partial.replace(home)
+    write_whole(home, json.dumps({**content, "provenance": provenance()}, indent=1).encode())

@@ -14,6 +14,7 @@ import numpy as np
 
 from train.config import Config
 from train.data.corpus import Corpus, batches, load_corpus, validation_windows
+from train.files import alone
 from train.run.checkpoint import Checkpoints, check_place
 from train.run.layout import layout_of
 from train.run.log import Log, claim
@@ -26,12 +27,13 @@ from train.step import Metrics, State, evaluate, numbers_of, recipe_of, train_st
 class Result:
     """How a run stands. outcome: "finished", "interrupted" or "non-finite", which it was at `step`.
 
-    val_loss: nats per token at the last checkpoint. seconds: of this session. tokens_per_second: compilation included.
+    val_loss: nats per token at the last checkpoint, None where there is none. seconds: of this session.
+    tokens_per_second: compilation included.
     """
 
     outcome: str
     step: int
-    val_loss: float
+    val_loss: float | None
     seconds: float
     tokens_per_second: float
 
@@ -52,16 +54,17 @@ class Session:
 def run(config: Config) -> Result:
     """Train one model as `config` says, in `out/name`; goes on from the last checkpoint where there is one.
 
-    Raises UserError where the folder holds another configuration, or the corpus, mesh or batch does not fit.
+    Raises UserError where the folder is in use, is damaged or holds another configuration, or the corpus, mesh or batch
+    does not fit.
     """
     folder = Path(config.run.out) / config.name
     check_place(folder)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     recipe, numbers = recipe_of(config), numbers_of(config)
-    with layout_of(config) as layout:
-        state = layout.start(recipe, numbers)
+    with layout_of(config) as layout, alone(folder):
         claim(folder, config, corpus)
+        state = layout.start(recipe, numbers)
         with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
             if checkpoints.latest() is not None:
                 state = checkpoints.restore(state)
@@ -95,7 +98,10 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
     config, steps, log = session.config, session.config.train.steps, session.log
     first, began = int(state.step) + 1, time.monotonic()
     pending: deque[tuple[int, Metrics]] = deque()
-    val_loss = log.last("val_loss")
+    val_loss = log.val_loss(first - 1)
+    if val_loss is None and first > 1:  # the log was lost, the checkpoint was not
+        val_loss = float(session.evaluate(state))
+        log.judge(first - 1, val_loss)
 
     def result(outcome: str, step: int) -> Result:
         session.checkpoints.wait()
@@ -124,7 +130,7 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
                 log.write({"step": step, "event": "non-finite validation loss"})
                 return result("non-finite", step)
             val_loss = judged
-            log.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": val_loss / math.log(2)})
+            log.judge(step, val_loss)
             session.checkpoints.save(step, state, val_loss=val_loss)
         if stopping and step < steps:
             return result("interrupted", step)

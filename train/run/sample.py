@@ -16,6 +16,7 @@ from train.config import Config
 from train.config.values import check_number
 from train.data.corpus import VOCAB
 from train.errors import UserError, user_input
+from train.files import damaged
 from train.run.checkpoint import restore_best
 from train.run.log import read_home
 from train.step import numbers_of, recipe_of, start
@@ -29,8 +30,11 @@ def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
     home = folder / "config.json"
     if not home.exists():
         raise UserError(f"{folder} is not a run: it has no config.json")
-    with user_input():
-        config = Config(name=folder.name).with_settings(read_home(home)["settings"])
+    settings = read_home(home)["settings"]
+    try:
+        config = Config(name=folder.name).with_settings(settings)
+    except ValueError as error:
+        raise damaged(str(home), str(error), "repair it") from error
     here = SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(partial(start, recipe_of(config)), numbers_of(config))
     state = jax.tree.map(lambda leaf: leaf.update(sharding=here), state)

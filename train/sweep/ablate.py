@@ -5,8 +5,8 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,18 @@ from train.config import Config
 from train.config.grid import cell_key
 from train.data.corpus import Corpus, batches, entropies, load_corpus, validation_windows
 from train.errors import UserError, user_input
+from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
 from train.run.progress import Progress, clock
 from train.run.provenance import provenance
 from train.run.signals import stop_signals
 from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
-from train.sweep.population import Plan, choose_plan, fill, in_chunks
+from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
+from train.sweep.results import Results
 from train.verdict.outcome import classify
 
 CHUNK = 50  # steps a dispatch, at most
+PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
+        "seconds": NUMBER, "devices": COUNT}  # fmt: skip
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
 
 
@@ -38,10 +42,11 @@ class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a sweep: its resolved settings, and the key under which its result is kept."""
+    """One run of a sweep: its resolved settings, the key under which its result is kept, and its place in the grid."""
 
     config: Config
     key: str
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
             resolved = config.with_settings(settings)
         content = {k: v for k, v in resolved.flat().items() if k not in asdict(config.run)}
         key = cell_key({**content, "corpus": corpus.sha256})
-        cells.setdefault(key, Cell(resolved, key))
+        cells.setdefault(key, Cell(resolved, key, len(cells)))
     return list(cells.values())
 
 
@@ -85,26 +90,26 @@ def groups_of(cells: Sequence[Cell]) -> list[Group]:
 def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Run every cell that has no result yet and return all results of the grid, in its order.
 
-    Results are written a group at a time, so an interrupted sweep loses at most the group it was in. Raises
-    UserError for a corpus that does not fit, a mesh, and a folder that holds a run.
+    Results are written a group at a time, so an interrupted sweep loses at most the groups it was in. Raises
+    UserError for a corpus that does not fit, a mesh, and a folder that holds a run, is in use, or is damaged.
     """
     folder = home_of(config)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     cells = cells_of(config, corpus)
-    results = Results(folder / "results.jsonl")
-    missing = [cell for cell in cells if cell.key not in results]
-    groups = groups_of(missing)
-    with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
-        bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
-        if groups:
-            plan = kept_plan(folder, groups[0], corpus)
-            bar.say(plan.reason)
-            with ThreadPoolExecutor(groups_at_once()) as pool:
-                for records in pool.map(lambda group: run_group(group, corpus, plan, bar, stopped), groups):
+    with alone(folder):
+        results = Results(folder / "results.jsonl")
+        missing = [cell for cell in cells if cell.key not in results]
+        groups = groups_of(missing)
+        with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
+            bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
+            if groups:
+                plan = kept_plan(folder, groups[0], corpus)
+                bar.say(plan.reason)
+                for records in run_groups(groups, corpus, plan, bar, stopped):
                     results.add(records)
-            bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
-    return [results[cell.key] for cell in cells]
+                bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
+        return [results[cell.key] for cell in cells]
 
 
 def home_of(config: Config) -> Path:
@@ -157,18 +162,30 @@ def plan_for(group: Group, corpus: Corpus) -> Plan:
 
 def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
     """The plan that the sweep in `folder` began with, or the fastest one now: plans round differently, so a sweep that
-    goes on keeps to its own."""
+    goes on keeps to its own. Raises UserError where it is damaged."""
     file = folder / "plan.json"
     if file.exists():
-        plan = Plan(**json.loads(file.read_text(encoding="utf8")))
+        held = read_object(file, PLAN, "remove it, and the fastest plan now is taken, which may round differently")
+        plan = Plan(**{name: held[name] for name in PLAN})
         if plan.devices == len(jax.devices()):
             return plan
     plan = plan_for(group, corpus)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial_file = file.with_suffix(".partial")
-    partial_file.write_text(json.dumps(asdict(plan)), encoding="utf8")
-    partial_file.replace(file)
+    write_whole(file, json.dumps(asdict(plan)).encode())
     return plan
+
+
+def run_groups(
+    groups: Sequence[Group], corpus: Corpus, plan: Plan, bar: Progress, stopped: Callable[[], bool]
+) -> Iterator[list[dict[str, Any]]]:
+    """The records of each group as soon as it is done, several groups at once: a short one waits for no long one."""
+    with ThreadPoolExecutor(groups_at_once()) as pool:
+        running = [pool.submit(run_group, group, corpus, plan, bar, stopped) for group in groups]
+        try:
+            for done in as_completed(running):
+                yield done.result()
+        finally:
+            for each in running:
+                each.cancel()
 
 
 def run_group(
@@ -251,6 +268,7 @@ def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str
     return _finite(
         {
             "key": cell.key,
+            "place": cell.place,
             "args": settings,
             "outcome": outcome.name,
             "outcome_step": outcome.step,
@@ -290,42 +308,3 @@ def _finite(value: Any) -> Any:
         case float() | np.floating() | np.ndarray() | jax.Array():
             return float(f"{float(value):.6g}") if math.isfinite(value) else None
     return value
-
-
-class Results(Mapping[str, dict[str, Any]]):
-    """results.jsonl as a mapping from cell keys to records; a torn last line is set aside, so its cell runs again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._records: dict[str, dict[str, Any]] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(lines):
-            try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("no end of line")
-                record = json.loads(line)
-                self._records[record["key"]] = record
-            except (ValueError, TypeError, KeyError):
-                if number + 1 < len(lines):
-                    raise UserError(f"line {number + 1} of {path} is not a result; repair or remove it") from None
-                path.with_suffix(".torn").write_bytes(line)
-                with path.open("r+b") as file:
-                    file.truncate(sum(map(len, lines[:-1])))
-
-    def add(self, records: Sequence[dict[str, Any]]) -> None:
-        """Append records, on the disk before this returns."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
-            file.flush()
-            os.fsync(file.fileno())
-        self._records.update({record["key"]: record for record in records})
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        return self._records[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._records)
-
-    def __len__(self) -> int:
-        return len(self._records)

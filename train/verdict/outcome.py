@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 from scipy.stats import median_abs_deviation
 
+OUTCOMES = ("diverged", "stuck", "spiked", "converged")
 WORKED = ("converged", "spiked")  # outcomes of runs that learned from context
 SPIKE = 5.0  # robust standard deviations
 TREND = 15  # steps that a running median is taken over

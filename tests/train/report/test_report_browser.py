@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from test_report import sweep
 
+from tests.train.report.test_report import sweep
 from train.report.report import FIGURES, write_report
 
 CHROMIUM = shutil.which("chromium")

@@ -15,8 +15,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from train.config import Config
+from train.errors import UserError
 from train.run.checkpoint import CheckpointError, Checkpoints, restore_best
-from train.run.log import read
+from train.run.log import Log, read
 from train.run.loop import run
 from train.run.sample import load_run
 
@@ -69,6 +70,37 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     run(config(tmp_path, steps=2))
     with pytest.raises(ValueError, match=r"lr is 0.003 there and 0.5 here"):
         run(config(tmp_path, steps=2, lr=0.5))
+
+
+def test_a_finished_run_that_lost_its_log_is_judged_again(tmp_path):
+    log = tmp_path / "run" / "log.jsonl"
+    before = run(config(tmp_path, steps=2))
+    for lost in ("", '{"step": 1, "val_loss": 9.0}\n'):
+        log.write_text(lost)
+        assert run(config(tmp_path, steps=2)).val_loss == pytest.approx(before.val_loss, abs=1e-6)
+        assert read(log)[-1]["step"] == 2 and read(log)[-1]["val_loss"] == pytest.approx(before.val_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"nonsense", "it is not JSON"),
+        (b"\xff", "it is not JSON"),
+        (b"3", "it is no JSON object"),
+        (b'{"loss": 2.0}', "it has no step"),
+        (b'{"step": "2"}', "its step is '2', not a whole number, 0 or more"),
+        (b'{"step": 2, "val_loss": NaN}', "its val_loss is nan, not a finite number"),
+        (b'{"step": 2, "val_loss": "2.5"}', "its val_loss is '2.5', not a finite number"),
+    ],
+)
+def test_a_damaged_log_is_one_sentence_and_stays_as_it_is(tmp_path, line, what):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"step": 1, "loss": NaN}\n' + line + b'\n{"step": 3}\n{"step"')
+    with pytest.raises(UserError) as refused:
+        Log(log, keep_until=2)
+    remedy = "remove this line, or the file: a run goes on without"
+    assert str(refused.value) == f"line 2 of {log} is damaged: {what}; {remedy}"
+    assert log.read_bytes().count(b"\n") == 3
 
 
 def test_a_loss_that_is_no_number_is_recorded_with_its_step(tmp_path):

@@ -1,14 +1,19 @@
 """The default ablation in miniature: once, again, interrupted, and with a torn file."""
 
+import hashlib
 import json
 import shutil
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from train.config import Config, load
 from train.data.corpus import load_corpus
-from train.sweep.ablate import Results, ablate, cells_of, groups_of, preview
+from train.errors import UserError
+from train.sweep.ablate import ablate, cells_of, groups_of, kept_plan, preview
+from train.sweep.results import Results
 from train.verdict.outcome import classify
 
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
@@ -85,12 +90,24 @@ def test_what_is_missing_and_what_is_torn_runs_again_to_the_same_results(swept, 
     assert len(Results(file)) == 8
 
 
-def test_a_broken_line_in_the_middle_is_not_lost_silently(tmp_path):
-    file = tmp_path / "results.jsonl"
-    file.write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
-    with pytest.raises(ValueError, match="line 2 of"):
-        Results(file)
-    assert file.read_text().count("\n") == 3
+@pytest.mark.parametrize(
+    ("plan", "what"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", "it is no JSON object"),
+        ('{"name": "loop", "reason": "", "seconds": 1.0}', "it has no devices"),
+        ('{"name": "sard", "reason": "", "seconds": 1.0, "devices": 8}', "its name is 'sard', not one of loop, vmap"),
+        ('{"name": "loop", "reason": "", "seconds": NaN, "devices": 8}', "its seconds is nan, not a finite number"),
+        ('{"name": "loop", "reason": "", "seconds": 1.0, "devices": "8"}', "its devices is '8', not a whole number"),
+    ],
+)
+def test_a_damaged_plan_is_one_sentence(tmp_path, plan, what):
+    """The plan decides how losses round: none is taken in its place without a word."""
+    (tmp_path / "plan.json").write_text(plan)
+    with pytest.raises(UserError) as refused:
+        kept_plan(tmp_path, None, None)
+    said = str(refused.value)
+    assert said.startswith(f"{tmp_path / 'plan.json'} is damaged: {what}") and "; remove it, and" in said
 
 
 def test_one_program_serves_all_numbers_of_a_structure(tmp_path):
@@ -141,7 +158,34 @@ def test_settings_have_one_name_dotted_or_not():
     assert base.with_settings({"train.lr": 0.5, "model.width": 32}) == base.with_settings({"lr": 0.5, "width": 32})
 
 
-def test_records_are_json(swept):
+def test_records_are_json_with_a_checksum_in_the_order_they_were_done(swept):
     folder, results = swept
-    lines = (folder / "out" / "mini" / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == results
+    file = folder / "out" / "mini" / "results.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        said = record.pop("checksum")
+        assert said == hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
+    assert sorted(records, key=lambda record: record["place"]) == results == Results(file).in_order()
+
+
+def test_a_short_group_waits_for_no_long_one(tmp_path, monkeypatch):
+    """The second group is on the disk while the first is still at work."""
+    file, second = tmp_path / "out" / "mini" / "results.jsonl", threading.Event()
+    waiting = config(tmp_path)
+
+    def run_group(group, *_):
+        placement = group.config.model["placement"]
+        if placement == "pre":
+            assert second.wait(30), "the second group was kept back"
+        return [{"key": cell.key, "place": cell.place} for cell in group.cells]
+
+    class Seen(Results):
+        def add(self, records):
+            super().add(records)
+            second.set()
+
+    monkeypatch.setattr("train.sweep.ablate.run_group", run_group)
+    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: SimpleNamespace(reason="no plan"))
+    monkeypatch.setattr("train.sweep.ablate.Results", Seen)
+    assert [r["place"] for r in ablate(waiting)] == list(range(8))
+    assert [json.loads(line)["place"] for line in file.read_text().splitlines()] == [4, 5, 6, 7, 0, 1, 2, 3]

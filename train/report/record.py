@@ -1,0 +1,62 @@
+"""A record: one run of a sweep, a line of results.jsonl, with all that verdicts and figures read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from train.files import COUNT, NUMBER, SETTINGS, TEXT, Kind, complaint, is_count, is_number
+from train.verdict.outcome import OUTCOMES
+
+
+def _is_measured(value: Any) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_curve(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_measured, value))
+
+
+def _is_ordinal(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+MEASURED = Kind("a finite number or null", _is_measured)
+CURVE = Kind("a list of finite numbers and nulls", _is_curve)
+ORDINAL = Kind("a whole number, 1 or more", _is_ordinal)
+KINDS = {
+    "key": TEXT,
+    "args": SETTINGS,
+    "outcome": Kind(f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
+    "outcome_step": ORDINAL,
+    "initial_loss": MEASURED,
+    "val_loss": MEASURED,
+    "loss": CURVE,
+    "loss_every": ORDINAL,
+    "grad_norm": CURVE,
+    "last_ffn_grad_norm": MEASURED,
+    "stats_final": Kind(
+        "curves by name", lambda value: isinstance(value, dict) and all(map(_is_curve, value.values()))
+    ),
+    "params": NUMBER,
+    "tokens": NUMBER,
+    "flops": NUMBER,
+    "seconds": NUMBER,
+    "corpus": SETTINGS,
+    "provenance": SETTINGS,
+}
+WITHIN = {
+    "place": COUNT._replace(optional=True),  # earlier versions wrote none
+    "args.lr": NUMBER,
+    "args.seed": COUNT,
+    "args.depth": ORDINAL._replace(optional=True),  # a published model has none of its own
+    "corpus.log_vocab": NUMBER,
+    "corpus.unigram_entropy": NUMBER,
+    "corpus.bigram_entropy": NUMBER,
+}
+
+
+def fault(record: Mapping[str, Any]) -> str:
+    """The first way in which this is no record, like "it has no flops"; empty where it is one."""
+    if what := complaint(record, KINDS):
+        return what
+    within = {f"{part}.{name}": value for part in ("args", "corpus") for name, value in record[part].items()}
+    return complaint({**record, **within}, WITHIN)

@@ -1,0 +1,59 @@
+"""The results of a sweep: one line of results.jsonl for each cell that is done."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train.files import append_lines, damaged, read_lines
+from train.report.record import fault
+
+REMEDY = "remove this line, and the cell of it runs again"
+
+
+class Results(Mapping[str, dict[str, Any]]):
+    """results.jsonl as a mapping from cell keys to records.
+
+    Reading writes nothing: beside a sweep at work it gives the records that were done by then. Raises UserError, which
+    names the line, for what is no record or is not what was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = read_lines(path, {}, REMEDY)
+        records = [_opened(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+        self._records = {record["key"]: record for record in records}
+
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
+        """Append records, each with its checksum; they are on the disk when this returns."""
+        append_lines(self.path, [{**record, "checksum": checksum(record)} for record in records])
+        self._records.update({record["key"]: record for record in records})
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """All records in the order of the grid, whichever was done first; those of earlier versions before."""
+        return sorted(self._records.values(), key=lambda record: record.get("place", -1))
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._records[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that stand for a record as JSON says it."""
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
+
+
+def _opened(line: dict[str, Any], place: str) -> dict[str, Any]:
+    """The record in a line; a line of an earlier version has no checksum, and is believed."""
+    record = {name: value for name, value in line.items() if name != "checksum"}
+    if line.get("checksum", checksum(record)) != checksum(record):
+        raise damaged(place, "it is not what was written, its checksum says", REMEDY)
+    if what := fault(record):
+        raise damaged(place, what, REMEDY)
+    return record
