@@ -132,3 +132,74 @@ def test_another_class_is_refused_with_those_that_are_read(name, architecture, r
     edit_tensors(folder, lambda tensors: {key.replace(*renamed): t for key, t in tensors.items()})
     with pytest.raises(ValueError, match=f"; config.json says {architecture}, and of this family {sentence}.*are read"):
         fx.hf.load(folder)
+
+
+# What no spec says.
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder of Mistral's, with all that stands beside a model."""
+    folder, _ = saved(fx.hf.load(GOLDEN / "mistral-tied")[0], tmp_path)
+    edit_config(folder, model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=None)
+    edit_config(folder, eos_token_id=[2, 7], bos_token_id=1, pad_token_id=0, max_position_embeddings=131072)
+    edit_config(folder, quantization_config=None, vocab_size=61, torch_dtype="bfloat16", transformers_version="4.1")
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer.model", "tokenization_own.py", "README.md"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_what_no_spec_says_is_taken_over(source, tmp_path):
+    spec, params = fx.hf.load(source)
+    fx.hf.save(spec, params, tmp_path / "again", like=source)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "again"))
+    kept = ("eos_token_id", "bos_token_id", "pad_token_id", "max_position_embeddings", "model_type", "architectures")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert "torch_dtype" not in after and "transformers_version" not in after
+    assert {file.name for file in (tmp_path / "again").iterdir()} == {
+        *("config.json", "model.safetensors"),
+        *("generation_config.json", "tokenizer.json", "tokenizer.model", "tokenization_own.py"),
+    }
+    assert (tmp_path / "again" / "tokenizer.json").read_text() == "tokenizer.json"
+    assert fx.hf.load(tmp_path / "again")[0] == spec
+
+
+def test_a_family_of_its_own_stays_what_it_was(source, tmp_path):
+    """Without windows Mistral is LLaMA, which comes first where nothing else is said."""
+    spec, params = fx.hf.load(source)
+    fx.hf.save(spec, params, tmp_path / "plain")
+    fx.hf.save(spec, params, tmp_path / "like", like=source)
+    names = [json.loads((tmp_path / name / "config.json").read_text())["model_type"] for name in ("plain", "like")]
+    assert names == ["llama", "mistral"]
+
+
+def test_what_is_taken_over_never_changes_the_model(tmp_path):
+    """Learned positions and labels are of the spec: the settings of another model of the family give way."""
+    folder, _ = saved(fx.hf.load(GOLDEN / "bert-text-labels")[0], tmp_path)
+    other = replace(fx.zoo.tiny("bert-base"), pooler=Pooler(labels=3))
+    edit_config(folder, pad_token_id=5, id2label={str(i): f"class {i}" for i in range(4)})
+    fx.hf.save(other, noise(other), tmp_path / "other", like=folder)
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert config["pad_token_id"] == 5
+    assert config["max_position_embeddings"] == 96 and len(config["id2label"]) == 3
+    spec, params = fx.hf.load(folder)
+    fx.hf.save(spec, params, tmp_path / "same", like=folder)
+    assert json.loads((tmp_path / "same" / "config.json").read_text())["id2label"]["2"] == "class 2"
+
+
+def test_two_labels_of_a_text_stay_the_class_that_they_were(tmp_path):
+    spec = replace(fx.zoo.tiny("bert-base"), pooler=Pooler(labels=2))
+    folder, params = saved(spec, tmp_path)
+    assert of_name(folder) == "BertForSequenceClassification"
+    edit_tensors(folder, lambda t: {key.replace("classifier", "cls.seq_relationship"): each for key, each in t.items()})
+    edit_config(folder, architectures=["BertForNextSentencePrediction"])
+    fx.hf.save(*fx.hf.load(folder), tmp_path / "again", like=folder)
+    assert of_name(tmp_path / "again") == "BertForNextSentencePrediction"
+    assert_same(fx.hf.load(tmp_path / "again")[1], params)
+
+
+def test_what_to_be_like_is_a_folder_of_a_checkpoint(tmp_path):
+    spec = fx.zoo.tiny("gpt2")
+    with pytest.raises(ValueError, match=r"has no config\.json; give the folder of a checkpoint"):
+        fx.hf.save(spec, noise(spec), tmp_path / "model", like=tmp_path)
+    assert not (tmp_path / "model").exists()

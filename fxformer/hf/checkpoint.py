@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
+from fxformer.hf.carried import copy_files
 from fxformer.hf.families import FAMILIES, express, family_of
 from fxformer.hf.family import Family, Settings, settings, unread
 from fxformer.hf.files import Stored, open_tensors, read_json, write_json, write_tensors
@@ -94,18 +95,22 @@ def save(
     *,
     dtype: DTypeLike = jnp.float32,
     shard: int = 5 * 10**9,
+    like: str | PathLike[str] | None = None,
 ) -> None:
     """Write a folder that transformers loads; it appears whole or not at all.
 
     dtype: of the tensors in the files. shard: bytes of a file at most, and what is held in memory beside the
-    parameters. The files say nothing of training: initialisers and dropout are left out where the family has none.
+    parameters. like: a folder, such as the one that was loaded, whose special tokens, longest text, tokenizer and
+    settings of generation are taken over (`fxformer.hf.carried`), since no spec says them; without it, config.json says
+    that there are no special tokens. The files say nothing of training: initialisers and dropout are left out where the
+    family has none.
     Raises ValueError where no family computes what `spec` does or `params` are not its, FileExistsError where there
     is something at `path`, ImportError without safetensors.
     """
     folder, dtype = Path(path), floating(dtype)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new path")
-    model_type, parts, config = express(spec)
+    model_type, parts, config = express(spec, None if like is None else read_json(Path(like) / "config.json"))
     family = FAMILIES[model_type]
     leaves, shapes = flatten_dict(params, sep="."), _shapes(spec)
     _check_params(leaves, shapes)
@@ -128,6 +133,8 @@ def save(
         whole = Path(scratch) / folder.name
         whole.mkdir()
         write_json(whole / "config.json", {**header, **tokens, **config})
+        if like is not None:
+            copy_files(Path(like), whole)
         write_tensors(whole, sizes, make, shard)
         whole.rename(folder)
 

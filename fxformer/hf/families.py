@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Container
 from typing import Any
 
 from fxformer.hf.albert import ALBERT
 from fxformer.hf.bert import BERT
+from fxformer.hf.carried import SETTINGS
 from fxformer.hf.chatglm import CHATGLM, CHATGLM2, GLM_130B
 from fxformer.hf.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V32
 from fxformer.hf.depth import unfolded
@@ -18,7 +20,7 @@ from fxformer.hf.llama import LLAMA
 from fxformer.hf.mistral import MISTRAL
 from fxformer.hf.mixtral import MIXTRAL
 from fxformer.hf.olmo2 import OLMO2
-from fxformer.hf.parts import Parts, classes_of, label_names
+from fxformer.hf.parts import Parts, classes_of, exact_classes, label_names
 from fxformer.hf.qwen3 import QWEN3
 from fxformer.hf.switch import SWITCH
 from fxformer.hf.t5 import T5, T5_ENCODER
@@ -65,25 +67,57 @@ def family_of(config: Settings) -> Family:
     return FAMILIES[model_type]
 
 
-def express(spec: Transformer) -> tuple[str, Parts, Settings]:
-    """(model_type, parts, settings) of the first family whose config, read back, computes what `spec` computes."""
+def express(spec: Transformer, like: Settings | None = None) -> tuple[str, Parts, Settings]:
+    """(model_type, parts, settings) of the first family whose config, read back, computes what `spec` computes.
+
+    like: a config.json whose family is tried first and whose class is preferred, and of which the settings that a spec
+    does not say are taken over.
+    """
     misfits: dict[str, list[str]] = {}
-    for model_type, family in FAMILIES.items():
+    first = None if like is None else family_of(like)
+    for model_type, family in sorted(FAMILIES.items(), key=lambda item: item[1] is not first):
         try:
             config = family.write(spec)
             if config is None:
                 continue
-            parts, *_ = family.parts_of(spec)
-            config = {"architectures": classes_of(family, parts), **config, **label_names(spec)}
-            misfit = difference(_flat(family.read({**settings(family, config), "parts": parts})), _flat(spec))
+            parts, classes = _class_of(family, spec, () if like is None else like.get("architectures") or ())
+            config = {"architectures": classes, **config, **label_names(spec)}
+            misfit = _misfit(family, parts, config, spec)
             if misfit is None:
-                return model_type, parts, config
+                return model_type, parts, config if like is None else _taken_over(family, parts, config, spec, like)
         except ValueError as error:
             misfit = f"refused, {error}"
         misfits.setdefault(misfit, []).append(model_type)
     reasons = [f"as {', '.join(names)} {misfit}" for misfit, names in misfits.items()]
     reason = "; ".join(reasons) or f"none of {', '.join(FAMILIES)} has its structure"
     raise ValueError(f"transformers has no model for this spec: {reason}")
+
+
+def _class_of(family: Family, spec: Transformer, preferred: Container[str]) -> tuple[Parts, list[str]]:
+    """The parts of a spec and the classes that have them; one of the preferred ones where it can be that."""
+    first, *others = family.parts_of(spec)
+    for parts in (first, *others):
+        named = [name for name in exact_classes(family, parts) if name in preferred]
+        if named:
+            return parts, named
+    return first, classes_of(family, first)
+
+
+def _misfit(family: Family, parts: Parts, config: Settings, spec: Transformer) -> str | None:
+    """In what the config, read back, computes something else than the spec."""
+    return difference(_flat(family.read({**settings(family, config), "parts": parts})), _flat(spec))
+
+
+def _taken_over(family: Family, parts: Parts, config: Settings, spec: Transformer, like: Settings) -> Settings:
+    """The config with those settings of another one that leave the model as it is."""
+    for name in SETTINGS:
+        if like.get(name) is not None:
+            more = {**config, name: like[name]}
+            try:
+                config = more if _misfit(family, parts, more, spec) is None else config
+            except ValueError:  # it may not be that, in this family or at all
+                continue
+    return config
 
 
 def _flat(spec: Transformer) -> Transformer:

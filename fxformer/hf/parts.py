@@ -40,20 +40,22 @@ def lines_of(family: Family, parts: Parts) -> tuple[Tensor, ...]:
     return tuple(dict.fromkeys(line for part, lines in family.parts.items() if part in parts for line in lines))
 
 
-def classes_of(family: Family, parts: Parts) -> list[str]:
-    """The classes with exactly these parts, or else with these and spare ones, or else those that together have them.
-
-    Raises ValueError where there are none.
-    """
-    if not family.classes:
-        return [family.architecture]
+def exact_classes(family: Family, parts: Parts) -> list[str]:
+    """The classes with exactly these parts, or else with these and spare ones."""
     own, spare = {name: frozenset(each) for name, each in family.classes.items()}, frozenset(family.spare)
     same = [name for name, each in own.items() if each == parts]
-    nearly = [name for name, each in own.items() if each - spare == parts - spare]
-    within = [name for name, each in own.items() if each <= parts]
-    if not same and not nearly and parts - frozenset().union(*(own[name] for name in within)):
-        raise ValueError(f"none of {', '.join(own)} has the parts {', '.join(sorted(parts))}")
-    return same or nearly or within
+    return same or [name for name, each in own.items() if each - spare == parts - spare]
+
+
+def classes_of(family: Family, parts: Parts) -> list[str]:
+    """The exact classes, or else those that together have these parts; raises ValueError where there are none."""
+    if not family.classes:
+        return [family.architecture]
+    exact = exact_classes(family, parts)
+    within = {name: each for name, each in family.classes.items() if parts.issuperset(each)}
+    if not exact and parts.difference(*within.values()):
+        raise ValueError(f"none of {', '.join(family.classes)} has the parts {', '.join(sorted(parts))}")
+    return exact[:1] or list(within)
 
 
 def other_class(family: Family, config: Settings) -> str:
