@@ -20,6 +20,7 @@ from fxformer.hf.llama import (
 from fxformer.hf.masks import window
 from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
 from fxformer.hf.rope import DEFAULTS
+from fxformer.layers.ffn import FFNSpec
 from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
 from fxformer.ops.mask import Causal, Window
@@ -27,10 +28,14 @@ from fxformer.ops.mask import Causal, Window
 
 def read(settings: Settings) -> Transformer:
     """The Spec of a Mistral config."""
+    return read_windowed(settings, read_glu(settings))
+
+
+def read_windowed(settings: Settings, ffn: FFNSpec) -> Transformer:
+    """Layers with this feed-forward layer, and attention within the window where there is one."""
     size = settings["sliding_window"]
     attention = replace(read_attention(settings), mask=Causal() if size is None else Window(size))
-    residual = Residual(placement="pre", norm=read_norm(settings))
-    block = Block(attention=attention, ffn=read_glu(settings), residual=residual)
+    block = Block(attention=attention, ffn=ffn, residual=Residual(placement="pre", norm=read_norm(settings)))
     return read_model(settings, [block] * settings["num_hidden_layers"])
 
 

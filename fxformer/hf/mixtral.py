@@ -3,9 +3,6 @@
 Their names at runtime, where the experts of a layer are one tensor, are read too.
 """
 
-from dataclasses import replace
-
-from fxformer.block import Block
 from fxformer.hf.family import Family, Settings
 from fxformer.hf.layout import Axes
 from fxformer.hf.llama import (
@@ -15,36 +12,28 @@ from fxformer.hf.llama import (
     EMBED,
     NORMS,
     STACKED_EXPERTS,
-    read_attention,
     read_glu,
-    read_model,
-    read_norm,
     write_model,
 )
 from fxformer.hf.masks import window
+from fxformer.hf.mistral import MISTRAL, read_windowed
 from fxformer.hf.names import tensor
 from fxformer.hf.parts import DECODER_PARTS, decoder_classes, decoder_parts
-from fxformer.hf.rope import DEFAULTS
 from fxformer.layers.ffn import GLU, MoE
 from fxformer.layers.project import Normal
-from fxformer.layers.residual import Residual
 from fxformer.model import Transformer
-from fxformer.ops.mask import Causal, Window
 from fxformer.ops.route import TopK
 
 
 def read(settings: Settings) -> Transformer:
     """The Spec of a Mixtral config."""
-    size = settings["sliding_window"]
-    attention = replace(read_attention(settings), mask=Causal() if size is None else Window(size))
     moe = MoE(
         experts=settings["num_local_experts"],
         expert=read_glu(settings),
         router=TopK(k=settings["num_experts_per_tok"], renormalise=True),
         router_init=Normal(settings["initializer_range"]),
     )
-    block = Block(attention=attention, ffn=moe, residual=Residual(placement="pre", norm=read_norm(settings)))
-    return read_model(settings, [block] * settings["num_hidden_layers"])
+    return read_windowed(settings, moe)
 
 
 def write(spec: Transformer) -> Settings | None:
@@ -69,22 +58,11 @@ MIXTRAL = Family(
     parts=DECODER_PARTS,
     parts_of=decoder_parts,
     defaults={
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": None,
-        "hidden_act": "silu",
-        "max_position_embeddings": 131072,
+        **MISTRAL.defaults,
         "sliding_window": None,
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
         "rms_norm_eps": 1e-5,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": False,
-        **DEFAULTS,
         "rope_theta": 1e6,
     },
     optional=frozenset({"num_key_value_heads"}),
