@@ -24,7 +24,11 @@ TINY = {"width": 24, "depth": 1, "heads": 3, "inner": 8, "vocab": 11}
 MEMORY = 1_000_000  # kB that trying all this may take beside what the process has
 
 
-@pytest.mark.parametrize("make", [np.int8, np.uint16, np.int64, np.array, jnp.int32, jnp.asarray], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [np.int8, np.uint16, np.int64, np.array, jnp.int32, jnp.asarray],
+    ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
+)
 def test_whole_numbers_of_numpy_and_jax_are_those_of_python(make):
     spec = fx.zoo.toy(**{**TINY, "heads": make(3), "window": make(5)})
     assert spec == fx.zoo.toy(**{**TINY, "heads": 3, "window": 5}) and hash(spec)
@@ -37,7 +41,11 @@ def test_arithmetic_on_sizes_does_not_overflow():
     assert fx.zoo.toy(**given) == fx.zoo.toy(width=65, heads=5, position="none")
 
 
-@pytest.mark.parametrize("make", [np.float32, ml_dtypes.bfloat16, np.array, jnp.float32, jnp.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [np.float32, ml_dtypes.bfloat16, np.array, jnp.float32, jnp.bfloat16],
+    ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
+)
 def test_numbers_of_numpy_and_jax_are_those_of_python(make):
     spec = fx.zoo.toy(**TINY, dropout=make(0.25), residual_scale=make(1.5), softcap=make(8))
     assert spec == fx.zoo.toy(**TINY, dropout=0.25, residual_scale=1.5, softcap=8.0) and hash(spec)
