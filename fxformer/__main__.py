@@ -12,7 +12,8 @@ import jax
 from fxformer import accounting, zoo
 from fxformer.commands import generate
 from fxformer.commands.describe import COLUMNS, describe, features, row
-from fxformer.model import Transformer, position_limit
+from fxformer.given import position_limit
+from fxformer.model import Transformer
 from fxformer.table import line, widths_of
 from fxformer.verify import DECODE_LAWS, LAWS, Verdict, uncacheable, verify, verify_decoding
 

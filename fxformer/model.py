@@ -8,54 +8,35 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from fxformer.cache import Cache, advance
-from fxformer.coords import PADDING, Coords, check_rows, plain, succeeding
-from fxformer.fields import Count, Size, check_fields, checked, shown
-from fxformer.jit import known, promoting, traced
+from fxformer.coords import Coords, check_rows, plain, succeeding
+from fxformer.fields import Count, Size, checked
+from fxformer.given import (
+    as_tokens,
+    check_cache_rows,
+    check_cacheable,
+    check_capacity,
+    check_end,
+    check_key,
+    check_memory,
+    check_params,
+    check_positions,
+    check_types,
+    dtype_of,
+    floating,
+    length_limit,
+)
+from fxformer.jit import promoting, traced
 from fxformer.layers.context import Context, Execution, Memory
-from fxformer.layers.embed import Embed, EmbedModule
-from fxformer.layers.head import HEADS, HeadSpec, Pooler, PoolerModule
-from fxformer.layers.norm import Norm
+from fxformer.layers.embed import EmbedModule
+from fxformer.layers.head import HEADS, PoolerModule
 from fxformer.lookup import renamed
-from fxformer.mtp import MTP, MTPModule
-from fxformer.ops.norm import ACROSS_TOKENS
+from fxformer.mtp import MTPModule
 from fxformer.stack import Once, Stack, StackModule, check_tables, empty_tables
-from fxformer.walk import parts
-
-Params = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transformer:
-    """What a model is: embed the tokens, run the stack, read out logits.
-
-    encoder: a stack that reads other tokens through the same embedding, for the cross-attentions of `stack`.
-    pooler: what says something about a whole sequence. mtp: multi-token prediction, of the token after the next.
-    """
-
-    embed: Embed
-    stack: Stack
-    head: HeadSpec
-    encoder: Stack | None = None
-    pooler: Pooler | None = None
-    mtp: MTP | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        crossed = any(block.cross is not None for block in self.stack.blocks)
-        if crossed != (self.encoder is not None):
-            has, lacks = ("cross-attention", "encoder") if crossed else ("an encoder", "cross-attention")
-            raise ValueError(f"the model has {has} and no {lacks}; give both or neither")
-
-    @property
-    def ahead(self) -> MTP | None:
-        """The old name of `mtp`."""
-        renamed({"ahead": "mtp"}, "ahead", "field")
-        return self.mtp
+from fxformer.transformer import Params, Reading, Transformer
 
 
 @jax.tree_util.register_dataclass
@@ -84,15 +65,6 @@ class Output:
         """The old name of `mtp`."""
         renamed({"ahead": "mtp"}, "ahead", "field")
         return self.mtp
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Tokens [B, S] for the encoder, and where they stand."""
-
-    tokens: Array
-    coords: Coords
 
 
 class TransformerModule(nn.Module):
@@ -263,20 +235,6 @@ def _reading(
     return Reading(tokens=tokens_BS, coords=encoder_coords)
 
 
-def check_memory(spec: Transformer, reading: Reading | None, memory: Memory | None, cache: Cache | None) -> None:
-    """Raise ValueError unless the cross-attentions have exactly one source, and only where there are some."""
-    given = [name for name, value in (("encoder_tokens", reading), ("memory", memory)) if value is not None]
-    if spec.encoder is None and given:
-        raise ValueError(f"{given[0]} are for a model with an encoder; this one has none")
-    if len(given) > 1:
-        raise ValueError("encoder_tokens and memory are two answers to one question; give one of them")
-    if spec.encoder is None or given:
-        return
-    length_B = np.zeros(1) if cache is None else known(cache.length_B)
-    if length_B is not None and not length_B.any():
-        raise ValueError("the model has an encoder and nothing to read; give encoder_tokens or memory")
-
-
 @checked
 def empty_cache(
     spec: Transformer,
@@ -305,15 +263,6 @@ def empty_cache(
         spec.stack, batch=batch, length=length, encoder_length=encoder_length, spare=spare, dtype=kept_as
     )
     return Cache(tables, jnp.zeros(batch, jnp.int32))
-
-
-def check_cacheable(spec: Transformer) -> None:
-    """Raise ValueError where an earlier token's output depends on later ones, so that remembering it would be wrong."""
-    kinds = {norm.kind for norm in parts(spec.stack, Norm)} & ACROSS_TOKENS
-    if kinds:
-        raise ValueError(f"norm {min(kinds)!r} mixes all tokens of a batch, later ones too; it cannot be cached")
-    if any(block.attention.mask.bidirectional for block in spec.stack.blocks):
-        raise ValueError("each token of this model sees those after it; run it on whole sequences, without a cache")
 
 
 def abstract_params(spec: Transformer) -> Params:
@@ -368,144 +317,9 @@ _compiled_forward = jax.jit(_checked_forward, static_argnums=(0, 1, 2))
 _compiled_init = jax.jit(_init, static_argnums=0)
 
 
-def check_params(params: Params, needed: Params, failure: Exception | None = None) -> None:
-    """Raise ValueError with the first parameter that is missing, of another shape than `needed`, or too many."""
-    has, needs = _shapes(params), _shapes(needed)
-    for path in needs | has:
-        if has.get(path) != needs.get(path):
-            given, wanted = (shapes.get(path, "nothing") for shapes in (has, needs))
-            raise ValueError(
-                f"parameter {path} is {given}, the model needs {wanted}; give the parameters of this spec"
-            ) from failure
-
-
-def _shapes(params: Params) -> dict[str, list[int]]:
-    """The shape of each parameter by its dotted path."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): list(np.shape(leaf)) for path, leaf in leaves}
-
-
 @promoting()
 def _init_boxed(spec: Transformer, key: Array) -> Params:
     tokens_BT, coords = jnp.zeros((1, 2), jnp.int32), plain(2)
     reading = None if spec.encoder is None else Reading(tokens=tokens_BT, coords=coords)
     context = Context(coords=coords)
     return TransformerModule(spec).init(key, tokens_BT, context, reading, None, jnp.dtype(jnp.float32))["params"]
-
-
-def check_key(key: Any) -> None:
-    """Raise ValueError for what is no key of jax.random."""
-    if not isinstance(key, Array | np.ndarray):
-        raise ValueError(f"key={key!r} is no key; give jax.random.key(seed)")
-
-
-def floating(dtype: DTypeLike) -> np.dtype:
-    """The floating type that is meant. Raises ValueError for another one, or none."""
-    meant = dtype_of(dtype)
-    if not jnp.issubdtype(meant, jnp.floating):
-        raise ValueError(f"dtype={meant} is no floating type; use float32, bfloat16 or float16")
-    return meant
-
-
-def dtype_of(dtype: DTypeLike) -> np.dtype:
-    """The type of numbers that is meant. Raises ValueError where none is."""
-    try:
-        return jnp.dtype(dtype)
-    except TypeError:
-        raise ValueError(f"dtype={shown(dtype)} is no floating type; use float32, bfloat16 or float16") from None
-
-
-def position_limit(spec: Transformer) -> int | None:
-    """The number of learned positions, or None where any position can be encoded."""
-    return None if spec.embed.position is None else spec.embed.position.limit
-
-
-def length_limit(spec: Transformer) -> int | None:
-    """The most tokens of one document, or None where places come again, as in spans, or any position can be encoded."""
-    position = spec.embed.position
-    return None if position is None or position.streams > 1 else position.limit
-
-
-def as_tokens(tokens: ArrayLike, vocab: int) -> Array:
-    """Integer tokens [B, T]; lists of rows count too. Raises ValueError as `check_tokens` does, and for ragged rows."""
-    if not isinstance(tokens, Array | np.ndarray):
-        try:
-            tokens = np.asarray(tokens)
-        except ValueError:
-            raise ValueError("tokens are rows of unequal lengths; pad them, and say where with coords.padded") from None
-    check_tokens(tokens, vocab)
-    return cast(Array, tokens)
-
-
-def check_tokens(tokens: Array | np.ndarray, vocab: int) -> tuple[int, int]:
-    """(B, T) of integer tokens; raises ValueError for another shape or dtype, or a token outside the vocabulary."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; give integers [batch, length]")
-    values = known(tokens)
-    if values is not None and values.size:
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= vocab:
-            raise ValueError(f"token {low if low < 0 else high} is outside the vocabulary of {vocab}")
-    batch, length = tokens.shape
-    return batch, length
-
-
-def check_end(spec: Transformer, cache: Cache | None, length: int, start: ArrayLike) -> None:
-    """Raise ValueError where `length` tokens from `start`, a number or [B], are more than positions or room."""
-    first = known(start)
-    last = None if first is None else int(first.max()) + length - 1
-    position = spec.embed.position
-    if position is not None and position.limit is not None:
-        _check_limit(position.limit, length if last is None else last + 1)
-    _check_last(cache, last)
-
-
-def check_positions(spec: Transformer, coords: Coords) -> None:
-    """Raise ValueError where a position is not in the model's learned table, or under `jit` may well not be."""
-    position = spec.embed.position
-    if position is None or position.limit is None:
-        return
-    coords.check_streams(position.streams)
-    assert coords.pos is not None
-    known_pos = coords.at_tokens(coords.pos)
-    if known_pos is not None:
-        low, high = int(known_pos.min(initial=0)), int(known_pos.max(initial=0))
-        if low < 0:
-            raise ValueError(f"position {low} is before the first of the {position.limit} learned ones; use 0 or more")
-        _check_limit(position.limit, high + 1)
-    elif position.streams == 1:  # with more, places come again, so that their number says nothing
-        _check_limit(position.limit, coords.length)
-
-
-def check_types(spec: Transformer, coords: Coords) -> None:
-    """Raise ValueError for a token type that the model has not, if they are known."""
-    types = None if coords.type is None or not spec.embed.types else coords.at_tokens(coords.type)
-    if types is not None and types.size:
-        low, high = int(types.min()), int(types.max())
-        if low < 0 or high >= spec.embed.types:
-            raise ValueError(f"token type {low if low < 0 else high} is none of the model's {spec.embed.types}")
-
-
-def _check_limit(limit: int, needed: int) -> None:
-    if needed > limit:
-        raise ValueError(f"sequence of {needed} tokens is longer than the {limit} learned positions")
-
-
-def check_cache_rows(cache: Cache, batch: int) -> None:
-    """Raise ValueError unless the cache has as many rows as the tokens."""
-    rows = cache.length_B.shape[0]
-    if rows != batch:
-        raise ValueError(f"the cache has {rows} rows, tokens have {batch}; make an empty cache of batch={batch}")
-
-
-def check_capacity(cache: Cache | None, coords: Coords) -> None:
-    """Raise ValueError where the tokens do not fit what is left of the cache, if that is known."""
-    index = known(coords.index)
-    _check_last(cache, None if index is None else int(index.max(initial=PADDING)))
-
-
-def _check_last(cache: Cache | None, last: int | None) -> None:
-    """Raise ValueError where the cache has no place for token `last`; None is not known."""
-    capacity = None if cache is None else cache.capacity
-    if capacity is not None and last is not None and last >= capacity:
-        raise ValueError(f"token {last} does not fit a cache of {capacity} tokens; make a longer cache")

@@ -32,6 +32,8 @@ LAYERS = (  # from the ground up: a file imports from its own layer or from belo
     ("layers/",),
     ("block.py",),
     ("stack.py", "mtp.py"),
+    ("transformer.py",),
+    ("given.py",),
     ("model.py",),
     ("decode/", "lora.py", "sharding.py", "accounting.py"),
 )
@@ -116,7 +118,9 @@ def test_the_list_of_what_is_never_written_bites():
 SPEC_TYPES = {
     node.name
     for name, tree in TREES.items()
-    if name.startswith(("layers/", "block", "stack", "model", "ops/mask", "ops/rotary", "ops/route", "ops/dispatch"))
+    if name.startswith(
+        ("layers/", "block", "stack", "transformer", "model", "ops/mask", "ops/rotary", "ops/route", "ops/dispatch")
+    )
     for node in ast.walk(tree)
     if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
 }
@@ -239,7 +243,7 @@ def test_the_toy_factory_reaches_every_entry_that_it_can_choose():
 def spec_classes() -> Iterator[type]:
     for name in TREES:
         if name.startswith(
-            ("layers/", "block", "stack", "model", "ops/mask", "ops/rotary", "ops/route", "ops/dispatch")
+            ("layers/", "block", "stack", "transformer", "model", "ops/mask", "ops/rotary", "ops/route", "ops/dispatch")
         ):
             module = import_module("fxformer." + name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
             for value in vars(module).values():

@@ -14,16 +14,8 @@ from fxformer.cache import fork, rollback
 from fxformer.coords import Coords, plain
 from fxformer.decode import Sampling
 from fxformer.decode.sampling import check_sampling
-from fxformer.model import (
-    Transformer,
-    abstract_params,
-    check_capacity,
-    check_end,
-    check_memory,
-    check_positions,
-    check_tokens,
-    check_types,
-)
+from fxformer.given import check_capacity, check_end, check_memory, check_positions, check_tokens, check_types
+from fxformer.model import Transformer, abstract_params
 
 TINY = {"width": 24, "depth": 1, "heads": 3, "inner": 8, "vocab": 11}
 SPEC = fx.zoo.toy(**TINY)

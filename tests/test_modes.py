@@ -12,7 +12,8 @@ import pytest
 
 import fxformer as fx
 from fxformer.cache import fork, rollback
-from fxformer.model import Transformer, check_cacheable
+from fxformer.given import check_cacheable
+from fxformer.model import Transformer
 from fxformer.verify import verify
 
 TINY = {"width": 24, "depth": 1, "heads": 3, "inner": 8, "vocab": 11}

@@ -24,9 +24,10 @@ from fxformer.decode.sampling import (
     settled,
     weigh,
 )
+from fxformer.given import check_tokens, length_limit
 from fxformer.jit import as_array, compiled, promoting
 from fxformer.layers.head import check_over_tokens
-from fxformer.model import Params, Transformer, apply, check_tokens, length_limit
+from fxformer.model import Params, Transformer, apply
 
 
 @promoting()

@@ -15,17 +15,10 @@ from fxformer.coords import PADDING, Coords, check_rows, of_index, padded_to
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
 from fxformer.fields import LAST
+from fxformer.given import check_cacheable, check_positions, check_tokens, length_limit, position_limit
 from fxformer.jit import as_array, numpy_of, promoting
 from fxformer.layers.head import check_over_tokens
-from fxformer.model import (
-    Transformer,
-    check_cacheable,
-    check_positions,
-    check_tokens,
-    length_limit,
-    position_limit,
-    traced,
-)
+from fxformer.model import Transformer, traced
 
 
 class Given(NamedTuple):

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from fxformer.given import check_key
 from fxformer.jit import known, numpy_of
-from fxformer.model import check_key
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, precise, temper
 
 

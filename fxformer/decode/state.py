@@ -12,7 +12,8 @@ from fxformer.decode.processors import choosable
 from fxformer.decode.request import Request
 from fxformer.decode.sampling import keys_at, pick
 from fxformer.decode.steps import read
-from fxformer.model import Params, Transformer, empty_cache, length_limit
+from fxformer.given import length_limit
+from fxformer.model import Params, Transformer, empty_cache
 
 
 @jax.tree_util.register_dataclass

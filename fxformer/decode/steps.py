@@ -11,8 +11,9 @@ from jax.typing import DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import Coords
+from fxformer.given import check_cacheable
 from fxformer.jit import promoting
-from fxformer.model import Output, Params, Transformer, apply, check_cacheable, read_out
+from fxformer.model import Output, Params, Transformer, apply, read_out
 from fxformer.stack import Once
 
 

@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
+from fxformer.given import floating
 from fxformer.hf.carried import copy_files
 from fxformer.hf.families import FAMILIES, express, family_of
 from fxformer.hf.family import Family, Settings, settings, unread
@@ -27,7 +28,7 @@ from fxformer.hf.layout import Shape
 from fxformer.hf.names import Slot, slots
 from fxformer.hf.parts import Parts, lines_of, other_class, stored_parts
 from fxformer.hf.quantization import dequantiser
-from fxformer.model import Params, Transformer, abstract_params, floating
+from fxformer.model import Params, Transformer, abstract_params
 from fxformer.sharding import Rules, param_shardings, plan
 
 FLOATS = ("F64", "F32", "F16", "BF16")

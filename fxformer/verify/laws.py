@@ -11,10 +11,11 @@ import numpy as np
 from jax import Array
 
 from fxformer.coords import PADDING, packed, plain
+from fxformer.given import check_cacheable
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.context import Execution
 from fxformer.layers.norm import Norm
-from fxformer.model import Params, Transformer, apply, check_cacheable
+from fxformer.model import Params, Transformer, apply
 from fxformer.ops.dispatch import Capacity, Dropless
 from fxformer.ops.loss import cross_entropy
 from fxformer.ops.mask import visible

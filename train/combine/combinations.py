@@ -13,10 +13,10 @@ import numpy as np
 import fxformer as fx
 from fxformer import zoo
 from fxformer.block import Block
+from fxformer.given import check_cacheable
 from fxformer.layers.attention import GQA
 from fxformer.layers.head import Pooler
 from fxformer.layers.residual import PLACEMENTS
-from fxformer.model import check_cacheable
 from fxformer.mtp import MTP
 from fxformer.ops.mask import Full
 from fxformer.ops.norm import NORMS

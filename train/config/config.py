@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from fxformer import sharding, zoo
+from fxformer.given import position_limit
 from fxformer.lookup import nearest, renamed
-from fxformer.model import position_limit
 from train.config.fit import check_objective
 from train.config.values import COUNT, RANGES, check_number, check_text, typed
 from train.data.synthetic import TASKS
