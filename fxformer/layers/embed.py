@@ -93,9 +93,10 @@ def _look_up(
 
 
 def rows_of(table_XD: Array, at_BT: Array, coords: Coords) -> Array:
-    """Rows of a table: not a number for one that it does not have, and some row for padding, whatever stands there."""
+    """Rows of a table: not a number for one that it does not have; for padding, where anything stands, the nearest."""
     at_BT = at_BT.astype(jnp.promote_types(at_BT.dtype, jnp.int32))
-    at_BT = jnp.where(coords.index >= 0, jnp.where(at_BT >= 0, at_BT, len(table_XD)), 0)
+    last = len(table_XD) - 1
+    at_BT = jnp.where(coords.index >= 0, jnp.where(at_BT >= 0, at_BT, last + 1), at_BT.clip(0, last))
     return jnp.asarray(table_XD).at[at_BT].get(mode="fill", fill_value=jnp.nan)
 
 
