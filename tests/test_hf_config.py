@@ -32,7 +32,22 @@ from tests.test_hf import edit_config, model, noise
 MUTATIONS = 2_000  # over all families
 SECONDS, BYTES = 10, 10**9  # that one of them may take
 TINY = {
-    **{name: name for name in ("gpt2", "llama", "mistral", "mixtral", "qwen3", "olmo2", "gemma2", "glm", "bert", "t5")},
+    **{
+        name: name
+        for name in (
+            "gpt2",
+            "llama",
+            "mistral",
+            "mixtral",
+            "qwen3",
+            "olmo2",
+            "gemma2",
+            "glm",
+            "bert",
+            "t5",
+            "t5-encoder",
+        )
+    },
     **{"albert": "albert-mlm-groups", "gpt_oss": "gpt-oss", "switch_transformers": "switch"},
     **{"deepseek_v2": "deepseek-v2", "deepseek_v3": "deepseek-v3", "deepseek_v32": "deepseek-v3.2"},
 }

@@ -324,11 +324,11 @@ def test_published_layers_have_their_numbers_of_parameters_and_of_cached_element
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: replace(DENSE, heads=0), "heads=0 ask nothing"),
-        (lambda: replace(DENSE, latent=0), "nope_width=4, value_width=5, latent=0, query_latent=14 leave no channel"),
-        (lambda: replace(DENSE, query_latent=0), "latent=7, query_latent=0 leave no channel"),
+        (lambda: replace(DENSE, heads=0), "heads=0 is out of range; use 1 or more"),
+        (lambda: replace(DENSE, latent=0), "latent=0 is out of range; use 1 or more"),
+        (lambda: replace(DENSE, query_latent=0), "query_latent=0 is out of range; use 1 or more"),
         (lambda: replace(SPARSE, query_latent=None), "index of heads=10 reads a query latent, query_latent=None"),
-        (lambda: replace(INDEX, keep=0), "index of heads=10, keep=0 selects nothing"),
+        (lambda: replace(INDEX, keep=0), "keep=0 is out of range; use 1 or more"),
         (lambda: replace(INDEX, width=7), "index rotates 8 channels of width=7"),
         (lambda: run(DENSE, disturbed(DENSE), X, form="absorbd"), "form='absorbd' is unknown; did you mean 'absorbed'"),
     ],

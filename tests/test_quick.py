@@ -167,4 +167,6 @@ def commands(package: str, capsys) -> set[str]:
             main(["--help"])
         else:
             cli.app.cli(prog="train", args=["--help"])
-    return set(re.findall(r"^(?:│   •|   ) (\w+) +\S", capsys.readouterr().out, flags=re.MULTILINE))
+    text = capsys.readouterr().out
+    choices = re.search(r"\{([a-z,\s]+)\}", text)  # of the usage line, or else the first words of lines
+    return set(re.findall(r"\w+", choices[1]) if choices else re.findall(r"^ {4}(\w+) +\S", text, flags=re.MULTILINE))

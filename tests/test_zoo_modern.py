@@ -340,7 +340,7 @@ def test_the_gate_of_gpt_oss_is_clamped_on_one_side_and_the_other_branch_on_both
 
 
 def test_a_limit_that_cuts_everything_off_is_refused():
-    with pytest.raises(ValueError, match=r"limit=-1.0 cuts everything off; use more than 0, or None for no limit"):
+    with pytest.raises(ValueError, match=r"limit=-1.0 is out of range; use more than 0, or None"):
         GLU(inner=3, activation="silu", limit=-1.0)
 
 

@@ -14,7 +14,7 @@ import pytest
 import fxformer as fx
 from fxformer.coords import plain
 from fxformer.layers.context import Memory
-from fxformer.layers.head import HEADS, Bare, Pooler, PoolerModule, Tied, Transformed, Untied
+from fxformer.layers.head import HEADS, Bare, Labels, Pooler, PoolerModule, Span, Tied, Transformed, Untied
 from fxformer.layers.norm import Norm
 from tests.laws.specs import PUBLISHED, STRUCTURES, shapes_of, toy
 
@@ -118,7 +118,7 @@ def test_every_readout_and_label_keeps_the_bits_of_its_product():
     """Each head with a readout, and the pooler: float32 numbers that bfloat16 could not hold."""
     x, table = jnp.asarray(RNG.normal(size=(B, T, D)), jnp.bfloat16), jnp.asarray(RNG.normal(size=(V, D)), jnp.float32)
     norm = Norm(kind="layer", bias=True)
-    heads = [Tied(), Untied(), Transformed(activation="gelu_erf", norm=norm)]
+    heads = [Tied(), Untied(), Transformed(activation="gelu_erf", norm=norm), Labels(labels=3), Span()]
     assert {type(head) for head in heads} == set(HEADS) - {Bare}
     told = [HEADS[type(head)](head).init_with_output(jax.random.key(0), x, table)[0] for head in heads]
     pooler = PoolerModule(Pooler(labels=3, init=Untied().init))

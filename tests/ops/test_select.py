@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxformer.coords import plain
+from fxformer.coords import of_index, plain
 from fxformer.ops.attend import Scores, Terms
 from fxformer.ops.loss import divergence
 from fxformer.ops.mask import Causal
@@ -75,7 +75,9 @@ def test_mean_weights_are_the_average_over_heads_of_what_is_selected():
     seen = selected & (np.arange(S) <= index[:, :, None])
     rows = {"q_index": index, "k_index": np.tile(np.arange(S), (B, 1))}
     weights = reference.attend(q, k, np.zeros((B, S, kv_heads, 1)), seen=seen, scale=0.7, **rows)[2]
-    terms = Terms(q=plain(T, start=jnp.asarray(start)), k=plain(S), selected_BTS=jnp.asarray(selected))
+    terms = Terms(
+        q=of_index(jnp.asarray(start)[:, None] + jnp.arange(T)), k=plain(S), selected_BTS=jnp.asarray(selected)
+    )
     ours = mean_weights(*(jnp.asarray(x, jnp.float32) for x in (q, k)), Scores(mask=Causal(), scale=0.7), terms)
     np.testing.assert_allclose(ours, weights.mean(1), atol=1e-6)
 
