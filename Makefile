@@ -37,7 +37,7 @@ lint: setup
 	$(VENV)/bin/lint-imports
 
 quick: setup lint
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests/test_quick.py tests/test_architecture.py tests/ops
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "oracle or quick" tests/ops tests/test_quick.py tests/test_architecture.py
 
 check: lint
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal

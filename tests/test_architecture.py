@@ -22,6 +22,7 @@ from fxformer.ops.route import ROUTERS
 from fxformer.zoo.toy import ATTENTIONS, FFNS, POSITIONS, toy
 
 ROOT = Path(fx.__file__).parent
+pytestmark = pytest.mark.quick
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in FILES}
 LAYERS = (  # from the ground up: a file imports from its own layer or from below

@@ -16,6 +16,7 @@ from fxformer.cache import Cache, Table, fork, rollback
 from fxformer.coords import PADDING, Coords, of_index
 from fxformer.decode import generate, prefill, step, unstacked
 from fxformer.decode.steps import unstacked_spec
+from fxformer.layers.head import OVER_TOKENS
 from fxformer.model import Params, Transformer
 from fxformer.verify.laws import ROUNDING, Finding, Law, cacheable, reads
 from fxformer.verify.reading import (
@@ -279,6 +280,10 @@ def _reads(spec: Transformer) -> bool:
     return cacheable(spec) and reads(spec)
 
 
+def _writes(spec: Transformer) -> bool:
+    return cacheable(spec) and type(spec.head) in OVER_TOKENS
+
+
 DECODE_LAWS = {
     "every split": Law(every_split, cacheable),
     "chunks": Law(chunks, cacheable),
@@ -289,8 +294,8 @@ DECODE_LAWS = {
     "beam reorder": Law(reordered, cacheable),
     "encoder read once": Law(memory_is_read_once, _reads),
     "unstacked = stacked": Law(layers_apart, cacheable),
-    "generated = likeliest": Law(written_is_likeliest, cacheable),
-    "neighbours do not matter": Law(neighbours_do_not_matter, cacheable),
+    "generated = likeliest": Law(written_is_likeliest, _writes),
+    "neighbours do not matter": Law(neighbours_do_not_matter, _writes),
     "int8 cache": Law(in_8_bits, cacheable),
     "bfloat16 cache": Law(in_half_precision, cacheable),
     "overflow is flagged": Law(overflow_is_flagged, _is_bounded),

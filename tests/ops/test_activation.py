@@ -19,6 +19,7 @@ PRINTED = {
 }
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_equals_its_formula_and_the_printed_values(name):
     np.testing.assert_allclose(reference.ACTIVATIONS[name](np.array(POINTS)), PRINTED[name], rtol=0, atol=6e-10)

@@ -274,6 +274,7 @@ def test_each_key_head_serves_consecutive_query_heads(kernel):
     np.testing.assert_allclose(grouped, repeated, atol=1e-6)
 
 
+@pytest.mark.oracle
 def test_printed_causal_softmax_and_its_determinant(kernel):
     scores = [[0.3, 0, 0], [0.1, -0.2, 0], [0.5, 0.4, 0.2]]
     q, k = jnp.asarray(scores)[None, :, None], jnp.eye(3)[None, :, None]
@@ -292,6 +293,7 @@ def test_the_default_scale_makes_logits_of_unit_variance(width):
     assert jnp.var(logits) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", [name for name in CASES if "sink_H" not in CASES[name]])  # a sink is no token
 def test_statistics_equal_the_loops(name):
     case = CASES[name]
@@ -331,6 +333,7 @@ def test_long_keys_are_looked_at_in_blocks_unless_told_otherwise():
         assert programs[0] == programs[1]
 
 
+@pytest.mark.oracle
 def test_packed_rows_equal_documents_alone(kernel):
     q, k, v = (jnp.asarray(RNG.normal(size=(1, 9, 2, width)), jnp.float32) for width in (K, K, U))
     coords = packed(jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1]]))

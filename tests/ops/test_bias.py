@@ -40,6 +40,7 @@ def test_printed_buckets_of_a_small_table():
     assert buckets(range(-22, 3), bidirectional=False, **small) == expected
 
 
+@pytest.mark.oracle
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.sampled_from([4, 6, 8, 10, 32, 34]),
@@ -67,6 +68,7 @@ def test_alibi_slopes():
         np.testing.assert_allclose(alibi_slopes(heads), reference.slopes(heads), rtol=1e-12)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_biases_equal_the_loop_at_any_index(bidirectional):
     q_index, k_index = np.array([[0, 5, 200], [17, 3, 60]]), np.array([[0, 1, 40, 7, 199], [9, 18, 17, 3, 2]])

@@ -77,6 +77,7 @@ def test_every_dispatch_is_tried():
     assert {type(spec) for spec in SPECS.values()} == set(DISPATCHES)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("factor", [0.3, 0.8, 1.25, float(E)])
 @pytest.mark.parametrize("least", [0, 3])
 def test_capacity_keeps_who_comes_first(factor, least):
@@ -87,6 +88,7 @@ def test_capacity_keeps_who_comes_first(factor, least):
     np.testing.assert_allclose(y, combined(X, EXPERT, WEIGHT, expected), atol=2e-6)
 
 
+@pytest.mark.oracle
 def test_dropless_computes_every_choice_that_is_made():
     y, kept = run(Dropless())
     np.testing.assert_array_equal(kept, EXPERT < E)

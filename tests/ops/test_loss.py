@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fxformer.ops.loss import cross_entropy, weighted_mean, z_loss
 
@@ -11,6 +12,7 @@ LOGITS = 5 * RNG.normal(size=(3, 5, 7))
 TARGETS = RNG.integers(0, 7, size=(3, 5))
 
 
+@pytest.mark.oracle
 def test_cross_entropy_is_minus_log_of_the_targets_share():
     shares = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
     expected = [[-np.log(shares[b, t, TARGETS[b, t]]) for t in range(5)] for b in range(3)]
@@ -41,10 +43,12 @@ def test_losses_of_half_precision_logits_are_computed_in_float32():
     np.testing.assert_array_equal(cross_entropy(half, targets), cross_entropy(half.astype(jnp.float32), targets))
 
 
+@pytest.mark.oracle
 def test_z_loss_is_the_squared_log_of_the_sum():
     np.testing.assert_allclose(z_loss(jnp.asarray(LOGITS)), np.log(np.exp(LOGITS).sum(-1)) ** 2, rtol=1e-5)
 
 
+@pytest.mark.oracle
 def test_weighted_mean_counts_tokens_and_is_zero_without_any():
     values, weights = RNG.normal(size=(3, 5)), RNG.integers(0, 3, size=(3, 5))
     mean = weighted_mean(jnp.asarray(values), jnp.asarray(weights))

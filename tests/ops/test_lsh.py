@@ -53,6 +53,7 @@ def test_the_weights_are_a_softmax_over_what_the_rounds_find_together(buckets, r
     np.testing.assert_allclose(y, over(QK, V, union(bucket, chunk)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_one_bucket_in_one_chunk_is_exact_attention(rounds):
     y = attend(QK, V, KEY, buckets=1, rounds=rounds, chunk=T)

@@ -37,6 +37,7 @@ def test_every_mask_has_a_predicate_and_is_tried_here():
     assert kinds - {ops.Mask} == {type(mask) for mask in SIMPLE} | {Both, Either} == set(reference.MASKS)
 
 
+@pytest.mark.oracle
 @settings(max_examples=60, deadline=None)
 @given(mask=masks, seed=st.integers(0, 10_000))
 def test_a_mask_equals_its_predicate_on_every_pair_within_segments_and_never_on_padding(mask, seed):

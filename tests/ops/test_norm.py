@@ -26,6 +26,7 @@ def test_printed_vectors():
     np.testing.assert_allclose(NORMS["batch"](columns, 1e-5), normed.reshape(2, 2, 2), rtol=1e-6)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("eps", [1e-6, 1e-2])
 def test_a_norm_equals_its_formula_with_gain_and_bias(kind, eps):

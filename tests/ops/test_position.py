@@ -35,6 +35,7 @@ def test_printed_vectors_of_larger_widths():
     np.testing.assert_allclose(wide[-2:], [1.0366329266e-4, 0.9999999946], rtol=1e-6)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("width", [6, 7])
 def test_sinusoids_equal_the_formula_for_every_position_and_channel(width):
     pos = np.array([[0, 1, 5], [3, 900, 0]])

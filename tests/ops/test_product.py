@@ -23,6 +23,7 @@ def far(told, known):
     return np.abs(np.asarray(told, np.float64) - known).max() / np.abs(known).max()
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_widened_product_keeps_the_bits_that_were_summed(dtype):
     (x, matrix), (exact_x, exact_matrix) = factors(dtype)

@@ -53,6 +53,7 @@ def test_printed_vectors(pairing, pos, printed):
     np.testing.assert_allclose(turned([1, 2, 3, 4], pos, Rotary(width=4, pairing=pairing)), printed, rtol=1e-6)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("pairing", PAIRINGS)
 @pytest.mark.parametrize("scaling", [None, *SCALINGS])
 def test_rotation_equals_complex_multiplication(pairing, scaling):
@@ -192,6 +193,7 @@ def test_yarn_of_gpt_oss_ramps_between_fractions_of_a_channel(length, truncate, 
     np.testing.assert_allclose((plain - scaled) / (plain - plain / 32), expected, atol=1e-7)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_scaled_frequencies_equal_the_formula(scaling):
     rotary = Rotary(width=24, base=2_000.0, scaling=SCALED[scaling])

@@ -98,6 +98,7 @@ def test_every_router_has_a_reference():
     assert set(REFERENCE) == set(ROUTERS) == {type(spec) for spec in SPECS.values()}
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("bias", [np.zeros(E), BIAS], ids=["free", "biased"])
 def test_choices_weights_and_balance_are_the_papers(spec, bias):
@@ -121,6 +122,7 @@ def test_the_cases_above_tell_the_options_apart():
         assert (chosen(spec) != chosen(spec, BIAS)).any()
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("spec", [Switch(), GShard(), TopK(k=2)], ids=["switch", "gshard", "top"])
 def test_router_z_is_the_mean_squared_log_of_the_sum(spec):
     expected = (np.log(np.exp(LOGITS).sum(-1)) ** 2)[VALID].mean()

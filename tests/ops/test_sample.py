@@ -32,6 +32,7 @@ def nucleus(row, p):
     return tokens
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 9])
 def test_top_k_keeps_the_k_most_likely(k):
     logits = jnp.asarray(LOGITS)
@@ -42,6 +43,7 @@ def test_top_k_keeps_the_earlier_of_equals():
     assert kept(keep_top_k(jnp.array([[1.0, 3.0, 3.0, 3.0, 0.0]]), 2)) == [{1, 2}]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("p", [0.01, 0.39, 0.41, 0.69, 0.71, 0.84, 0.96, 1.0])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
     assert kept(keep_top_p(jnp.asarray(LOGITS), p)) == [nucleus(row, p) for row in LOGITS]
@@ -56,6 +58,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p_whatever_the_shares(seed, p
         assert kept(keep_top_p(jnp.asarray(row)[None], p)) == [nucleus(row, p)]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("p", "expected"), [(0.5, [{1, 3}, {4}]), (0.3, [{1, 3, 4}, {4}]), (0.05, [{0, 1, 2, 3, 4}, {2, 3, 4}])]
 )
@@ -71,6 +74,7 @@ def test_filters_leave_kept_logits_as_they_are_and_accept_traced_numbers():
         assert set(np.asarray(eager)[np.isfinite(eager)]) <= set(np.asarray(logits).ravel())
 
 
+@pytest.mark.oracle
 def test_temperature_divides_and_zero_leaves_the_most_likely():
     logits = jnp.asarray(LOGITS, jnp.float32)
     np.testing.assert_allclose(temper(logits, 0.5), LOGITS / 0.5, rtol=1e-6)
@@ -90,6 +94,7 @@ def test_filtered_tokens_are_never_chosen():
     assert set(draws[:, 0]) == {1, 3} and set(draws[:, 1]) == {3, 4}
 
 
+@pytest.mark.oracle
 def test_seen_tokens_are_weakened_whatever_their_sign():
     logits = np.array([[2.0, -3.0, 0.5, 0.0, -1.0], [1.0, 4.0, -2.0, 3.0, -0.5]])
     seen = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 0, 0]], bool)

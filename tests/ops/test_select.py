@@ -27,6 +27,7 @@ def best(scores, seen, k, index):
     return mask
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_scores_are_the_weighted_sum_of_what_heads_like(dtype):
     """In float32 whatever the data: in bfloat16 the scores of many keys would tie."""
@@ -39,6 +40,7 @@ def test_scores_are_the_weighted_sum_of_what_heads_like(dtype):
     np.testing.assert_allclose(index_scores(*arrays), expected, atol=1e-6)
 
 
+@pytest.mark.oracle
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 9999), k=st.integers(1, S + 1), kinds=st.sampled_from([2, 4, 10**6]))
 def test_the_best_k_are_kept_and_ties_go_to_the_smaller_index(seed, k, kinds):
