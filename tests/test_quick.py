@@ -74,7 +74,12 @@ def test_each_law_holds_for_a_model(law, structure):
     assert deviation <= allowed
 
 
-@pytest.mark.parametrize(("law", "structure"), one_each(DECODE_LAWS, [*KNOWN, *HANDFUL]))
+def first(law) -> str:
+    """The first structure that a law concerns: laws of decoding share its programs."""
+    return next(name for name in [*KNOWN, *HANDFUL] if law.concerns(HANDFUL[name]))
+
+
+@pytest.mark.parametrize(("law", "structure"), [(name, first(law)) for name, law in DECODE_LAWS.items()])
 def test_each_law_of_decoding_holds_for_a_model(law, structure):
     deviation, allowed = DECODE_LAWS[law].check(text_of(lawful(HANDFUL[structure])))
     assert deviation <= allowed
@@ -140,7 +145,7 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     call(cli.sample, folder, prompt="ab", tokens=3)
     call(cli.probe, (folder,), length=12, size=4, count=4)
     call(cli.combine)
-    swept = small(tmp_path, '[grid.product]\nplacement = ["pre", "post"]\nseed = [0, 1]\n')
+    swept = small(tmp_path, "[grid.product]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n")
     call(cli.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
     call(cli.report, tmp_path / "sweeps" / "small")
     assert set(said) == commands("train", capsys)
@@ -151,7 +156,8 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
 
 
 def test_each_command_of_the_library_works_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(zoo, "names", lambda: ["gpt2", "llama-7b"])  # counting all takes a moment
+    monkeypatch.setattr(zoo, "names", lambda: ["gpt2", "llama-7b"])  # counting all takes a moment, and so do all laws
+    monkeypatch.setattr("fxformer.verify.LAWS", {"the past is seen": LAWS["the past is seen"]})
     said = {}
     for words in (
         ("list",),
@@ -164,7 +170,7 @@ def test_each_command_of_the_library_works_once(tmp_path, monkeypatch, capsys):
         said[words[0]] = capsys.readouterr().out
     assert set(said) == commands("fxformer", capsys)
     assert said["count"] == "124439808\n" and "124,439,808" in said["list"]
-    assert "FAILED" not in said["verify"] and said["verify"].count(" ok ") == len(LAWS) - 1  # it has no encoder
+    assert "FAILED" not in said["verify"] and said["verify"].count(" ok ") == 1
     assert said["generate"].startswith("ab")
 
 
