@@ -16,9 +16,9 @@ from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
 from fxformer.fields import LAST
 from fxformer.given import check_cacheable, check_positions, check_tokens, length_limit, position_limit
-from fxformer.jit import as_array, numpy_of, promoting
+from fxformer.jit import as_array, numpy_of, promoting, traced
 from fxformer.layers.head import check_over_tokens
-from fxformer.model import Transformer, traced
+from fxformer.model import Transformer
 
 
 class Given(NamedTuple):

@@ -45,7 +45,7 @@ ABSENT = {  # what a field that is None could be instead
     "query_latent": 14,
     "shared": MLP(inner=9, activation="relu"),
     "index": None,  # it needs a query latent: see the structure that has both
-    "pooler": None,  # what they say stands beside the logits: see tests/test_heads.py
+    "pooler": None,  # what they say stands beside the logits: see tests/test_hf_encoders.py
     "mtp": None,
     "encoder": None,  # each needs the other: see the tests of bad input
     "cross": None,
