@@ -113,7 +113,7 @@ def test_describe_says_what_a_model_is_and_costs(capsys):
     text = said(capsys, "describe", "llama2-70b")
     facts = dict(line.split(maxsplit=1) for line in text.splitlines() if "  " in line.strip())
     assert python(zoo.get("llama2-70b")) in text
-    assert facts["placement"] == "skip * x + f(norm(x)). GPT-2; Xiong et al. 2020."
+    assert facts["placement"] == "skip * x + branch * f(norm(x)). GPT-2; Xiong et al. 2020."
     assert facts["norm"] == "x / sqrt(mean(x^2) + eps). Zhang & Sennrich 2019, eq. 4."
     assert facts["mask"] == "Keys up to the query's own: s <= t."
     assert facts["parameters"] == "68,976,648,192"
@@ -130,7 +130,11 @@ def test_describe_says_what_a_model_is_and_costs(capsys):
         (TOYS[0], "position", "A fixed linear penalty on distance, one slope a head. Press et al. 2022."),
         (TOYS[0], "mask", "The `size` most recent keys, the query's own included: t - size < s <= t (Mistral)."),
         (TOYS[1], "position", "Fixed sines and cosines added to the embedding. Vaswani et al. 2017, section 3.5."),
-        (TOYS[1], "placement", "skip * x + norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."),
+        (
+            TOYS[1],
+            "placement",
+            "skip * x + branch * norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025.",
+        ),
         (TOYS[1], "head", "Logits are (scale * x) W with a matrix of their own"),
         (TOYS[2], "position", "T5's learned bias by bucketed distance: one table for all layers of a stack."),
         (TOYS[2], "norm", "(x - mean(x)) / sqrt(var(x) + eps), population variance. Ba, Kiros & Hinton 2016, eq. 3."),

@@ -1,18 +1,18 @@
 """Norm placement is decided here: how a sublayer f joins the residual stream x.
 
-    pre         x <- skip x + f(norm x)                   and one norm after the last block
-    post        x <- norm(skip x + f(x))
-    sandwich    x <- skip x + norm f(norm x)              and one norm after the last block
-    output      x <- skip x + norm f(x)                   and one norm after the last block
-    shifted     h = norm x,  x <- skip h + f(h)           and one norm after the last block
-    hybrid      attention joins bare, x <- skip x + f(x), and feed-forward shifted
+    pre         x <- skip x + branch f(norm x)                     and one norm after the last block
+    post        x <- norm(skip x + branch f(x))
+    sandwich    x <- skip x + branch norm f(norm x)                and one norm after the last block
+    output      x <- skip x + branch norm f(x)                     and one norm after the last block
+    shifted     h = norm x,  x <- skip h + branch f(h)             and one norm after the last block
+    hybrid      attention joins bare, x <- skip x + branch f(x), and feed-forward shifted
     normformer  attention joins sandwich, and feed-forward pre
-    dual        x <- norm(skip x + f(x)),  d <- d + f(x)  and x + norm d after the last block
-    rezero      x <- skip x + a f(x), a learned from 0
+    dual        x <- norm(skip x + branch f(x)),  d <- d + branch f(x)  and x + norm d after the last block
+    rezero      x <- skip x + branch a f(x), a learned from 0
 
 A placement is a join for attention, one for feed-forward, and the way into and out of the stream: one line in
 PLACEMENTS. `own.norm("before")` is the norm of that name, `own.number("gate", 0.0)` a learned scalar. DeepNorm is
-`post` with a number: skip = (2L)^(1/4); GLM-130B's form of it is `shifted`.
+`post` with a number: skip = (2L)^(1/4); GLM-130B's form of it is `shifted`. CompleteP is `pre` with a branch of c / L.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from fxformer.axes import logical
 from fxformer.fields import Number, Rate, check_fields
 from fxformer.layers.context import Side, dropout
 from fxformer.layers.norm import Norm, NormModule
-from fxformer.layers.number import like
+from fxformer.layers.number import like, weighted
 from fxformer.layers.project import parameter
 from fxformer.lookup import nearest
 
@@ -43,54 +43,57 @@ class Own(Protocol):
     def number(self, name: str, start: float) -> Array: ...
 
 
-def pre(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """skip * x + f(norm(x)). GPT-2; Xiong et al. 2020."""
-    branch, side = f(own.norm("before")(x))
-    return skip * x + branch, side
+def pre(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """skip * x + branch * f(norm(x)). GPT-2; Xiong et al. 2020."""
+    y, side = f(own.norm("before")(x))
+    return skip * x + weighted(branch, y), side
 
 
-def post(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """norm(skip * x + f(x)). Vaswani et al. 2017; with skip > 1 DeepNorm, Wang et al. 2022."""
-    branch, side = f(x)
-    return own.norm("after")(skip * x + branch), side
+def post(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """norm(skip * x + branch * f(x)). Vaswani et al. 2017; with skip > 1 DeepNorm, Wang et al. 2022."""
+    y, side = f(x)
+    return own.norm("after")(skip * x + weighted(branch, y)), side
 
 
-def sandwich(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """skip * x + norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."""
-    branch, side = f(own.norm("before")(x))
-    return skip * x + own.norm("after")(branch), side
+def sandwich(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """skip * x + branch * norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."""
+    y, side = f(own.norm("before")(x))
+    return skip * x + weighted(branch, own.norm("after")(y)), side
 
 
-def output(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """skip * x + norm(f(x)). OLMo 2, 2024."""
-    branch, side = f(x)
-    return skip * x + own.norm("after")(branch), side
+def output(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """skip * x + branch * norm(f(x)). OLMo 2, 2024."""
+    y, side = f(x)
+    return skip * x + weighted(branch, own.norm("after")(y)), side
 
 
-def shifted(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """skip * h + f(h) with h = norm(x): post-norm moved by one sublayer. GLM-130B, Zeng et al. 2022."""
+def shifted(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """skip * h + branch * f(h) with h = norm(x): post-norm moved by one sublayer. GLM-130B, Zeng et al. 2022."""
     h = own.norm("before")(x)
-    branch, side = f(h)
-    return skip * h + branch, side
+    y, side = f(h)
+    return skip * h + weighted(branch, y), side
 
 
-def bare(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """skip * x + f(x): the sublayer norms inside. HybridNorm's attention, Zhuo et al. 2025."""
-    branch, side = f(x)
-    return skip * x + branch, side
+def bare(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """skip * x + branch * f(x): the sublayer norms inside. HybridNorm's attention, Zhuo et al. 2025."""
+    y, side = f(x)
+    return skip * x + weighted(branch, y), side
 
 
-def dual(streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array) -> tuple[tuple[Array, Array], Side]:
-    """Two streams, (norm(skip * x + f(x)), d + f(x)). ResiDual, Xie et al. 2023."""
+def dual(
+    streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array, branch: Number
+) -> tuple[tuple[Array, Array], Side]:
+    """Two streams, (norm(skip * x + branch * f(x)), d + branch * f(x)). ResiDual, Xie et al. 2023."""
     x, d = streams
-    branch, side = f(x)
-    return (own.norm("after")(skip * x + branch), d + branch), side
+    y, side = f(x)
+    y = weighted(branch, y)
+    return (own.norm("after")(skip * x + y), d + y), side
 
 
-def rezero(x: Array, f: Sublayer, own: Own, skip: Array) -> tuple[Array, Side]:
-    """skip * x + a f(x), a learned from 0: the identity at initialisation. Bachlechner et al. 2020."""
-    branch, side = f(x)
-    return skip * x + own.number("gate", 0.0).astype(x.dtype) * branch, side
+def rezero(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+    """skip * x + branch * a f(x), a learned from 0: the identity at initialisation. Bachlechner et al. 2020."""
+    y, side = f(x)
+    return skip * x + own.number("gate", 0.0).astype(x.dtype) * weighted(branch, y), side
 
 
 def as_is(x: Array, own: Own | None = None) -> Array:
@@ -138,11 +141,15 @@ PLACEMENTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """Where the norms stand and how the stream is weighted: placement, norm, skip and dropout on the branch."""
+    """Where the norms stand, what stream and branch are multiplied by, and dropout on the branch.
+
+    branch: CompleteP's base depth / depth (Dey et al. 2025), Granite's residual_multiplier.
+    """
 
     placement: str
     norm: Norm
     skip: Number = 1.0
+    branch: Number = 1.0
     dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
@@ -151,7 +158,7 @@ class Residual:
 
 
 class ResidualModule(nn.Module):
-    """Join a sublayer, "attention" or "ffn", to the stream; adds branch RMS / stream RMS to its statistics."""
+    """Join a sublayer, "attention" or "ffn", to the stream; adds f's RMS / stream RMS to its statistics."""
 
     spec: Residual
     role: str
@@ -167,7 +174,7 @@ class ResidualModule(nn.Module):
 
         join = getattr(PLACEMENTS[spec.placement], self.role)
         skip = like(spec.skip, main(stream))
-        stream, side = join(stream, f, OwnParameters(self, spec.norm), skip)
+        stream, side = join(stream, f, OwnParameters(self, spec.norm), skip, spec.branch)
         return jax.tree.map(lambda x_BTD: nn.with_logical_constraint(x_BTD, logical("btd")), stream), side
 
 

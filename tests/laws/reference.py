@@ -19,39 +19,39 @@ from fxformer.ops.bias import BucketBias, DistanceBias
 from tests.ops import reference as ops
 
 
-def pre(x, f, own, skip):
-    return skip * x + f(own("before", x))
+def pre(x, f, own, skip, branch):
+    return skip * x + branch * f(own("before", x))
 
 
-def post(x, f, own, skip):
-    return own("after", skip * x + f(x))
+def post(x, f, own, skip, branch):
+    return own("after", skip * x + branch * f(x))
 
 
-def sandwich(x, f, own, skip):
-    return skip * x + own("after", f(own("before", x)))
+def sandwich(x, f, own, skip, branch):
+    return skip * x + branch * own("after", f(own("before", x)))
 
 
-def output(x, f, own, skip):
-    return skip * x + own("after", f(x))
+def output(x, f, own, skip, branch):
+    return skip * x + branch * own("after", f(x))
 
 
-def shifted(x, f, own, skip):
+def shifted(x, f, own, skip, branch):
     h = own("before", x)
-    return skip * h + f(h)
+    return skip * h + branch * f(h)
 
 
-def bare(x, f, own, skip):
-    return skip * x + f(x)
+def bare(x, f, own, skip, branch):
+    return skip * x + branch * f(x)
 
 
-def dual(streams, f, own, skip):
+def dual(streams, f, own, skip, branch):
     x, d = streams
-    y = f(x)
+    y = branch * f(x)
     return own("after", skip * x + y), d + y
 
 
-def rezero(x, f, own, skip):
-    return skip * x + own.gate * f(x)
+def rezero(x, f, own, skip, branch):
+    return skip * x + branch * own.gate * f(x)
 
 
 def at_the_end(x, norm):
@@ -199,7 +199,7 @@ def one_block(block, params, x, *, pos, index, coords, bias):
 
         joins = dict(zip(("attention", "ffn"), PLACEMENTS[block.residual.placement], strict=False))
         own = Own(block.residual.norm, params.get(f"{name}_residual", {}))
-        return joins[name](stream, measured, own, block.residual.skip)
+        return joins[name](stream, measured, own, block.residual.skip, block.residual.branch)
 
     def attention(h):
         y, logits, weights = attend(block.attention, params["attention"], h, pos, index, coords, bias)

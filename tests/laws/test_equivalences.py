@@ -10,12 +10,14 @@ import pytest
 
 import fxformer as fx
 from fxformer.coords import plain
-from fxformer.layers.context import dropout
+from fxformer.layers import residual
+from fxformer.layers.context import Side, dropout
 from fxformer.ops.bias import DistanceBias
 from fxformer.ops.mask import Blocks, Causal, Full, Prefix, Strided, Window
 from fxformer.ops.rotary import SCALINGS
 from fxformer.stack import Repeat
 from fxformer.verify import disturbed
+from tests.laws import reference
 from tests.laws.specs import SCALED, tokens_of, toy, with_attention, with_groups, with_mask
 
 LENGTH = 9
@@ -100,6 +102,38 @@ def test_a_skip_before_a_norm_is_a_smaller_branch():
         "ffn": {**block["ffn"], "down": {"weight": block["ffn"]["down"]["weight"] / 2}},
     }
     same(logits(small, with_group(params, group_0={"blocks": {"block_0": halved}})), logits(big, params))
+
+
+class Bare:
+    """What a join may own, in NumPy: RMS norms without a gain, and a gate."""
+
+    gate = 0.3
+
+    def norm(self, name):
+        return lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True))
+
+    def number(self, name, start):
+        return jnp.float32(self.gate)
+
+    def __call__(self, place, x):
+        return self.norm(place)(x)
+
+
+@pytest.mark.parametrize("role", ["attention", "ffn"])
+@pytest.mark.parametrize("placement", residual.PLACEMENTS)
+def test_a_branch_is_weighed_after_its_own_norm_and_before_that_of_the_sum(placement, role):
+    """The formula of every placement with numbers that are not 1, in NumPy; traced ones weigh as much."""
+    join = getattr(residual.PLACEMENTS[placement], role)
+    exact = reference.PLACEMENTS[placement][("attention", "ffn").index(role)]
+    x = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    stream = residual.PLACEMENTS[placement].enter(x)
+    wanted = exact(stream, np.tanh, Bare(), 1.3, 0.7)
+    for skip, branch in ((1.3, 0.7), (jnp.float32(1.3), jnp.float32(0.7))):
+        joined, side = join(stream, lambda h: (np.tanh(h), Side()), Bare(), skip, branch)
+        assert side == Side()
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-6), joined, wanted
+        )
 
 
 def test_layer_norm_of_a_centred_stream_is_rms_norm():
