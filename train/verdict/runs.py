@@ -1,0 +1,52 @@
+"""What verdicts read of a run: its record, a line of results.jsonl, and the loss of each window of the held-out text."""
+
+import base64
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Result = Mapping[str, Any]
+
+
+def loss_of(result: Result) -> float:
+    """Validation loss, at most the loss at initialisation; null in a record stands for a number that is none."""
+    val_loss, cap = result["val_loss"], result["initial_loss"]
+    cap = math.inf if cap is None else cap
+    return cap if val_loss is None or not math.isfinite(val_loss) else min(val_loss, cap)
+
+
+def by(results: Sequence[Result], *names: str) -> dict[tuple, list[Result]]:
+    """Results grouped by the values of some settings, in order of appearance."""
+    groups: dict[tuple, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[tuple(result["args"].get(name) for name in names)].append(result)
+    return dict(groups)
+
+
+def packed(losses_W: np.ndarray) -> str:
+    """Losses of windows as text: zlib and base64 of float16, little-endian; 3 digits are kept."""
+    return base64.b64encode(zlib.compress(np.asarray(losses_W, "<f2").tobytes(), 9)).decode("ascii")
+
+
+def unpacked(text: str) -> np.ndarray:
+    """float64 [W]: what `packed` was given, to 3 digits. Raises ValueError for other text."""
+    try:
+        content = zlib.decompress(base64.b64decode(text, validate=True))
+    except zlib.error as error:
+        raise ValueError(f"these are no losses of windows: {error}") from None
+    if len(content) % 2:
+        raise ValueError("these are no losses of windows: half a number is left over")
+    return np.frombuffer(content, "<f2").astype(float)
+
+
+def windows_of(result: Result) -> np.ndarray | None:
+    """Losses of the held-out windows [W], in nats per token; None where the record has none, or some are not finite."""
+    text = result.get("windows")
+    if text is None:
+        return None
+    losses_W = unpacked(text)
+    return losses_W if np.all(np.isfinite(losses_W)) else None
