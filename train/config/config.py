@@ -1,4 +1,4 @@
-"""What a run is, as data: [model], [data], [train], [run], and the cells of a sweep.
+"""What a run is, as data: [model], [data], [train], [run], and the cells and the question of a sweep.
 
 Every setting has one name in one flat namespace, so that a grid, `--set` and a results file speak of the same thing:
 `lr` and `train.lr` are one setting. [model] holds the arguments of `fxformer.zoo.toy`, or `zoo = "gpt2"` for a
@@ -23,6 +23,7 @@ from train.data.synthetic import TASKS
 from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS
 from train.optim.schedule import SCHEDULES
+from train.verdict.question import Question
 
 DTYPES = {"float32": 32, "bfloat16": 16, "float16": 16}  # that are computed in, with their bits
 OLD_NAMES = {"ahead": "mtp", "train.ahead": "train.mtp"}
@@ -80,14 +81,16 @@ class Train:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """[run]: where a run goes and how it is computed; nothing here changes its result.
+    """[run]: where a run goes, how it is computed, and what it is called; nothing here changes its result.
 
-    out: folder of runs. mesh: like "data=2,model=4", "" is one device. rules: a sharding preset.
+    out: folder of runs. arm: in a grid, what a cell is an example of, which is compared by that name.
+    mesh: like "data=2,model=4", "" is one device. rules: a sharding preset.
     save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides.
     log_every: steps between lines of the log.
     """
 
     out: str = "runs"
+    arm: str = ""
     mesh: str = ""
     rules: str = "dp"
     save_every: int = 200
@@ -97,7 +100,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A resolved configuration: settings of one run, and the cells of its grid (one empty cell where there is none)."""
+    """A resolved configuration: settings of one run, the cells of its grid (one empty cell where there is none), and
+    the question that [question] asks of them."""
 
     name: str
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +109,7 @@ class Config:
     train: Train = Train()
     run: Run = Run()
     cells: Sequence[dict[str, Any]] = ({},)
+    question: Question | None = None
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -169,6 +174,11 @@ class Config:
     def tokens_a_step(self) -> int:
         """Tokens predicted in one update."""
         return self.data.batch * self.data.length
+
+    def settings(self) -> dict[str, Any]:
+        """`args` of a record: every setting that decides a result, and the arm where the grid names one."""
+        own = {name: value for name, value in self.flat().items() if name not in SECTIONS["run"]}
+        return {**own, "arm": self.run.arm} if self.run.arm else own
 
     @property
     def published(self) -> bool:

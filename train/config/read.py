@@ -10,6 +10,7 @@ from fxformer import zoo
 from fxformer.layers.ffn import MoE
 from fxformer.lookup import nearest
 from fxformer.walk import parts
+from train.config.ask import rows_of, stated
 from train.config.config import SECTIONS, Config, place
 from train.config.grid import parse
 from train.config.values import check_text, short
@@ -27,7 +28,7 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
     with user_input():
         check_text("configuration", str(path))
         document = _document(Path(path))
-        grid = document.pop("grid", None)
+        grid, asked = document.pop("grid", None), document.pop("question", None)
         written = _placed(
             {f"{section}.{key}": value for section, values in document.items() for key, value in values.items()}
         )
@@ -35,7 +36,10 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
         config = Config(name=Path(path).stem).with_settings(written)
         cells = [{}] if grid is None else [_placed(cell) for cell in parse(grid)]
         _refuse_inert(config, written, cells)
-        return replace(config, cells=tuple(cells))
+        if asked is not None and grid is None:
+            raise ValueError(f"{path} asks a question of no grid; add [grid.product] with what is to be compared")
+        question = None if asked is None else stated(asked, rows_of(config, cells))
+        return replace(config, cells=tuple(cells), question=question)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def _document(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{path} has lists within lists that nobody could read; write fewer brackets") from None
     for name, section in document.items():
-        nearest({"model": 0, "data": 0, "train": 0, "run": 0, "grid": 0}, name, "section")
+        nearest({"model": 0, "data": 0, "train": 0, "run": 0, "grid": 0, "question": 0}, name, "section")
         if not isinstance(section, dict):
             raise ValueError(f"{name} is a section; write [{name}]")
     return document
@@ -93,8 +97,10 @@ def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapp
     for name in READ_ONCE:
         if any(name in cell for cell in cells):
             raise ValueError(f"{name} is read once for a whole sweep; take it out of the grid and run a sweep for each")
+    if "arm" in written:
+        raise ValueError(f"arm={short(flat['arm'])} names the cells of a grid; write arm = [...] there")
     for name in SECTIONS["run"]:
-        if any(name in cell for cell in cells):
+        if name != "arm" and any(name in cell for cell in cells):
             raise ValueError(f"{name} changes no result; take it out of the grid")
     swept = {name for cell in cells for name in cell}
     if any(name in written or name in swept for name in WEIGHTED):

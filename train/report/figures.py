@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from train.verdict.outcome import WORKED
-from train.verdict.stats import Result, by, label, largest_stable_lr, loglog_slope, loss_of, lr_sensitivity
+from train.verdict.question import label
+from train.verdict.stats import Result, by, largest_stable_lr, loglog_slope, loss_of, lr_sensitivity
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666")  # Okabe & Ito 2008
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")  # five and eight: forty arms before two look the same

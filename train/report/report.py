@@ -23,10 +23,10 @@ from train.files import damaged, write_whole
 from train.report import figures, svg
 from train.report.figures import Arms
 from train.report.record import fault
+from train.verdict.question import SIZES
 from train.verdict.stats import Result, Verdict, by, outcomes, verdicts
 
 NUISANCE = ("lr", "seed")  # chosen for each arm, and paired
-SIZES = ("depth", "width", "heads", "kv_heads", "inner", "length", "batch", "steps")  # swept, but not rivals
 COLUMNS = ("compared", "at", "verdict", "difference, nats", "95 % interval", "effect d", "n", "p (Holm)", "best rates",
            "all runs")  # fmt: skip
 METHOD = (

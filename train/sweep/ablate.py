@@ -19,6 +19,7 @@ import fxformer as fx
 from fxformer import accounting
 from train.config import Config
 from train.config.grid import cell_key
+from train.config.values import short
 from train.data.corpus import Corpus, batches, entropies, load_corpus, validation_windows
 from train.errors import UserError, user_input
 from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
@@ -26,6 +27,7 @@ from train.run.progress import Progress, clock
 from train.run.provenance import provenance
 from train.run.signals import stop_signals
 from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
+from train.sweep.ask import asked
 from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
 from train.sweep.results import Results
 from train.verdict.outcome import classify
@@ -73,9 +75,12 @@ def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
     for settings in config.cells:
         with user_input():
             resolved = config.with_settings(settings)
-        content = {k: v for k, v in resolved.flat().items() if k not in asdict(config.run)}
+        content = {name: value for name, value in resolved.settings().items() if name != "arm"}
         key = cell_key({**content, "corpus": corpus.sha256})
-        cells.setdefault(key, Cell(resolved, key, len(cells)))
+        cell = cells.setdefault(key, Cell(resolved, key, len(cells)))
+        if cell.config.run.arm != resolved.run.arm:
+            arms = f"{cell.config.run.arm!r} and {resolved.run.arm!r}"
+            raise UserError(f"arms {arms} have the same settings, {short(settings)}; let them differ, or remove one")
     return list(cells.values())
 
 
@@ -103,6 +108,8 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
         groups = groups_of(missing)
         with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
             bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
+            for line in asked(config):
+                bar.say(line)
             if groups:
                 plan = kept_plan(folder, groups[0], corpus)
                 bar.say(plan.reason)
@@ -138,6 +145,7 @@ def preview(config: Config) -> str:
     groups = groups_of([cell for cell in cells if cell.key not in results])
     swept = sorted({name for cell in config.cells for name in cell})
     lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
+    lines += asked(config)
     lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
     if groups:
         plan = plan_for(groups[0], corpus)
@@ -264,12 +272,11 @@ def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str
     tokens = config.train.steps * config.tokens_a_step
     tail = losses[-max(1, len(losses) // 10) :]
     outcome = classify(losses, initial_loss=float(initial_loss), unigram_entropy=known.unigram_entropy)
-    settings = {k: v for k, v in config.flat().items() if k not in asdict(config.run)}
     return _finite(
         {
             "key": cell.key,
             "place": cell.place,
-            "args": settings,
+            "args": config.settings(),
             "outcome": outcome.name,
             "outcome_step": outcome.step,
             "initial_loss": first.val_loss,

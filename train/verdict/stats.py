@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from train.verdict.outcome import WORKED
+from train.verdict.question import label
 
 Result = Mapping[str, Any]
 LEVEL = 0.05  # a claim is made where its corrected p is below
@@ -200,13 +201,6 @@ def verdicts(results: Sequence[Result], axes: Sequence[str], context: Sequence[s
     comparisons = [None if _seeds(each.a, each.b) < 2 else _compare(each.a, each.b, level) for each in rivals]
     corrected = dict(zip(open_, holm([_p(comparisons[i]) for i in open_]), strict=True)) if open_ else {}
     return [_verdict(each, comparisons[i], corrected.get(i), reasons[i]) for i, each in enumerate(rivals)]
-
-
-def label(name: str, value: Any) -> str:
-    """A value as an arm is called by it: "rms", but "width 32" and "window none", which say nothing alone."""
-    if isinstance(value, str) and value not in ("", "none"):
-        return value
-    return f"{name} {'none' if value is None or value == '' else value}"
 
 
 def outcomes(results: Sequence[Result]) -> str:

@@ -121,6 +121,7 @@ def test_what_is_not_a_configuration_is_refused_at_once(tmp_path, file):
 VALUES = ["0", "1", "-1", "2147483647", "2147483648", "4294967296", "99999999", "1" * 30, "1" * 5000, "0x" + "f" * 5000]
 VALUES += ["0.5", "-0.0", "1e-50", "1e39", "1e400", "nan", "inf", "-inf", "true", "''", "'a'", "'\\\\'", "'a\tb'", "[]"]
 VALUES += ["[1]", "[[[[[[1]]]]]]", "{}", "{of = 1}", "2024-01-01", "12:00:00", "'causal'", "'adamw'", "'moe'"]
+VALUES += ["['lr']", "['norm', 'placement']", "['loss']", "'each rate'"]
 VALUES += [
     "'data=2'",
     "'data=99999999999'",
@@ -135,8 +136,10 @@ VALUES += [
     "\\",
 ]
 KEYS = [*sorted({name for name in NAMES if "." not in name}), "of", "product", "zip", "chain", "vocab", "x", "'a b'"]
+KEYS += ["compare", "across", "tune", "at", "measure", "smallest", "versus", "match", "by", "extend"]
 LINES = st.builds("{} = {}".format, st.sampled_from(KEYS), st.sampled_from(VALUES))
 HEADERS = ["[model]", "[data]", "[train]", "[run]", "[grid.product]", "[grid.zip]", "[[grid.chain]]", "[x]", "[grid]"]
+HEADERS += ["[question]"]
 SWEPT = st.builds("[grid.product]\n{} = [{}, {}]".format, *map(st.sampled_from, (KEYS, VALUES, VALUES)))
 LIMITS = {"derandomize": True, "database": None, "deadline": None}
 

@@ -1,0 +1,125 @@
+"""A question held against the grid it is asked of: what cannot be answered, and what is asked in words."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from train.verdict.question import (
+    MEASURES,
+    RATES,
+    SEED,
+    Arm,
+    Cell,
+    Question,
+    arms_of,
+    determined,
+    label,
+    pairs_of,
+    place_of,
+    values_of,
+    varying,
+)
+
+FEWEST_RATES = 3  # of fewer, the best one always lies on the edge of the grid
+SHOWN = 8  # arms that are called by name, at most
+
+
+def objections(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    """Why the cells cannot answer the question, a sentence each; none where they can. Raises ValueError for a `versus`
+    that is no arm."""
+    varied, asked = varying(cells), {"compare": question.compare, "across": question.across}
+    for role, names in asked.items():
+        for name in names:
+            if name not in varied:
+                yield f"{role} names {name}, which does not vary: {_everywhere(name, cells)}; sweep it, or leave it out"
+    if question.at != "the same rate":
+        for name in question.tune:
+            if name not in varied:
+                yield (f'at = "{question.at}" needs values of {name} to choose from, and there is one: '
+                       f'{_everywhere(name, cells)}; sweep it, or ask at = "the same rate"')  # fmt: skip
+    roles = (*question.compare, *question.across, *question.tune)
+    for name in varied:
+        if name not in (*roles, SEED) and not determined(name, roles, cells):
+            yield f"{name} varies and is neither compared, across nor tuned; add it to one of them"
+    if "objective" in question.compare and "loss" in question.measure:
+        yield "losses of different objectives cannot be compared; take objective out of compare, and name it in across"
+    for name in question.measure:
+        over = MEASURES[name].over
+        if over and (over not in varied or over not in (*question.across, *question.tune)):
+            yield f'measure "{name}" is taken over values of {over}; sweep it, and name it in across or tune'
+    if not pairs_of(cells, question):
+        yield _nothing(question, cells)
+    if question.at == "best rate":
+        yield from _unequal(question, cells)
+        yield from _edges(question, cells)
+
+
+def in_words(question: Question, cells: Sequence[Cell]) -> str:
+    """What is asked, in one sentence with the number of pairs."""
+    arms, pairs = arms_of(cells, question), pairs_of(cells, question)
+    names = [arm.name for arm in arms[:SHOWN]] + [f"{len(arms) - SHOWN} more"] * (len(arms) > SHOWN)
+    against = f" each with {question.versus}" if question.versus is not None else ""
+    across = [f"{name} {_listed(values_of(cells, name))}" for name in question.across]
+    said = [f"compares {' and '.join(question.compare)} ({', '.join(names)}){against}"]
+    said[0] += (f" across {' and '.join(across)}" if across else "") + _rates(question, cells)
+    units = {"loss": f"smallest difference that matters {question.smallest:g} nats"}
+    said += [f"measures {', '.join(question.measure)}", *(units[name] for name in question.measure if name in units)]
+    runs = sum(len(_shared(pair, question, cells)) for pair in pairs)
+    one = "s" * (len(pairs) != 1)
+    said += [
+        f"{len(pairs)} pair{one} of arms, {runs} of runs" + (" at a rate" if len(values_of(cells, "lr")) > 1 else "")
+    ]
+    return "; ".join(said)
+
+
+def _shared(pair: tuple[Arm, Arm], question: Question, cells: Sequence[Cell]) -> set[tuple[Any, ...]]:
+    """Combinations of `across` and seed that both arms were given."""
+    names = (*question.across, SEED)
+    first, second = ({place_of(cell, names) for cell in cells if arm.has(cell)} for arm in pair)
+    return first & second
+
+
+def _rates(question: Question, cells: Sequence[Cell]) -> str:
+    tuned = [name for name in question.tune if len(values_of(cells, name)) > 1]
+    if tuned:
+        return " " + RATES[question.at].format(tune=" and ".join(tuned))
+    rates = values_of(cells, "lr")
+    return f" at lr {rates[0]:g}" if len(rates) == 1 and rates[0] is not None else ""
+
+
+def _everywhere(name: str, cells: Sequence[Cell]) -> str:
+    (value,) = values_of(cells, name) or (None,)
+    return f"it is {value!r} in every cell"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def _nothing(question: Question, cells: Sequence[Cell]) -> str:
+    arms = arms_of(cells, question)
+    if len(arms) < 2:
+        return f"nothing is compared: {arms[0].name} is the only arm; sweep what is to be compared"
+    apart = " and ".join(question.across)
+    return f"nothing is compared: no two of the {len(arms)} arms are given the same {apart}; give them the same"
+
+
+def _unequal(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    """Rivals chosen from unequal grids: the one that was tried more often would win more often, equal otherwise."""
+    for a, b in pairs_of(cells, question):
+        for where in dict.fromkeys(place_of(cell, question.across) for cell in cells):
+            here = [cell for cell in cells if place_of(cell, question.across) == where]
+            grids = [{place_of(cell, question.tune) for cell in here if arm.has(cell)} for arm in (a, b)]
+            if all(grids) and grids[0] != grids[1]:
+                at = ", ".join(label(name, value) for name, value in zip(question.across, where, strict=True))
+                counts = f"{a.name} has {len(grids[0])} and {b.name} {len(grids[1])}"
+                only = sorted(grids[0] ^ grids[1], key=repr)[0]
+                yield (f"{counts} values of {' and '.join(question.tune)}{' at ' * bool(at)}{at}, and a verdict would "
+                       f"be withheld; give both {_listed(only)} or neither")  # fmt: skip
+                return
+
+
+def _edges(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    rates = values_of(cells, "lr")
+    if "lr" in question.tune and 1 < len(rates) < FEWEST_RATES and not question.extend:
+        yield (f"of {len(rates)} rates the best one always lies on the edge of the grid, and a verdict would be "
+               f"withheld; give {FEWEST_RATES} or more, or extend")  # fmt: skip
