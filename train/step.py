@@ -3,7 +3,7 @@
 A `Recipe` is what the compiled program depends on; `Numbers` are arrays, so one program serves a whole sweep of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from train.config.config import Config, Data, Train
 from train.objectives import OBJECTIVES, Batch
 from train.objectives.objective import answer, token_loss
 from train.optim.optimizer import OptimizerRecipe, accumulate, build
+from train.optim.parametrization import Family, factors, times
 from train.optim.schedule import rate
 
 
@@ -60,10 +61,12 @@ def numbers_of(config: Config) -> Numbers:
 class Recipe:
     """What a compiled program is made for: two runs with equal recipes share it.
 
-    model: arguments of the factory that are structure. length, batch: the shape of a step's tokens.
+    model: arguments of the factory that are structure. family: how it is parametrised, relative to which sizes.
+    length, batch: the shape of a step's tokens.
     """
 
     model: tuple[tuple[str, Any], ...]
+    family: Family
     objective: str
     optimizer: OptimizerRecipe
     schedule: str
@@ -75,9 +78,17 @@ class Recipe:
 
     def spec(self, numbers: Numbers) -> fx.Transformer:
         """The model; its numbers may be traced."""
-        data, train = Data(length=self.length), Train(objective=self.objective)
-        structure = Config(name="recipe", model=dict(self.model), data=data, train=train)
-        return structure.spec(**{name: getattr(numbers, name) for name in FACTORY_NUMBERS})
+        return self._config.spec(**{name: getattr(numbers, name) for name in FACTORY_NUMBERS})
+
+    @property
+    def factors(self) -> Any:
+        """`Factors` of each parameter."""
+        return factors(self.family.rule, self.optimizer.name, self._config.spec(), self._config.base())
+
+    @property
+    def _config(self) -> Config:
+        train = Train(objective=self.objective, optimizer=self.optimizer.name, **asdict(self.family))
+        return Config(name="recipe", model=dict(self.model), data=Data(length=self.length), train=train)
 
 
 def recipe_of(config: Config) -> Recipe:
@@ -86,6 +97,7 @@ def recipe_of(config: Config) -> Recipe:
     depth = config.spec().stack.depth
     return Recipe(
         model=tuple(sorted((name, value) for name, value in config.model.items() if name not in FACTORY_NUMBERS)),
+        family=train.family,
         objective=train.objective,
         optimizer=OptimizerRecipe(
             name=train.optimizer, beta1=train.beta1, beta2=train.beta2, eps=train.eps, clip=train.clip
@@ -141,7 +153,7 @@ class Measurement(NamedTuple):
 def start(recipe: Recipe, numbers: Numbers) -> State:
     """The state before the first step; the key depends on the seed only, so arms share what shapes they share."""
     spec = recipe.spec(numbers)
-    params = fx.init(spec, jax.random.key(numbers.seed))
+    params = times(recipe.factors, fx.init(spec, jax.random.key(numbers.seed)), lambda each: each.init)
     return State(jnp.zeros((), jnp.int32), params, _optimizer(recipe, numbers, 0).init(params))
 
 
@@ -321,4 +333,4 @@ def _moved(block: Params, load_LE: Array) -> Params:
 
 def _optimizer(recipe: Recipe, numbers: Numbers, count: Array | int) -> optax.GradientTransformation:
     lr, boxes = learning_rate(recipe, numbers, count), abstract_params(recipe.spec(NEUTRAL))  # no shape is a number's
-    return build(recipe.optimizer, lr=lr, weight_decay=numbers.weight_decay, boxes=boxes)
+    return build(recipe.optimizer, lr=lr, weight_decay=numbers.weight_decay, boxes=boxes, factors=recipe.factors)

@@ -22,6 +22,7 @@ from train.config.values import COUNT, RANGES, check_number, check_text, typed
 from train.data.synthetic import TASKS
 from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS
+from train.optim.parametrization import PARAMETRIZATIONS, Family, multiplied
 from train.optim.schedule import SCHEDULES
 from train.verdict.question import Question
 
@@ -56,6 +57,8 @@ class Train:
     warmup: steps. final: share of the learning rate at the end. clip: bound on the global gradient norm, 0 is off.
     accumulate: parts that a batch is cut into, one after another. z_loss, balance, router_z, mtp: weights of losses
     beside the objective's own: log Z squared, experts' loads, their routers' log Z squared, the token after the next.
+    parametrization: a name in PARAMETRIZATIONS; base_width, base_depth, base_heads, base_inner: sizes of the model that
+    it is relative to, None where that has those of this one.
     """
 
     objective: str = "causal"
@@ -77,6 +80,16 @@ class Train:
     mtp: float = 0.3
     accumulate: int = 1
     dtype: str = "float32"
+    parametrization: str = "standard"
+    base_width: int | None = None
+    base_depth: int | None = None
+    base_heads: int | None = None
+    base_inner: int | None = None
+
+    @property
+    def family(self) -> Family:
+        """The models among which this one is, by its parametrisation."""
+        return Family(**{f.name: getattr(self, f.name) for f in fields(Family)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +132,7 @@ class Config:
         others = [name for name in self.model if name not in complete]
         if complete and (others or len(complete) > 1):
             raise ValueError(f"{complete[0]} names a whole model; remove {', '.join(complete[1:] + others)}")
+        self._check_parametrization()
         spec = self.spec()
         limit = position_limit(spec)
         if limit is not None and self.data.length > limit:
@@ -127,6 +141,17 @@ class Config:
             )
         check_objective(self.train.objective, spec, rows=jax.ShapeDtypeStruct((2, self.row), np.int32))
 
+    def _check_parametrization(self) -> None:
+        """ValueError where the model is of no family that the parametrisation scales, or the family has no base."""
+        family = self.train.family
+        if family.rule.bases and self.published:
+            raise ValueError(
+                f"parametrization={family.parametrization!r} scales toys between widths, and the model is published as "
+                "it is; leave it out"
+            )
+        if not self.published:
+            family.check(self.train.optimizer, self._settings)
+
     def _check_values(self) -> None:
         """ValueError for a value that its setting cannot have, whatever the others are."""
         tables: dict[str, Mapping[str, Any]] = {
@@ -134,6 +159,7 @@ class Config:
             "optimizer": OPTIMIZERS,
             "schedule": SCHEDULES,
             "dtype": DTYPES,
+            "parametrization": PARAMETRIZATIONS,
             "task": {"text": 0, **TASKS},
             "rules": sharding.PRESETS,
         }
@@ -166,9 +192,13 @@ class Config:
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its flat name, defaults of the model included."""
+        return {**self._settings, **_plain(self.data), **_plain(self.train), **_plain(self.run)}
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Every setting of the model by its name, defaults included."""
         defaults = {} if self.published else {name: parameter.default for name, parameter in PARAMETERS.items()}
-        own = {name: value for name, value in self.model.items() if name not in GIVEN_BY_DATA}
-        return {**defaults, **own, **_plain(self.data), **_plain(self.train), **_plain(self.run)}
+        return {**defaults, **{name: value for name, value in self.model.items() if name not in GIVEN_BY_DATA}}
 
     @property
     def tokens_a_step(self) -> int:
@@ -193,7 +223,22 @@ class Config:
         if "tiny" in self.model:
             tiny = zoo.tiny(self.model["tiny"])
             return replace(tiny, embed=replace(tiny.embed, vocab=max(vocab, tiny.embed.vocab)))
-        return zoo.toy(**{**self.model, **numbers, "length": self.data.length, "vocab": vocab})
+        toy, rule = self._toy(self._settings, numbers), self.train.family.rule
+        return multiplied(rule, toy, self.base(**numbers)) if rule.bases else toy
+
+    def base(self, **numbers: Any) -> zoo.Transformer:
+        """The model that the parametrisation is relative to: in the standard one itself."""
+        family = self.train.family
+        if not family.rule.bases:
+            return self.spec(**numbers)
+        try:
+            return self._toy(family.base_of(self._settings), numbers)
+        except ValueError as error:
+            raise ValueError(f"the base model cannot be: {error}") from None
+
+    def _toy(self, settings: Mapping[str, Any], numbers: Mapping[str, Any]) -> zoo.Transformer:
+        vocab = OBJECTIVES[self.train.objective].vocab
+        return zoo.toy(**{**settings, **numbers, "length": self.data.length, "vocab": vocab})
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
         """This configuration with flat (`lr`) or dotted (`train.lr`) settings changed; unknown names are refused."""

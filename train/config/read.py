@@ -16,6 +16,7 @@ from train.config.grid import parse
 from train.config.values import check_text, short
 from train.errors import user_input
 from train.optim.optimizer import OPTIMIZERS
+from train.optim.parametrization import PARAMETRIZATIONS
 from train.optim.schedule import SCHEDULES
 from train.optim.signature import reads
 
@@ -103,6 +104,7 @@ def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapp
         if name != "arm" and any(name in cell for cell in cells):
             raise ValueError(f"{name} changes no result; take it out of the grid")
     swept = {name for cell in cells for name in cell}
+    _refuse_baseless(flat, cells)
     if any(name in written or name in swept for name in WEIGHTED):
         _refuse_weights(config, written, cells)
     for name in sorted(written):
@@ -113,6 +115,18 @@ def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapp
         for name, value in cell.items():
             if because := _inert(name, {**flat, **cell}):
                 raise ValueError(f"{name}={short(value)} does nothing {because}")
+
+
+def _refuse_baseless(flat: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError for a size that a sweep varies while each cell takes it to be that of its base model."""
+    for cell in ({**flat, **cell} for cell in cells):
+        for base in PARAMETRIZATIONS[cell["parametrization"]].bases:
+            size = base.removeprefix("base_")
+            if cell[base] is None and any(size in other and other[size] != cell[size] for other in cells):
+                raise ValueError(
+                    f"{size} varies, and parametrization={cell['parametrization']!r} takes each of its values for that "
+                    f"of the base model; set {base}"
+                )
 
 
 def _refuse_weights(config: Config, written: Collection[str], cells: Sequence[Mapping[str, Any]]) -> None:
@@ -138,6 +152,10 @@ def _inert(name: str, flat: Mapping[str, Any]) -> str:
         readers = [entry for entry, function in table.items() if name in reads(function)]
         if readers and flat[choice] not in readers:
             return f"with {choice}={flat[choice]!r}; it is read by {', '.join(readers)}"
+    rule = PARAMETRIZATIONS[flat["parametrization"]]
+    readers = [each for each, other in PARAMETRIZATIONS.items() if name in other.bases]
+    if readers and name not in rule.bases:
+        return f"with parametrization={flat['parametrization']!r}; it is read by {', '.join(readers)}"
     if name == "path" and flat["task"] != "text":
         return f"with task={flat['task']!r}; it is read by text"
     if name == "rules" and not flat["mesh"]:

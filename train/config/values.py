@@ -20,9 +20,11 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the most
     "length": (1, 2**20),
     "warmup": (0, COUNT),
     "seed": (0, 2**32 - 1),
-    **dict.fromkeys(("width", "heads", "kv_heads"), (1, 2**16)),  # the largest published models are below
-    "inner": (1, 2**20),
-    "depth": (1, 2**12),
+    **dict.fromkeys(
+        ("width", "heads", "kv_heads", "base_width", "base_heads"), (1, 2**16)
+    ),  # the largest published models are below
+    **dict.fromkeys(("inner", "base_inner"), (1, 2**20)),
+    **dict.fromkeys(("depth", "base_depth"), (1, 2**12)),
     **dict.fromkeys(("lr", "final", "weight_decay", "eps", "clip"), (0.0, FLOAT)),
     **dict.fromkeys(("z_loss", "balance", "router_z", "mtp"), (0.0, FLOAT)),
     "softcap": (SMALLEST, FLOAT),

@@ -20,7 +20,8 @@ from optax import GradientTransformation
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from fxformer.axes import sides
-from train.optim.signature import given
+from train.optim.parametrization import Factors, is_factors, times
+from train.optim.signature import given, reads
 
 Tree = Any
 ENDS = (None, "vocab", "label")  # sides of tables and of what says tokens or classes: no matrix within the model
@@ -132,21 +133,34 @@ OPTIMIZERS: dict[str, Callable[..., GradientTransformation]] = {
 
 
 def build(
-    recipe: OptimizerRecipe, *, lr: Array | float, weight_decay: Array | float, boxes: Tree
+    recipe: OptimizerRecipe, *, lr: Array | float, weight_decay: Array | float, boxes: Tree, factors: Tree = None
 ) -> GradientTransformation:
     """The optimizer of one step. `boxes` is `fxformer.model.abstract_params(spec)`: shapes and axis names.
 
+    factors: of a parametrisation, `Factors` of each parameter; None is the standard one. The rate multiplies the
+    direction and not the decay, whose own factor undoes it. eps' factor divides the gradient: m / (sqrt(v) + c eps) is
+    (m / c) / (sqrt(v) / c + eps).
     The structure of its state does not depend on the numbers, so they may change from step to step.
     """
     decayed = jax.tree.map(lambda box: bool(sides(box.names)[2]), boxes, is_leaf=_is_box)
     optimizer = OPTIMIZERS[recipe.name]
     clip = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip > 0 else []
+    epsilon = _multiply(factors, lambda each: 1 / each.eps) if "eps" in reads(optimizer) else []
     return optax.chain(
         *clip,
+        *epsilon,
         optimizer(boxes, **given(optimizer, asdict(recipe))),
+        *_multiply(factors, lambda each: each.rate),
         optax.add_decayed_weights(weight_decay, mask=decayed),
         optax.scale(-jnp.asarray(lr, jnp.float32)),
     )
+
+
+def _multiply(factors: Tree, which: Callable[[Factors], float]) -> list[GradientTransformation]:
+    """Updates times a factor of each parameter; nothing where all are 1."""
+    if all(which(factor) == 1 for factor in jax.tree.leaves(factors, is_leaf=is_factors)):
+        return []
+    return [optax.stateless(lambda updates, params: times(factors, updates, which))]
 
 
 def accumulate(loss_and_grad: Callable[[Tree], Tree], parts: Tree) -> Tree:

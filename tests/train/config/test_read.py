@@ -197,3 +197,37 @@ def test_any_settings_are_read_or_refused_by_a_sentence(tmp_path_factory, words)
     file = tmp_path_factory.getbasetemp() / "set.toml"
     file.write_text(TEXT)
     read_or_refused(file, tuple(words))
+
+
+MUP = TEXT.replace("steps = 2", "steps = 2\nparametrization = 'mup'\nbase_width = 16")
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "sentence"),
+    [
+        (
+            TEXT,
+            ("base_width=16",),
+            "base_width=16 does nothing with parametrization='standard'; it is read by mup, com",
+        ),
+        (MUP, ("base_depth=2",), "base_depth=2 does nothing with parametrization='mup'; it is read by completep"),
+        (
+            MUP + "[grid.product]\nheads = [2, 4]",
+            (),
+            "heads varies, and parametrization='mup' takes each of its values",
+        ),
+        (
+            MUP.replace("mup", "completep") + "[grid.product]\ndepth = [1, 2]",
+            (),
+            "depth varies, and parametrization='c",
+        ),
+    ],
+)
+def test_a_base_that_nothing_reads_and_one_that_is_not_said_are_refused(file, text, words, sentence):
+    assert refused(file, text, *words).startswith(sentence)
+
+
+def test_a_sweep_of_parametrisations_states_its_base_once(file):
+    file.write_text(MUP + "[grid.product]\nparametrization = ['standard', 'mup']\nwidth = [16, 32]\ndepth = [1, 2]")
+    cells = [load(file).with_settings(cell) for cell in load(file).cells]
+    assert len(cells) == 8 and [cell.spec().head.scale for cell in cells] == [1] * 6 + [0.5] * 2
