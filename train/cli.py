@@ -94,11 +94,11 @@ def ablate(
 def report(folder: RunFolder) -> int:
     """Write report.html and report.md of a sweep again, from its results.jsonl."""
     from train.report.report import say_verdicts, write_report
-    from train.sweep.results import Results
+    from train.sweep.kept import answered
 
     if not (folder / "results.jsonl").exists():
         raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
-    say_verdicts(write_report(Results(folder / "results.jsonl").in_order(), folder))
+    say_verdicts(write_report(answered(folder)[1], folder))
     print(f"report: {folder / 'report.html'}")
     return 0
 

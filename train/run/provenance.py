@@ -1,5 +1,6 @@
 """Where a result comes from: versions, devices, and the state of the source."""
 
+import hashlib
 import platform
 import subprocess
 from functools import cache
@@ -8,7 +9,12 @@ from pathlib import Path
 
 import jax
 
+import fxformer
+
 PACKAGES = ("fxformer", "jax", "flax", "optax", "numpy")
+LIBRARY, ROOMS = Path(fxformer.__file__).parent, Path(__file__).parent.parent
+ASIDE = ("commands", "hf", "verify", "decode")  # folders of the library that no training calls
+COMPUTES = ("data", "objectives", "optim", "step.py", "sweep/population.py", "verdict/outcome.py")  # of train
 
 
 @cache
@@ -21,7 +27,22 @@ def provenance() -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
         "device": f"{devices[0].device_kind} x {len(devices)}",
         "git": _commit(Path(__file__).parent),
+        "code": source_digest(),
     }
+
+
+@cache
+def source_digest() -> str:
+    """12 hexadecimal digits that stand for the source that decides a result: the model's, the step's, the text's.
+
+    A commit that changes a page or a figure has the same; two states of a tree that is being changed have not.
+    """
+    library = [path for path in LIBRARY.rglob("*.py") if path.relative_to(LIBRARY).parts[0] not in ASIDE]
+    rooms = [path for name in COMPUTES for path in (ROOMS / name, *(ROOMS / name).rglob("*.py")) if path.is_file()]
+    digest = hashlib.sha256()
+    for path in [*sorted(library), *sorted(rooms)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _commit(folder: Path) -> str:

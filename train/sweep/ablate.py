@@ -24,10 +24,11 @@ from train.data.corpus import Corpus, batches, entropies, load_corpus, validatio
 from train.errors import UserError, user_input
 from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
 from train.run.progress import Progress, clock
-from train.run.provenance import provenance
+from train.run.provenance import provenance, source_digest
 from train.run.signals import stop_signals
 from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
-from train.sweep.ask import asked
+from train.sweep.ask import question_for
+from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
 from train.sweep.results import Results
 from train.verdict.outcome import classify
@@ -104,11 +105,13 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     cells = cells_of(config, corpus)
     with alone(folder):
         results = Results(folder / "results.jsonl")
-        missing = [cell for cell in cells if cell.key not in results]
-        groups = groups_of(missing)
+        missing = missing_of(cells, results)
+        groups, (question, said) = groups_of(missing), question_for(config)
+        keys = {cell.key: cell.config.run.arm for cell in cells}
+        keep_question(folder, question, keys, source_digest())
         with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
             bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
-            for line in asked(config):
+            for line in (*said, *strangers(results, tuple(keys), corpus.sha256, source_digest())):
                 bar.say(line)
             if groups:
                 plan = kept_plan(folder, groups[0], corpus)
@@ -116,7 +119,12 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
                 for records in run_groups(groups, corpus, plan, bar, stopped):
                     results.add(records)
                 bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
-        return [results[cell.key] for cell in cells]
+        return [named(results[key], arm) for key, arm in keys.items()]
+
+
+def missing_of(cells: Sequence[Cell], results: Results) -> list[Cell]:
+    """Cells that have no result by this code."""
+    return [cell for cell in cells if cell.key not in results or not is_of(results[cell.key], source_digest())]
 
 
 def home_of(config: Config) -> Path:
@@ -142,10 +150,11 @@ def preview(config: Config) -> str:
     corpus.check(config.text_length)
     cells = cells_of(config, corpus)
     results = Results(folder / "results.jsonl")
-    groups = groups_of([cell for cell in cells if cell.key not in results])
+    groups = groups_of(missing_of(cells, results))
     swept = sorted({name for cell in config.cells for name in cell})
     lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
-    lines += asked(config)
+    lines += question_for(config)[1]
+    lines += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
     lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
     if groups:
         plan = plan_for(groups[0], corpus)

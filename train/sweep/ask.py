@@ -1,18 +1,23 @@
 """What a sweep asks, said before its first step."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from train.config import Config
 from train.config.ask import rows_of
 from train.verdict.asked import in_words, objections
-from train.verdict.question import question_of
+from train.verdict.question import Question, question_of
 
 
-def asked(config: Config) -> list[str]:
-    """The question in words, and where it was derived from the grid, what the verdict on it will lack. A stated one
-    lacks nothing: it was refused when the configuration was read."""
-    rows = rows_of(config, config.cells)
+def question_for(config: Config) -> tuple[Question | None, list[str]]:
+    """The question that is stated, or else derived from the grid; it in words, and what a verdict on it will lack.
+
+    A stated question lacks nothing: it was refused when the configuration was read.
+    """
+    rows: Sequence[Mapping[str, Any]] = rows_of(config, config.cells)
     if config.question is not None:
-        return [in_words(config.question, rows)]
+        return config.question, [in_words(config.question, rows)]
     question = question_of(rows)
     if question is None:
-        return ["nothing is compared: only seeds differ"]
-    return [in_words(question, rows), *objections(question, rows)]
+        return None, ["nothing is compared: only seeds differ"]
+    return question, [in_words(question, rows), *objections(question, rows)]

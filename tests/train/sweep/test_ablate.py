@@ -177,7 +177,7 @@ def test_a_short_group_waits_for_no_long_one(tmp_path, monkeypatch):
         placement = group.config.model["placement"]
         if placement == "pre":
             assert second.wait(30), "the second group was kept back"
-        return [{"key": cell.key, "place": cell.place} for cell in group.cells]
+        return [{"key": cell.key, "place": cell.place, "args": {}} for cell in group.cells]
 
     class Seen(Results):
         def add(self, records):

@@ -1,0 +1,81 @@
+"""What a folder of results answers: the question asked last, of which cells, on which text, by which code.
+
+A folder may hold results of other grids, texts and code besides. They stay where they are, are named before training,
+and are no part of the answer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from train.files import TEXT, Kind, damaged, read_object, write_whole
+from train.sweep.results import Results
+from train.verdict.question import Question, question_of
+
+REMEDY = "remove it, and run the sweep again"
+QUESTION = Kind("a question or null", lambda value: value is None or isinstance(value, dict))
+ARMS = Kind("names of arms by the keys of cells", lambda value: isinstance(value, dict)
+            and all(isinstance(each, str) for each in value.values()))  # fmt: skip
+KEPT = {"question": QUESTION, "arms": ARMS, "code": TEXT}
+
+
+def keep_question(folder: Path, question: Question | None, arms: Mapping[str, str], code: str) -> None:
+    """Write question.json: what `answered` reads. arms: by the keys of the grid's cells, in order, "" for no name."""
+    said = {"question": None if question is None else asdict(question), "arms": dict(arms), "code": code}
+    write_whole(folder / "question.json", json.dumps(said, indent=1).encode())
+
+
+def answered(folder: Path) -> tuple[Question | None, list[dict[str, Any]]]:
+    """The question of a folder and the results that answer it, in the order of the grid.
+
+    A folder of an earlier version holds no question: all its results are taken, and the question is derived from them.
+    Raises UserError where a file is damaged.
+    """
+    results, file = Results(folder / "results.jsonl"), folder / "question.json"
+    if not file.exists():
+        every = results.in_order()
+        return question_of([record["args"] for record in every]), every
+    said = read_object(file, KEPT, REMEDY)
+    try:
+        question = None if said["question"] is None else _question(said["question"])
+    except (TypeError, ValueError) as error:  # a field of another version, or a changed one
+        raise damaged(str(file), str(error).removeprefix("Question.__init__() "), REMEDY) from None
+    keys = [key for key in said["arms"] if key in results and is_of(results[key], said["code"])]
+    return question, [named(results[key], said["arms"][key]) for key in keys]
+
+
+def is_of(record: Mapping[str, Any], code: str) -> bool:
+    """Was this run by this code?"""
+    return record["provenance"].get("code") == code
+
+
+def strangers(results: Results, keys: Sequence[str], corpus: str, code: str) -> list[str]:
+    """What else stands in a folder, a sentence for each kind; corpus: SHA-256 of the present text."""
+    said, known = [], set(keys)
+    for key, record in results.items():
+        origin, text = record["provenance"], record["corpus"]
+        if key in known:
+            version = f"fxformer {origin.get('fxformer')}, git {origin.get('git')}"
+            said += (
+                [] if is_of(record, code) else [f"of other code ({version}): they stay there, their cells run again"]
+            )
+        elif text.get("sha256") != corpus:
+            name = f"{text.get('name')}, SHA-256 {str(text.get('sha256'))[:12]}"
+            said.append(f"of another text ({name}): they stay there, and are no part of the answer")
+        else:
+            said.append("of cells that are not in this grid: they stay there, and are no part of the answer")
+    counts = {each: said.count(each) for each in dict.fromkeys(said)}
+    return [f"{results.path} has results {each} ({count})" for each, count in counts.items()]
+
+
+def named(record: dict[str, Any], arm: str) -> dict[str, Any]:
+    """The record with the present name of its arm."""
+    own = {name: value for name, value in record["args"].items() if name != "arm"}
+    return {**record, "args": {**own, "arm": arm} if arm else own}
+
+
+def _question(said: Mapping[str, Any]) -> Question:
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    return Question(**given)
