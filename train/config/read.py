@@ -13,6 +13,7 @@ from fxformer.walk import parts
 from train.config.ask import rows_of, stated
 from train.config.config import SECTIONS, Config, place
 from train.config.grid import parse
+from train.config.match import solved
 from train.config.values import check_text, short
 from train.errors import user_input
 from train.optim.optimizer import OPTIMIZERS
@@ -40,6 +41,8 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
         if asked is not None and grid is None:
             raise ValueError(f"{path} asks a question of no grid; add [grid.product] with what is to be compared")
         question = None if asked is None else stated(asked, rows_of(config, cells))
+        if question is not None and question.match is not None:
+            cells = solved(config, cells, question)
         return replace(config, cells=tuple(cells), question=question)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from train.config import Config
 from train.config.ask import rows_of
+from train.config.match import costs_in_words
 from train.verdict.asked import in_words, objections
 from train.verdict.question import Question, question_of
 
@@ -16,7 +17,8 @@ def question_for(config: Config) -> tuple[Question | None, list[str]]:
     """
     rows: Sequence[Mapping[str, Any]] = rows_of(config, config.cells)
     if config.question is not None:
-        return config.question, [in_words(config.question, rows)]
+        costs = costs_in_words(config, config.question) if config.question.match else []
+        return config.question, [in_words(config.question, rows), *costs]
     question = question_of(rows)
     if question is None:
         return None, ["nothing is compared: only seeds differ"]

@@ -46,6 +46,8 @@ def objections(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
         over = MEASURES[name].over
         if over and (over not in varied or over not in (*question.across, *question.tune)):
             yield f'measure "{name}" is taken over values of {over}; sweep it, and name it in across or tune'
+    if question.by in roles:
+        yield f"{question.by} is solved for by match, and cannot be asked about too; solve for another size"
     if not pairs_of(cells, question):
         yield _nothing(question, cells)
     if question.at == "best rate":

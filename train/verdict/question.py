@@ -23,6 +23,7 @@ RATES = {
     "each rate": "at each {tune}",
     "the same rate": "at one {tune} for all arms",
 }
+SOLVABLE = ("inner", "width", "heads", "kv_heads", "depth")  # sizes by which arms are made equal
 MATCHED = {"parameters": "parameters", "flops": "FLOPs a token", "cache_bytes": "bytes of cache a token"}
 
 
@@ -94,6 +95,8 @@ class Question:
             raise ValueError(f"versus={shown(self.versus)} is no arm's name")
         if self.match is not None:
             nearest(MATCHED, self.match, "match")
+        if self.by is not None:
+            nearest({name: name for name in SOLVABLE}, self.by, "by")
         if (self.match is None) != (self.by is None):
             raise ValueError("match says what is made equal and by which size is solved for it; give both")
         if isinstance(self.extend, bool) or not isinstance(self.extend, int) or not 0 <= self.extend <= MOST_RUNGS:
