@@ -16,7 +16,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from fxformer.commands.generate import Pace
 from fxformer.decode import check_decodable
 from fxformer.model import Transformer
-from train.config import load
+from train.config import Edits, load
 from train.errors import UserError, user_input
 from train.run.signals import INTERRUPTED
 
@@ -25,6 +25,10 @@ RunFolder = Annotated[Positional[Path], arg(help="folder of a run or sweep, like
 Settings = Annotated[
     UseAppendAction[tuple[str, ...]],
     arg(name="set", metavar="NAME=VALUE", help="change a setting, like lr=1e-3 or data.path=book.txt; may be repeated"),
+]
+Cells = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(metavar="NAME=VALUES", help="cells of the grid, like depth=2,4 or placement=pre; may be repeated"),
 ]
 app = tyro.extras.SubcommandApp()
 
@@ -65,12 +69,16 @@ def ablate(
     config: ConfigFile,
     settings: Settings = (),
     dry_run: Annotated[bool, arg(help="print cells, compilations, memory and estimated time; train nothing")] = False,
+    seeds: Annotated[int | None, arg(help="how many, in place of the grid's")] = None,
+    add_rates: Annotated[str, arg(metavar="RATES", help="like 1e-4,3e-4, beside the grid's")] = "",
+    only: Cells = (),
+    exclude: Cells = (),
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.report.report import say_verdicts, write_report
     from train.sweep.ablate import Interrupted, ablate, home_of, preview
 
-    resolved = load(config, settings)
+    resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
     folder = home_of(resolved)
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     keep_compiled(Path(resolved.run.out))

@@ -12,6 +12,7 @@ from fxformer.lookup import nearest
 from fxformer.walk import parts
 from train.config.ask import rows_of, stated
 from train.config.config import SECTIONS, Config, place
+from train.config.edit import UNCHANGED, Edits, asked_of, extended, narrowed
 from train.config.grid import parse
 from train.config.match import solved
 from train.config.values import check_text, short
@@ -24,9 +25,9 @@ from train.optim.signature import reads
 LARGEST_FILE = 2**20  # bytes of a configuration
 
 
-def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply `name=value` settings. Raises UserError with one sentence for anything unknown, and
-    for a setting that nothing would read."""
+def load(path: Path | str, settings: Sequence[str] = (), edits: Edits = UNCHANGED) -> Config:
+    """Read a TOML file and apply `name=value` settings, and edits to its grid. Raises UserError with one sentence for
+    anything unknown, for a setting that nothing would read, and for a question that the grid cannot answer."""
     with user_input():
         check_text("configuration", str(path))
         document = _document(Path(path))
@@ -36,13 +37,16 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
         )
         written |= dict(_split(setting) for setting in settings)
         config = Config(name=Path(path).stem).with_settings(written)
-        cells = [{}] if grid is None else [_placed(cell) for cell in parse(grid)]
+        cells = extended([{}] if grid is None else [_placed(cell) for cell in parse(grid)], edits)
         _refuse_inert(config, written, cells)
         if asked is not None and grid is None:
             raise ValueError(f"{path} asks a question of no grid; add [grid.product] with what is to be compared")
         question = None if asked is None else stated(asked, rows_of(config, cells))
         if question is not None and question.match is not None:
             cells = solved(config, cells, question)
+        if edits.only or edits.exclude:
+            cells = narrowed(config, cells, edits)
+            question = None if question is None else asked_of(question, rows_of(config, cells))
         return replace(config, cells=tuple(cells), question=question)
 
 

@@ -94,10 +94,10 @@ def test_chains_nest_in_products_and_products_in_chains():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[grid.prodcut]\nlr = [1]", "one of product, zip and chain"),
-        ("[grid]\nlr = [1, 2]", "one of product, zip and chain"),
-        ("grid = 3", "one of product, zip and chain"),
-        ("[grid.product]\nlr = [1]\n[grid.zip]\nwidth = [2]", "one of product, zip and chain"),
+        ("[grid.prodcut]\nlr = [1]", "one of product, zip, chain, sample"),
+        ("[grid]\nlr = [1, 2]", "one of product, zip, chain, sample"),
+        ("grid = 3", "one of product, zip, chain, sample"),
+        ("[grid.product]\nlr = [1]\n[grid.zip]\nwidth = [2]", "one of product, zip, chain, sample"),
         ("[grid]\nchain = []", "chain takes a list of grids"),
         ("[grid.product]", "product takes settings"),
         ("[grid]\nzip = [1, 2]", "zip takes settings"),
@@ -123,3 +123,45 @@ def test_the_key_ignores_order_and_sees_every_value():
     assert cell_key(dict(reversed(content.items()))) == cell_key(content)
     changed = [{**content, "lr": 0.02}, {**content, "seed": 1}, {**content, "placement": "post"}, {**content, "x": 1}]
     assert len({cell_key(each) for each in [content, *changed]}) == 5
+
+
+RULES = """
+    [grid.product]
+    optimizer = ["adamw", "sgd"]
+    norm = ["rms", "none"]
+    [[grid.product.when]]
+    optimizer = ["adamw"]
+    give = { beta2 = [0.95, 0.99] }
+    [[grid.product.when]]
+    norm = ["none"]
+    keep = { optimizer = ["adamw"], beta2 = [0.99] }
+"""
+
+
+def test_rules_give_settings_to_some_cells_and_leave_out_others():
+    assert toml(RULES) == [
+        {"optimizer": "adamw", "norm": "rms", "beta2": 0.95},
+        {"optimizer": "adamw", "norm": "rms", "beta2": 0.99},
+        {"optimizer": "adamw", "norm": "none", "beta2": 0.99},
+        {"optimizer": "sgd", "norm": "rms"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("optimizer = ['lion']\ngive = { beta2 = [0.9] }", r"when optimizer = \['lion'\] concerns no cell of its grid"),
+        ("optimizer = ['sgd']", "when takes settings with lists of values and one of give and keep"),
+        ("give = { beta2 = [0.9] }", "when takes settings with lists of values and one of give and keep"),
+        ("norm = ['rms']\ngive = { lr = [1.0] }\nkeep = { lr = [1.0] }", "one of give and keep"),
+        ("optimizer = ['sgd']\ngive = { norm = ['rms'] }", "norm stands twice in one product"),
+        ("optimizer = 'sgd'\ngive = { beta2 = [0.9] }", "optimizer takes a list of values, not 'sgd'"),
+        ("optimizer = ['sgd']\ngive = { beta2 = 0.9 }", "beta2 takes a list of values, not 0.9"),
+        ("optimizer = ['sgd']\ngive = 3", "give takes settings with lists of values, not 3"),
+        ("optimizer = ['sgd', 'adamw']\nkeep = { norm = ['layer'] }", "keeps no cell; keep values that some have"),
+    ],
+)
+def test_rules_that_are_none(rule, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        toml(f"[grid.product]\noptimizer = ['adamw', 'sgd']\nnorm = ['rms', 'none']\n[[grid.product.when]]\n{rule}")
+    assert "\n" not in str(refusal.value)

@@ -70,7 +70,7 @@ def test_what_follows_a_value_is_not_dropped(file, setting):
         ("[grid.product]\nof = 1", "of takes a list of grids, not 1"),
         ("[grid.product]\nof = 'ab'", "of takes a list of grids, not 'ab'"),
         ("[grid.product]\nof = []", "of takes a list of grids, not []"),
-        ("[grid.product]\nof = [1]", "a grid is one of product, zip and chain, not 1"),
+        ("[grid.product]\nof = [1]", "a grid is one of product, zip, chain, sample, not 1"),
         ("[grid.product]\nof = {zip = {lr = [1.0]}}", "of takes a list of grids, not {'zip'"),
         ("[grid.product]\nlr = [0.1]\n'train.lr' = [0.2]", "lr stands twice, once as train.lr; write it once"),
         ("[grid.product]\n\"a\\nb\" = [0.1]", "setting='a\\nb' has control characters"),
@@ -136,10 +136,27 @@ VALUES += [
     "\\",
 ]
 KEYS = [*sorted({name for name in NAMES if "." not in name}), "of", "product", "zip", "chain", "vocab", "x", "'a b'"]
-KEYS += ["compare", "across", "tune", "at", "measure", "smallest", "versus", "match", "by", "extend"]
+KEYS += [
+    "sample",
+    "when",
+    "give",
+    "keep",
+    "count",
+    "over",
+    "compare",
+    "across",
+    "tune",
+    "at",
+    "measure",
+    "smallest",
+    "versus",
+    "match",
+    "by",
+    "extend",
+]
 LINES = st.builds("{} = {}".format, st.sampled_from(KEYS), st.sampled_from(VALUES))
 HEADERS = ["[model]", "[data]", "[train]", "[run]", "[grid.product]", "[grid.zip]", "[[grid.chain]]", "[x]", "[grid]"]
-HEADERS += ["[question]"]
+HEADERS += ["[question]", "[grid.sample]", "[grid.sample.over]", "[[grid.product.when]]"]
 SWEPT = st.builds("[grid.product]\n{} = [{}, {}]".format, *map(st.sampled_from, (KEYS, VALUES, VALUES)))
 LIMITS = {"derandomize": True, "database": None, "deadline": None}
 
