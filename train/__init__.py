@@ -7,6 +7,7 @@ config                                   settings and grids, as data
 step · combine                           one update, pure; every pair of choices
 run                                      one model: loop, checkpoints, log, progress, signals
 sweep                                    many models: cells, groups, populations
+reproduce                                published results, run again
 cli                                      the commands
 """
 

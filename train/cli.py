@@ -1,11 +1,13 @@
-"""The commands run, ablate, report, sample, probe and combine."""
+"""The commands run, ablate, report, sample, probe, combine and reproduce."""
 
 import codecs
+import contextlib
 import itertools
 import logging
 import math
 import os
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -160,6 +162,34 @@ def combine() -> int:
     from train.combine.combinations import verify_combinations
 
     return int(not verify_combinations())
+
+
+@app.command
+def reproduce(
+    experiments: Annotated[Positional[tuple[str, ...]], arg(help="which, like E1 E7; all where none is named")] = (),
+    quick: Annotated[bool, arg(help="fewer seeds and depths: ten minutes on two cores")] = False,
+    json: Annotated[bool, arg(help="print claims as JSON and nothing else")] = False,
+    out: Annotated[Path, arg(help="folder of the sweeps and of report.html")] = Path("runs/reproduce"),
+) -> int:
+    """Run published experiments at toy size and say of each claim: reproduced, not at this size, or contradicted."""
+    from train.reproduce.reproduce import as_data, chosen, run_experiment, said, write_report
+    from train.sweep.ablate import Interrupted
+
+    sections, told_to = [], sys.stderr if json else sys.stdout
+    use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    keep_compiled(out)
+    with contextlib.redirect_stdout(told_to):
+        try:
+            for name in chosen(experiments):
+                sections.append(run_experiment(name, out, quick=quick))
+                print(said(sections[-1]))
+        except Interrupted as stopped:
+            print(f"interrupted in {stopped}; the same command goes on from there")
+            return INTERRUPTED
+        print(f"report: {write_report(sections, out / 'quick' if quick else out)}")
+    if json:
+        print(dumps(as_data(sections), indent=1))
+    return 0
 
 
 def told(val_loss: float | None) -> str:

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,6 +37,7 @@ CHUNK = 50  # steps a dispatch, at most
 PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
         "seconds": NUMBER, "devices": COUNT}  # fmt: skip
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
+Look = Callable[..., jax.Array]  # (recipe, numbers, params, held-out windows) -> a number of a trained model
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
@@ -93,9 +94,10 @@ def groups_of(cells: Sequence[Cell]) -> list[Group]:
     return [Group(recipe, tuple(members)) for (recipe, _), members in groups.items()]
 
 
-def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str, Any]]:
+def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[dict[str, Any]]:
     """Run every cell that has no result yet and return all results of the grid, in its order.
 
+    beside: what else is measured of each trained model; a record holds it under the same names, in its `beside`.
     Results are written a group at a time, so an interrupted sweep loses at most the groups it was in. Raises
     UserError for a corpus that does not fit, a mesh, and a folder that holds a run, is in use, or is damaged.
     """
@@ -105,7 +107,7 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
     cells = cells_of(config, corpus)
     with alone(folder):
         results = Results(folder / "results.jsonl")
-        missing = missing_of(cells, results)
+        missing = missing_of(cells, results, beside)
         groups, (question, said) = groups_of(missing), question_for(config)
         keys = {cell.key: cell.config.run.arm for cell in cells}
         keep_question(folder, question, keys, source_digest())
@@ -116,15 +118,19 @@ def ablate(config: Config, *, progress: Progress | None = None) -> list[dict[str
             if groups:
                 plan = kept_plan(folder, groups[0], corpus)
                 bar.say(plan.reason)
-                for records in run_groups(groups, corpus, plan, bar, stopped):
+                for records in run_groups(groups, corpus, plan, bar, stopped, beside):
                     results.add(records)
                 bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
         return [named(results[key], arm) for key, arm in keys.items()]
 
 
-def missing_of(cells: Sequence[Cell], results: Results) -> list[Cell]:
-    """Cells that have no result by this code."""
-    return [cell for cell in cells if cell.key not in results or not is_of(results[cell.key], source_digest())]
+def missing_of(cells: Sequence[Cell], results: Results, beside: Mapping[str, Look] = {}) -> list[Cell]:
+    """Cells that have no result by this code, or one that lacks what is measured beside."""
+
+    def known(record: Mapping[str, Any]) -> bool:
+        return is_of(record, source_digest()) and beside.keys() <= record.get("beside", {}).keys()
+
+    return [cell for cell in cells if cell.key not in results or not known(results[cell.key])]
 
 
 def home_of(config: Config) -> Path:
@@ -192,11 +198,16 @@ def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
 
 
 def run_groups(
-    groups: Sequence[Group], corpus: Corpus, plan: Plan, bar: Progress, stopped: Callable[[], bool]
+    groups: Sequence[Group],
+    corpus: Corpus,
+    plan: Plan,
+    bar: Progress,
+    stopped: Callable[[], bool],
+    beside: Mapping[str, Look],
 ) -> Iterator[list[dict[str, Any]]]:
     """The records of each group as soon as it is done, several groups at once: a short one waits for no long one."""
     with ThreadPoolExecutor(groups_at_once()) as pool:
-        running = [pool.submit(run_group, group, corpus, plan, bar, stopped) for group in groups]
+        running = [pool.submit(run_group, group, corpus, plan, bar, stopped, beside) for group in groups]
         try:
             for done in as_completed(running):
                 yield done.result()
@@ -206,7 +217,12 @@ def run_groups(
 
 
 def run_group(
-    group: Group, corpus: Corpus, plan: Plan, bar: Progress, stopped: Callable[[], bool]
+    group: Group,
+    corpus: Corpus,
+    plan: Plan,
+    bar: Progress,
+    stopped: Callable[[], bool],
+    beside: Mapping[str, Look],
 ) -> list[dict[str, Any]]:
     """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
     recipe, config, numbers = group.recipe, group.config, _stacked(group)
@@ -232,9 +248,14 @@ def run_group(
         bar.advance(group.work * size / steps, note=_note(group, losses[-1]))
     last: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
     seconds = (time.perf_counter() - begin) / len(group.cells)
+    besides = {
+        name: jax.device_get(plan(partial(look_beside, recipe))(numbers, state.params, held_out_K))
+        for name, look_beside in beside.items()
+    }
     curves = np.concatenate(losses, axis=1), np.concatenate(grad_norms, axis=1)
     return [
         _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, initial_losses, last, *curves)), seconds)  # noqa: B023
+        | ({"beside": _finite({name: values[k] for name, values in besides.items()})} if beside else {})
         for k, cell in enumerate(group.cells)
     ]
 
