@@ -255,7 +255,7 @@ def run_group(
     curves = np.concatenate(losses, axis=1), np.concatenate(grad_norms, axis=1)
     return [
         _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, initial_losses, last, *curves)), seconds)  # noqa: B023
-        | ({"beside": _finite({name: values[k] for name, values in besides.items()})} if beside else {})
+        | ({"beside": _finite({name: float(values[k]) for name, values in besides.items()})} if beside else {})
         for k, cell in enumerate(group.cells)
     ]
 

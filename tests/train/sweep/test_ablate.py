@@ -77,6 +77,23 @@ def test_a_second_call_trains_nothing(swept, capsys):
     assert "compiled" not in said
 
 
+def test_what_is_measured_beside_is_in_the_record_and_known_records_without_it_are_run_again(swept, tmp_path, capsys):
+    folder, results = swept
+    shutil.copytree(folder / "out", tmp_path / "out")
+    few = config(tmp_path)
+    few = replace(few, cells=few.cells[:4])
+
+    def largest_row(recipe, numbers, params, held_out):
+        return held_out.max() + numbers.seed
+
+    again = ablate(few, beside={"largest_row": largest_row})
+    assert "4 cells, 0 known, 4 to run" in capsys.readouterr().out
+    assert [r["beside"]["largest_row"] - r["args"]["seed"] for r in again] == [26] * 4
+    assert [r["val_loss"] for r in again] == [r["val_loss"] for r in results[:4]]
+    ablate(few, beside={"largest_row": largest_row})
+    assert "4 known, 0 to run" in capsys.readouterr().out
+
+
 def test_what_is_missing_and_what_is_torn_runs_again_to_the_same_results(swept, tmp_path):
     folder, results = swept
     file = tmp_path / "out" / "mini" / "results.jsonl"
