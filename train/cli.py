@@ -80,9 +80,9 @@ def ablate(
     from train.report.report import say_verdicts, write_report
     from train.sweep.ablate import Interrupted, ablate, home_of, preview
 
+    use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
     folder = home_of(resolved)
-    use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     keep_compiled(Path(resolved.run.out))
     if dry_run:
         print(preview(resolved))

@@ -208,3 +208,12 @@ def test_an_interrupted_run_exits_as_shells_expect(file, monkeypatch, capsys):
     monkeypatch.setattr("train.run.loop.run", lambda config: stopped)
     assert called(monkeypatch, "run", file) == 130
     assert "the same command goes on from step 1" in capsys.readouterr().out
+
+
+def test_devices_are_decided_before_a_configuration_is_read(file, monkeypatch, capsys):
+    """A question that matches sizes counts parameters when it is read, which starts the devices there are."""
+    order = []
+    monkeypatch.setattr(command_line, "use_host_devices", lambda count: order.append("devices"))
+    monkeypatch.setattr(command_line, "load", lambda *_: order.append("read") or load("nowhere.toml"))
+    assert called(monkeypatch, "ablate", file) == 2
+    assert order == ["devices", "read"]
