@@ -12,7 +12,7 @@ from train.config.ask import rows_of
 from train.config.config import Config, place
 from train.config.grid import MOST_CELLS, Grid, product
 from train.config.values import check_number, short
-from train.verdict.question import MEASURES, SEED, Question, values_of, varying
+from train.verdict.question import MEASURES, SEED, Question, place_of, values_of, varying
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,16 @@ def narrowed(config: Config, cells: Sequence[dict[str, Any]], edits: Edits) -> G
     return [cells[i] for i in left]
 
 
+def with_rates(config: Config, question: Question, rates: Sequence[tuple[tuple, float]]) -> Config:
+    """The configuration with more cells: those of a combination of `across`, at another rate."""
+    rows = rows_of(config, config.cells)
+    more: Grid = []
+    for where, rate in rates:
+        here = [cell for cell, row in zip(config.cells, rows, strict=True) if place_of(row, question.across) == where]
+        more += [{**cell, "lr": rate} for cell in _without(here, "lr")]
+    return replace(config, cells=tuple(_once([*config.cells, *more])))
+
+
 def asked_of(question: Question, rows: Sequence[Mapping[str, Any]]) -> Question | None:
     """The part of a question that these cells, which are a part of its grid, can answer; None where they compare
     nothing."""
@@ -79,11 +89,11 @@ def _rate(word: str) -> float:
     return rate
 
 
-def _without(cells: Grid, name: str) -> Grid:
+def _without(cells: Sequence[dict[str, Any]], name: str) -> Grid:
     return _once([{key: value for key, value in cell.items() if key != name} for cell in cells])
 
 
-def _once(cells: Grid) -> Grid:
+def _once(cells: Sequence[dict[str, Any]]) -> Grid:
     """Each cell once, in order of appearance."""
     once: dict[str, dict[str, Any]] = {}
     for cell in cells:

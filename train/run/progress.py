@@ -31,6 +31,11 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         self._bar.stop()
 
+    def expect(self, units: float) -> None:
+        """`units` more are to be done."""
+        self._total += units
+        self._bar.update(self._task, total=self._total)
+
     def advance(self, units: float, note: str = "") -> None:
         """`units` more are done; `note` says how it stands (loss, tokens per second)."""
         self._done += units

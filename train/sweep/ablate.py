@@ -18,6 +18,7 @@ import numpy as np
 import fxformer as fx
 from fxformer import accounting
 from train.config import Config
+from train.config.edit import with_rates
 from train.config.grid import cell_key
 from train.config.values import short
 from train.data.corpus import Corpus, batches, entropies, load_corpus, validation_windows
@@ -31,6 +32,7 @@ from train.sweep.ask import question_for
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
 from train.sweep.results import Results
+from train.verdict.extend import next_rungs, planned
 from train.verdict.outcome import classify
 
 CHUNK = 50  # steps a dispatch, at most
@@ -104,24 +106,48 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[dict[str,
     folder = home_of(config)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
+    question, said = question_for(config)
     cells = cells_of(config, corpus)
     with alone(folder):
         results = Results(folder / "results.jsonl")
-        missing = missing_of(cells, results, beside)
-        groups, (question, said) = groups_of(missing), question_for(config)
-        keys = {cell.key: cell.config.run.arm for cell in cells}
-        keep_question(folder, question, keys, source_digest())
-        with Progress(config.name, total=sum(group.work for group in groups)) as bar, stop_signals() as stopped:
-            bar.say(f"{config.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
-            for line in (*said, *strangers(results, tuple(keys), corpus.sha256, source_digest())):
+        said += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
+        with Progress(config.name, total=0) as bar, stop_signals() as stopped:
+            for line in said:
                 bar.say(line)
-            if groups:
-                plan = kept_plan(folder, groups[0], corpus)
-                bar.say(plan.reason)
-                for records in run_groups(groups, corpus, plan, bar, stopped, beside):
-                    results.add(records)
-                bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
-        return [named(results[key], arm) for key, arm in keys.items()]
+            plan = None if question is None else planned([cell.config.settings() for cell in cells], question)
+            while True:
+                keep_question(folder, question, {cell.key: cell.config.run.arm for cell in cells}, source_digest())
+                run_missing(cells, folder, corpus, results, bar, stopped, beside)
+                records = [named(results[cell.key], cell.config.run.arm) for cell in cells]
+                rungs = [] if question is None or plan is None else next_rungs(question, plan, records)
+                if question is None or not rungs:
+                    return records
+                for rung in rungs:
+                    bar.say(rung.why)
+                config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
+                cells = cells_of(config, corpus)
+
+
+def run_missing(
+    cells: Sequence[Cell],
+    folder: Path,
+    corpus: Corpus,
+    results: Results,
+    bar: Progress,
+    stopped: Callable[[], bool],
+    beside: Mapping[str, Look] = {},
+) -> None:
+    """Run the cells that have no result yet, and add theirs to `results`."""
+    missing = missing_of(cells, results, beside)
+    groups = groups_of(missing)
+    bar.say(f"{folder.name}: {len(cells)} cells, {len(cells) - len(missing)} known, {len(missing)} to run")
+    bar.expect(sum(group.work for group in groups))
+    if groups:
+        plan = kept_plan(folder, groups[0], corpus)
+        bar.say(plan.reason)
+        for records in run_groups(groups, corpus, plan, bar, stopped, beside):
+            results.add(records)
+        bar.say(f"compiled {len(groups)} training programs for {len(missing)} runs")
 
 
 def missing_of(cells: Sequence[Cell], results: Results, beside: Mapping[str, Look] = {}) -> list[Cell]:

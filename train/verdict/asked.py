@@ -50,6 +50,8 @@ def objections(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
         yield f"{question.by} is solved for by match, and cannot be asked about too; solve for another size"
     if not pairs_of(cells, question):
         yield _nothing(question, cells)
+    if question.extend and (question.at != "best rate" or "lr" not in question.tune):
+        yield 'extend looks for a best lr beyond the grid; tune lr and ask at = "best rate", or leave extend out'
     if question.at == "best rate":
         yield from _unequal(question, cells)
         yield from _edges(question, cells)
@@ -70,6 +72,8 @@ def in_words(question: Question, cells: Sequence[Cell]) -> str:
     said += [
         f"{len(pairs)} pair{one} of arms, {runs} of runs" + (" at a rate" if len(values_of(cells, "lr")) > 1 else "")
     ]
+    if question.extend:
+        said.append(f"while a best lr lies on its edge, the grid grows by up to {question.extend} rungs")
     return "; ".join(said)
 
 

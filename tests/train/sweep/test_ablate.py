@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import threading
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from train.config import Config, load
 from train.data.corpus import load_corpus
 from train.errors import UserError
+from train.run.provenance import source_digest
 from train.sweep.ablate import ablate, cells_of, groups_of, kept_plan, preview
 from train.sweep.results import Results
 from train.verdict.outcome import classify
@@ -206,3 +208,33 @@ def test_a_short_group_waits_for_no_long_one(tmp_path, monkeypatch):
     monkeypatch.setattr("train.sweep.ablate.Results", Seen)
     assert [r["place"] for r in ablate(waiting)] == list(range(8))
     assert [json.loads(line)["place"] for line in file.read_text().splitlines()] == [4, 5, 6, 7, 0, 1, 2, 3]
+
+
+def test_a_grid_of_rates_grows_while_a_best_one_lies_on_its_edge(tmp_path, monkeypatch, capsys):
+    """Losses fall towards a rate of 0.02 for pre and 0.005 for post: both get 0.1, and none gets more; run again, the
+    same cells are known."""
+    best = {"pre": 0.02, "post": 0.005}
+    config(tmp_path)
+    (tmp_path / "mini.toml").write_text((tmp_path / "mini.toml").read_text() + "[question]\nextend = 3\n")
+    asked, trained = load(tmp_path / "mini.toml"), []
+
+    def run_group(group, corpus, *_):
+        trained.extend(cell.key for cell in group.cells)
+        return [
+            {"key": cell.key, "place": cell.place, "args": cell.config.settings(), "outcome": "converged",
+             "val_loss": 2 + math.log10(cell.config.train.lr / best[cell.config.model["placement"]]) ** 2,
+             "initial_loss": 6.0, "corpus": {"sha256": corpus.sha256}, "provenance": {"code": source_digest()}}
+            for cell in group.cells
+        ]  # fmt: skip
+
+    monkeypatch.setattr("train.sweep.ablate.run_group", run_group)
+    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: SimpleNamespace(reason="no plan"))
+    monkeypatch.setattr("train.sweep.results.fault", lambda record: "")
+    results = ablate(asked)
+    rates = {p: sorted({r["args"]["lr"] for r in results if r["args"]["placement"] == p}) for p in ("pre", "post")}
+    assert rates == {"pre": [1e-3, 1e-2, 0.1], "post": [1e-3, 1e-2, 0.1]}
+    said = capsys.readouterr().out
+    assert "the best lr of pre and post lies on the edge, 0.01: 0.1 is tried for all arms, rung 1 of 3" in said
+    assert len(trained) == len(set(trained)) == 12
+    assert ablate(asked) == results and len(trained) == 12
+    assert json.loads((tmp_path / "out" / "mini" / "question.json").read_text())["arms"].keys() == set(trained)
