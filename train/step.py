@@ -3,6 +3,7 @@
 A `Recipe` is what the compiled program depends on; `Numbers` are arrays, so one program serves a whole sweep of them.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from fxformer.stack import Once, Repeat
 from fxformer.walk import parts
 from train.config.config import Config, Data, Train
 from train.objectives import OBJECTIVES, Batch
-from train.objectives.objective import answer, token_loss
+from train.objectives.objective import answer, token_loss, window_losses
 from train.optim.optimizer import OptimizerRecipe, accumulate, build
 from train.optim.parametrization import Family, factors, times
 from train.optim.schedule import rate
@@ -134,7 +135,7 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one step says; `layers` holds numbers by name, each [layers]."""
+    """What one step says of the parameters that it found; `layers` holds numbers by name, each [layers]."""
 
     loss: Array
     grad_norm: Array
@@ -142,12 +143,15 @@ class Metrics(NamedTuple):
     layers: dict[str, Array]
 
 
-class Measurement(NamedTuple):
-    """A model looked at without training it; `layers` holds numbers by name, each [layers]."""
+class Judgement(NamedTuple):
+    """A model judged on windows of text: its loss in nats per predicted token on average and in each window, [W].
 
-    val_loss: Array
-    last_ffn_grad_norm: Array
-    layers: dict[str, Array]
+    weights: predicted tokens of each window, [W]; of one that has none, as masks may choose none, the loss is NaN.
+    """
+
+    loss: Array | np.ndarray
+    windows: Array | np.ndarray
+    weights: Array | np.ndarray
 
 
 def start(recipe: Recipe, numbers: Numbers) -> State:
@@ -164,7 +168,7 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
     differentiate = jax.value_and_grad(partial(_loss, recipe, numbers, spec), has_aux=True)
 
     def loss_and_grad(part: tuple[Array, Array, Share]) -> tuple:
-        (_, (loss, _, stats)), grads = differentiate(state.params, *part)
+        (_, (loss, stats)), grads = differentiate(state.params, *part)
         return loss, stats, grads
 
     parts = tokens.reshape(recipe.accumulate, -1, tokens.shape[-1])
@@ -177,6 +181,7 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
     layers = {
         **stats,
         "grad_norm": norm_by_layer(spec, grads),
+        "ffn_down_grad_norm": norm_by_layer(spec, _only(grads, ("ffn", "down"))),
         "param_norm": norm_by_layer(spec, state.params),
         "update_ratio": norm_by_layer(spec, updates) / norm_by_layer(spec, state.params),
     }
@@ -184,33 +189,46 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
     return State(count, params, moments), metrics
 
 
-def measure(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) -> Measurement:
-    """Validation loss on windows [W, row]; gradients and statistics by layer on the first batch of them."""
+def evaluate(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array, part: Array | int = 0) -> Judgement:
+    """The loss on windows [W, row], some at a time, without dropout. part: which windows of a text these are, so that
+    their masks are always the same and others than those of other parts; see `judge`."""
     spec = recipe.spec(numbers)
-    loss_and_grad = jax.value_and_grad(partial(_loss, recipe, numbers, spec), has_aux=True)
-    (_, (_, _, stats)), grads = loss_and_grad(params, held_out[: recipe.batch], jax.random.key(numbers.seed))
-    last_ffn_grad_norm = norm_by_layer(spec, _only(grads, ("ffn", "down")))[-1]
-    layers = {**stats, "grad_norm": norm_by_layer(spec, grads), "param_norm": norm_by_layer(spec, params)}
-    return Measurement(evaluate(recipe, numbers, params, held_out), last_ffn_grad_norm, layers)
+    taken, kept = _cut(len(held_out), max(recipe.batch, TOKENS_AT_ONCE // recipe.length))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), part), len(taken))
+
+    def look(some: tuple[Array, Array]) -> tuple[Array, Array]:
+        out, batch = _answer(recipe, spec, params, *some, training=False)
+        return window_losses(out, batch)
+
+    losses_W, weights_W = (told.reshape(-1)[kept] for told in jax.lax.map(look, (held_out[taken], keys)))
+    return Judgement(weighted_mean(losses_W, weights_W), jnp.where(weights_W > 0, losses_W, jnp.nan), weights_W)
 
 
-def evaluate(recipe: Recipe, numbers: Numbers, params: Params, held_out: Array) -> Array:
-    """Mean loss in nats per token over windows [W, row], a batch at a time, without dropout; its masks are fixed."""
-    spec = recipe.spec(numbers)
-    count, row = held_out.shape
-    rest = count % recipe.batch
-    whole = held_out[: count - rest].reshape(-1, recipe.batch, row)
-    keys = jax.random.split(jax.random.key(0), len(whole) + 1)
+TOKENS_AT_ONCE = 4096  # of a forward pass that is not differentiated: small models are slow on small batches
 
-    def look(part: tuple[Array, Array]) -> tuple[Array, Array]:
-        _, (loss, weight, _) = _loss(recipe, numbers, spec, params, *part, training=False)
-        return loss, weight
 
-    looks = [jax.lax.map(look, (whole, keys[:-1]))] if len(whole) else []
-    if rest:
-        looks.append(jax.tree.map(jnp.atleast_1d, look((held_out[count - rest :], keys[-1]))))
-    losses, weights = zip(*looks, strict=True)
-    return weighted_mean(jnp.concatenate(losses), jnp.concatenate(weights))
+def judge(look: Callable[[np.ndarray, int], Judgement], held_out: np.ndarray, size: int) -> Judgement:
+    """The judgement of a `look` at parts of `size` windows on all of `held_out` [W, row]: NumPy arrays [..., W].
+
+    One compiled look serves texts of every length, and a few windows as well as many.
+    """
+    taken, kept = _cut(len(held_out), size)
+    told = [jax.device_get(look(held_out[rows], part)) for part, rows in enumerate(taken)]
+    losses_W, weights_W = (np.concatenate(each, axis=-1)[..., kept] for each in list(zip(*told, strict=True))[1:])
+    total = np.sum(weights_W, axis=-1)
+    loss = np.sum(np.where(weights_W > 0, losses_W, 0) * weights_W, axis=-1) / np.where(total == 0, 1, total)
+    return Judgement(loss, losses_W, weights_W)
+
+
+def _cut(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` rows each part takes, [parts, size], and where each row stands among all that are taken.
+
+    All parts are of one size: the last one takes rows again that the one before it took, where they do not come out.
+    """
+    size = min(size, count)
+    begin = np.minimum(np.arange(0, count, size), count - size)
+    row = np.arange(count)
+    return begin[:, None] + np.arange(size), row - begin[row // size] + row // size * size
 
 
 def learning_rate(recipe: Recipe, numbers: Numbers, count: Array | int) -> Array:
@@ -262,20 +280,24 @@ def _only(tree: Params, names: tuple[str, ...]) -> Params:
 
 
 def _loss(
-    recipe: Recipe,
-    numbers: Numbers,
-    spec: fx.Transformer,
-    params: Params,
-    tokens: Array,
-    key: Array,
-    share: Share = Share(),
-    *,
-    training: bool = True,
-) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
-    """What is minimised; and the objective's own loss in nats per predicted token, the number of those, statistics.
+    recipe: Recipe, numbers: Numbers, spec: fx.Transformer, params: Params, tokens: Array, key: Array, share: Share
+) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+    """What is minimised; and the objective's own loss in nats per predicted token, and statistics.
 
-    Only the objective's loss is reported and compared: a regulariser is no loss of the model. Dropout is for training.
+    Only the objective's loss is reported and compared: a regulariser is no loss of the model.
     """
+    out, batch = _answer(recipe, spec, params, tokens, key, training=True)
+    loss = share.tokens * token_loss(out, batch)
+    if batch.labels is not None:
+        assert out.labels is not None
+        loss += jnp.mean(cross_entropy(out.labels, batch.labels))
+    return loss + _beside(numbers, out, batch, share), (loss, out.stats)
+
+
+def _answer(
+    recipe: Recipe, spec: fx.Transformer, params: Params, tokens: Array, key: Array, *, training: bool
+) -> tuple[fx.Output, Batch]:
+    """What the model says to rows of text, and what it should say. Dropout is for training."""
     objective_key, dropout_key = jax.random.split(key)
     batch = OBJECTIVES[recipe.objective](tokens, objective_key)
     execution = recipe.execution
@@ -289,11 +311,7 @@ def _loss(
         remat=execution.remat,
         dtype=jnp.dtype(recipe.dtype),
     )
-    loss = share.tokens * token_loss(out, batch)
-    if batch.labels is not None:
-        assert out.labels is not None
-        loss += jnp.mean(cross_entropy(out.labels, batch.labels))
-    return loss + _beside(numbers, out, batch, share), (loss, jnp.sum(batch.weights), out.stats)
+    return out, batch
 
 
 def _beside(numbers: Numbers, out: fx.Output, batch: Batch, share: Share) -> Array:

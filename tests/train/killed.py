@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from train.config import Config
 from train.errors import UserError
 from train.run import layout, loop
-from train.step import Measurement, Metrics, State
+from train.step import Judgement, Metrics, State
 from train.sweep import ablate as sweeps
 from train.sweep.population import Plan
 
@@ -45,15 +45,16 @@ def stand_in() -> None:
     def train_step(recipe, numbers, state, tokens):
         m = 0.9 * state.optimizer["m"] + jnp.sin(jnp.mean(tokens, dtype=jnp.float32) * jnp.arange(64.0) + state.step)
         params = {"w": state.params["w"] + numbers.lr * m}
-        metrics = Metrics(loss_of(params), jnp.sum(m), numbers.lr, {"grad_norm": m[:1]})
+        layers = {"grad_norm": m[:1], "ffn_down_grad_norm": m[:1]}
+        metrics = Metrics(loss_of(params), jnp.sum(m), numbers.lr, layers)
         return State(state.step + 1, params, {"m": m}), metrics
 
-    loop.train_step, loop.evaluate = train_step, lambda recipe, numbers, params, rows: loss_of(params)
+    def evaluate(recipe, numbers, params, rows, part):
+        return Judgement(loss_of(params), jnp.full(len(rows), loss_of(params)), jnp.ones(len(rows)))
+
+    loop.train_step = sweeps.train_step = train_step
+    loop.evaluate = sweeps.evaluate = evaluate
     layout.start = sweeps.start = start
-    sweeps.train_step = train_step
-    sweeps.measure = lambda recipe, numbers, params, rows: Measurement(
-        loss_of(params), 1.0, {"grad_norm": params["w"][:1]}
-    )
     # Plans round differently, and timings choose them.
     sweeps.choose_plan = lambda *_: Plan(name="loop", reason="always", seconds=1.0, devices=len(jax.devices()))
 

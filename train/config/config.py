@@ -37,14 +37,16 @@ class Data:
     """[data]: which bytes, and how they are cut.
 
     path: "stdlib", a file or a folder. task: "text", or a synthetic task in place of `path`.
-    length: tokens predicted in a sequence. batch: sequences in a step. validation: windows of the held-out text.
+    length: tokens predicted in a sequence. batch: sequences in a step. validation: windows of the held-out text that a
+    trained model is judged on. watch: fewer, that a model is looked at before and while it trains.
     """
 
     path: str = "stdlib"
     task: str = "text"
     length: int = 64
     batch: int = 8
-    validation: int = 64
+    validation: int = 2048
+    watch: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,7 @@ class Config:
                 check_number(name, value)
         if sharding.mesh_size(self.run.mesh) > MOST_DEVICES:
             raise ValueError(f"mesh={self.run.mesh!r} takes more devices than there are; use {MOST_DEVICES} or fewer")
-        for name, rows in (("batch", self.data.batch), ("validation", self.data.validation)):
+        for name, rows in (("batch", self.data.batch), ("watch", self.data.watch)):
             if rows * self.data.length > COUNT:
                 raise ValueError(
                     f"{name}={rows} of length={self.data.length} are {rows * self.data.length} tokens; "

@@ -91,7 +91,7 @@ def _placed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-READ_ONCE = ("path", "task", "validation")
+READ_ONCE = ("path", "task", "validation", "watch")
 WEIGHTED: dict[str, Callable[[zoo.Transformer], bool]] = {  # weights of losses, and which models have the loss
     "balance": lambda spec: any(True for _ in parts(spec, MoE)),
     "router_z": lambda spec: any(True for _ in parts(spec, MoE)),

@@ -15,7 +15,7 @@ FLOAT, SMALLEST = (float(number) for number in (np.finfo(np.float32).max, np.fin
 BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
 RANGES: dict[str, tuple[float, float]] = {  # the least and the most
-    **dict.fromkeys(("batch", "validation", "steps", "accumulate", "save_every", "log_every"), (1, COUNT)),
+    **dict.fromkeys(("batch", "validation", "watch", "steps", "accumulate", "save_every", "log_every"), (1, COUNT)),
     **dict.fromkeys(("keep", "window"), (1, COUNT)),
     "length": (1, 2**20),
     "warmup": (0, COUNT),

@@ -67,6 +67,20 @@ def token_loss(out: fx.Output, batch: Batch) -> Array:
     return weighted_mean(cross_entropy(out.logits, batch.targets), batch.weights)
 
 
+def window_losses(out: fx.Output, batch: Batch) -> tuple[Array, Array]:
+    """Of each row: its loss in nats on average over what is predicted, its label's included, and how much that is.
+
+    float32 [B] each. Of a row in which nothing is predicted the loss is its label's, or 0.
+    """
+    weights_B = jnp.sum(batch.weights, axis=-1)
+    sums_B = jnp.sum(cross_entropy(out.logits, batch.targets) * batch.weights, axis=-1)
+    losses_B = sums_B / jnp.where(weights_B == 0, 1, weights_B)
+    if batch.labels is not None:
+        assert out.labels is not None
+        losses_B += cross_entropy(out.labels, batch.labels)
+    return losses_B, weights_B
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Specials:
     """Ids of tokens that are not text; text is 0 to `text` - 1. Sentinel i of `sentinels` is `first_sentinel` - i.

@@ -5,6 +5,7 @@ from typing import Any
 
 from train.files import COUNT, NUMBER, SETTINGS, TEXT, Kind, complaint, is_count, is_number
 from train.verdict.outcome import OUTCOMES
+from train.verdict.runs import unpacked
 
 
 def _is_measured(value: Any) -> bool:
@@ -19,6 +20,17 @@ def _is_ordinal(value: Any) -> bool:
     return is_count(value) and value > 0
 
 
+def _is_by_layer(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_measured(each) or _is_curve(each) for each in value)
+
+
+def _is_windows(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and unpacked(value).ndim == 1
+    except ValueError:
+        return False
+
+
 MEASURED = Kind("a finite number or null", _is_measured)
 CURVE = Kind("a list of finite numbers and nulls", _is_curve)
 ORDINAL = Kind("a whole number, 1 or more", _is_ordinal)
@@ -29,12 +41,14 @@ KINDS = {
     "outcome_step": ORDINAL,
     "initial_loss": MEASURED,
     "val_loss": MEASURED,
+    "windows": Kind("losses of windows as train.verdict.runs packs them", _is_windows),
     "loss": CURVE,
     "loss_every": ORDINAL,
     "grad_norm": CURVE,
     "last_ffn_grad_norm": MEASURED,
     "stats_final": Kind(
-        "curves by name", lambda value: isinstance(value, dict) and all(map(_is_curve, value.values()))
+        "numbers of each layer by name",
+        lambda value: isinstance(value, dict) and all(map(_is_by_layer, value.values())),
     ),
     "params": NUMBER,
     "tokens": NUMBER,

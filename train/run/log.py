@@ -28,9 +28,10 @@ class Log:
         with self.path.open("ab") as file:
             file.write(json_lines([line]))
 
-    def judge(self, step: int, val_loss: float) -> None:
-        """Add the validation loss after `step` updates, in nats per token."""
-        self.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": val_loss / math.log(2)})
+    def judge(self, step: int, val_loss: float, windows: int) -> None:
+        """Add the validation loss after `step` updates, in nats per token, on so many windows of the held-out text."""
+        bits = val_loss / math.log(2)
+        self.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": bits, "windows": windows})
 
     def val_loss(self, step: int) -> float | None:
         """The validation loss after `step` updates, None where the log does not say it."""

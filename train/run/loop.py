@@ -20,14 +20,15 @@ from train.run.layout import layout_of
 from train.run.log import Log, claim
 from train.run.progress import Progress
 from train.run.signals import stop_signals
-from train.step import Metrics, State, evaluate, numbers_of, recipe_of, train_step
+from train.step import Metrics, State, evaluate, judge, numbers_of, recipe_of, train_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """How a run stands. outcome: "finished", "interrupted" or "non-finite", which it was at `step`.
 
-    val_loss: nats per token at the last checkpoint, None where there is none. seconds: of this session.
+    val_loss: nats per token at the last checkpoint, on all held-out windows where the run is finished; None where there
+    is none. seconds: of this session.
     tokens_per_second: compilation included.
     """
 
@@ -45,7 +46,9 @@ class Session:
     config: Config
     tokens: Callable[[int], jax.Array]  # of a step
     advance: Callable[[State, jax.Array], tuple[State, Metrics]]
-    evaluate: Callable[[State], jax.Array]
+    judge: Callable[[State, np.ndarray], float]
+    watched: np.ndarray  # held-out windows for checkpoints, and for the last state
+    held_out: np.ndarray
     checkpoints: Checkpoints
     log: Log
     bar: Progress
@@ -72,17 +75,23 @@ def run(config: Config) -> Result:
             with Progress(config.name, total=config.train.steps, done=begin) as bar, stop_signals() as stopped:
                 if begin:
                     bar.say(f"going on from step {begin} of {config.train.steps} in {folder}")
-                data = config.data
-                held_out = layout.batch(
-                    validation_windows(corpus.validation, length=config.text_length, count=data.validation)
-                )
                 read = partial(sequences, config, corpus)
-                judge = jax.jit(partial(evaluate, recipe))
+                look = jax.jit(partial(evaluate, recipe))
+                watched, held_out = held_out_windows(config, corpus)
+
+                def judged(state: State, windows: np.ndarray) -> float:
+                    told = judge(
+                        lambda rows, part: look(numbers, state.params, layout.batch(rows), part), windows, len(watched)
+                    )
+                    return float(told.loss)
+
                 session = Session(
                     config=config,
                     tokens=lambda step: layout.batch(read(step)),
                     advance=partial(jax.jit(partial(train_step, recipe), donate_argnums=1), numbers),
-                    evaluate=lambda state: judge(numbers, state.params, held_out),
+                    judge=judged,
+                    watched=watched,
+                    held_out=held_out,
                     checkpoints=checkpoints,
                     log=Log(folder / "log.jsonl", keep_until=begin),
                     bar=bar,
@@ -96,12 +105,16 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
     Parameters whose validation loss is not a number are never saved.
     """
     config, steps, log = session.config, session.config.train.steps, session.log
+
+    def windows(step: int) -> np.ndarray:
+        return session.held_out if step == steps else session.watched
+
     first, began = int(state.step) + 1, time.monotonic()
     pending: deque[tuple[int, Metrics]] = deque()
     val_loss = log.val_loss(first - 1)
     if val_loss is None and first > 1:  # the log was lost, the checkpoint was not
-        val_loss = float(session.evaluate(state))
-        log.judge(first - 1, val_loss)
+        val_loss = session.judge(state, windows(first - 1))
+        log.judge(first - 1, val_loss, len(windows(first - 1)))
 
     def result(outcome: str, step: int) -> Result:
         session.checkpoints.wait()
@@ -125,16 +138,26 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
             if settled % config.run.log_every == 0 or settled in (1, steps):
                 log.write({"step": settled, "tokens_per_second": speed, **readable(metrics)})
         if saving:
-            judged = float(session.evaluate(state))
-            if not math.isfinite(judged):  # the last update spoilt the parameters: what was saved before is kept
+            watched = session.judge(state, session.watched)
+            judged = session.judge(state, session.held_out) if step == steps else watched
+            if not math.isfinite(
+                watched + judged
+            ):  # the last update spoilt the parameters: what was saved before is kept
                 log.write({"step": step, "event": "non-finite validation loss"})
                 return result("non-finite", step)
             val_loss = judged
-            log.judge(step, val_loss)
-            session.checkpoints.save(step, state, val_loss=val_loss)
+            log.judge(step, val_loss, len(windows(step)))
+            session.checkpoints.save(step, state, val_loss=watched)  # checkpoints are compared on the same windows
         if stopping and step < steps:
             return result("interrupted", step)
     return result("finished", steps)
+
+
+def held_out_windows(config: Config, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of the held-out text, uint8 [W, row]: the few that are watched, and all that are judged on."""
+    counts = min(config.data.watch, config.data.validation), config.data.validation
+    few, every = (validation_windows(corpus.validation, length=config.text_length, count=count) for count in counts)
+    return few, every
 
 
 def sequences(config: Config, corpus: Corpus, step: int) -> np.ndarray:

@@ -17,23 +17,37 @@ import numpy as np
 
 import fxformer as fx
 from fxformer import accounting
+from fxformer.model import Params
 from train.config import Config
 from train.config.edit import with_rates
 from train.config.grid import cell_key
 from train.config.values import short
-from train.data.corpus import Corpus, batches, entropies, load_corpus, validation_windows
+from train.data.corpus import Corpus, batches, entropies, load_corpus
 from train.errors import UserError, user_input
 from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
+from train.run.loop import held_out_windows
 from train.run.progress import Progress, clock
 from train.run.provenance import provenance, source_digest
 from train.run.signals import stop_signals
-from train.step import Measurement, Numbers, Recipe, State, measure, numbers_of, recipe_of, start, train_step
+from train.step import (
+    Judgement,
+    Metrics,
+    Numbers,
+    Recipe,
+    evaluate,
+    judge,
+    numbers_of,
+    recipe_of,
+    start,
+    train_step,
+)
 from train.sweep.ask import question_for
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
 from train.sweep.results import Results
 from train.verdict.extend import next_rungs, planned
 from train.verdict.outcome import classify
+from train.verdict.runs import packed
 
 CHUNK = 50  # steps a dispatch, at most
 PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
@@ -254,33 +268,37 @@ def run_group(
     recipe, config, numbers = group.recipe, group.config, _stacked(group)
     _check(stopped, group)
     steps = config.train.steps
-    held_out = validation_windows(corpus.validation, length=config.text_length, count=config.data.validation)
-    seen = validation_windows(corpus.train, length=config.text_length, count=len(held_out))
-    held_out_K, seen_K = (np.broadcast_to(each, (len(fill(group.cells)), *each.shape)) for each in (held_out, seen))
+    watched, held_out = held_out_windows(config, corpus)
     begin = time.perf_counter()
-    look = plan(partial(measure, recipe))
-    advance = plan(in_chunks(partial(_advance, recipe)))
+    look = plan(partial(evaluate, recipe))
+    advance = plan(in_chunks(partial(train_step, recipe)))
+
+    def for_each(array: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(array, (len(fill(group.cells)), *array.shape))
+
+    def judged(params: Params, windows: np.ndarray) -> Judgement:
+        def at(rows: np.ndarray, part: int) -> Judgement:
+            return look(numbers, params, for_each(rows), for_each(np.array(part)))
+
+        return judge(at, windows, len(watched))
 
     state = plan(partial(start, recipe))(numbers)
-    first: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
-    initial_losses = jax.device_get(look(numbers, state.params, seen_K).val_loss)
-    losses, grad_norms = [], []
+    first, told = judged(state.params, watched), []
     size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
     for chunk in range(0, steps, size):
         _check(stopped, group)
-        state, (loss, grad_norm) = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
-        losses.append(jax.device_get(loss))
-        grad_norms.append(jax.device_get(grad_norm))
-        bar.advance(group.work * size / steps, note=_note(group, losses[-1]))
-    last: Measurement = jax.device_get(look(numbers, state.params, held_out_K))
+        state, metrics = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
+        told.append(jax.device_get(metrics))
+        bar.advance(group.work * size / steps, note=_note(group, told[-1].loss))
+    last = judged(state.params, held_out)
     seconds = (time.perf_counter() - begin) / len(group.cells)
     besides = {
-        name: jax.device_get(plan(partial(look_beside, recipe))(numbers, state.params, held_out_K))
+        name: jax.device_get(plan(partial(look_beside, recipe))(numbers, state.params, for_each(watched)))
         for name, look_beside in beside.items()
     }
-    curves = np.concatenate(losses, axis=1), np.concatenate(grad_norms, axis=1)
+    curves: Metrics = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *told)
     return [
-        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, initial_losses, last, *curves)), seconds)  # noqa: B023
+        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, last, curves)), seconds)  # noqa: B023
         | ({"beside": _finite({name: float(values[k]) for name, values in besides.items()})} if beside else {})
         for k, cell in enumerate(group.cells)
     ]
@@ -289,11 +307,6 @@ def run_group(
 def _check(stopped: Callable[[], bool], group: Group) -> None:
     if stopped():
         raise Interrupted(group.config.name)
-
-
-def _advance(recipe: Recipe, numbers: Numbers, state: State, tokens: Any) -> tuple[State, tuple[Any, Any]]:
-    state, metrics = train_step(recipe, numbers, state, tokens)
-    return state, (metrics.loss, metrics.grad_norm)
 
 
 def _stacked(group: Group) -> Numbers:
@@ -322,12 +335,13 @@ def _note(group: Group, losses: np.ndarray) -> str:
     return f"{structure}  best loss {best:.3f}"
 
 
-def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str, Any]:
-    first, initial_loss, last, losses, grad_norms = told
-    config, known = cell.config, entropies(corpus)
+def _record(cell: Cell, corpus: Corpus, told: tuple[Judgement, Judgement, Metrics], seconds: float) -> dict[str, Any]:
+    first, last, curves = told
+    config, known, losses = cell.config, entropies(corpus), np.asarray(curves.loss)
     tokens = config.train.steps * config.tokens_a_step
+    stats_init, stats_final = ({name: values[step] for name, values in curves.layers.items()} for step in (0, -1))
     tail = losses[-max(1, len(losses) // 10) :]
-    outcome = classify(losses, initial_loss=float(initial_loss), unigram_entropy=known.unigram_entropy)
+    outcome = classify(losses, initial_loss=float(losses[0]), unigram_entropy=known.unigram_entropy)
     return _finite(
         {
             "key": cell.key,
@@ -335,17 +349,18 @@ def _record(cell: Cell, corpus: Corpus, told: tuple, seconds: float) -> dict[str
             "args": config.settings(),
             "outcome": outcome.name,
             "outcome_step": outcome.step,
-            "initial_loss": first.val_loss,
+            "initial_loss": first.loss,
             "final_loss": np.mean(tail),
-            "val_loss": last.val_loss,
-            "val_bits_per_byte": last.val_loss / math.log(2),
+            "val_loss": last.loss,
+            "val_bits_per_byte": last.loss / math.log(2),
+            "windows": packed(np.asarray(last.windows)),
             "loss": losses,
             "loss_every": 1,
-            "grad_norm_curve": grad_norms,
-            "grad_norm": first.layers["grad_norm"],
-            "last_ffn_grad_norm": first.last_ffn_grad_norm,
-            "stats_init": first.layers,
-            "stats_final": last.layers,
+            "grad_norm_curve": curves.grad_norm,
+            "grad_norm": stats_init["grad_norm"],
+            "last_ffn_grad_norm": stats_init["ffn_down_grad_norm"][-1],
+            "stats_init": stats_init,
+            "stats_final": stats_final,
             "params": fx.count(config.spec()),
             "tokens": tokens,
             "flops": tokens * flops_per_token(config),

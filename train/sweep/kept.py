@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from train.errors import UserError
 from train.files import TEXT, Kind, damaged, read_object, write_whole
 from train.sweep.results import Results
 from train.verdict.question import Question, question_of
 
 REMEDY = "remove it, and run the sweep again"
+OLDER = "of an older edition, without the loss of each window: they stay there, and are no part of the answer"
 QUESTION = Kind("a question or null", lambda value: value is None or isinstance(value, dict))
 ARMS = Kind("names of arms by the keys of cells", lambda value: isinstance(value, dict)
             and all(isinstance(each, str) for each in value.values()))  # fmt: skip
@@ -31,9 +33,14 @@ def answered(folder: Path) -> tuple[Question | None, list[dict[str, Any]]]:
     """The question of a folder and the results that answer it, in the order of the grid.
 
     A folder of an earlier version holds no question: all its results are taken, and the question is derived from them.
-    Raises UserError where a file is damaged.
+    Raises UserError where a file is damaged, or all results are of an older edition.
     """
     results, file = Results(folder / "results.jsonl"), folder / "question.json"
+    if results.older and not results:
+        raise UserError(
+            f"all {results.older} results of {folder} are of an older edition, without the loss of each window; run "
+            "the sweep again: they stay there, and are no part of the answer"
+        )
     if not file.exists():
         every = results.in_order()
         return question_of([record["args"] for record in every]), every
@@ -53,7 +60,7 @@ def is_of(record: Mapping[str, Any], code: str) -> bool:
 
 def strangers(results: Results, keys: Sequence[str], corpus: str, code: str) -> list[str]:
     """What else stands in a folder, a sentence for each kind; corpus: SHA-256 of the present text."""
-    said, known = [], set(keys)
+    said, known = [OLDER] * results.older, set(keys)
     for key, record in results.items():
         origin, text = record["provenance"], record["corpus"]
         if key in known:

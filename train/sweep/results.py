@@ -15,15 +15,17 @@ REMEDY = "remove this line, and the cell of it runs again"
 class Results(Mapping[str, dict[str, Any]]):
     """results.jsonl as a mapping from cell keys to records.
 
-    Reading writes nothing: beside a sweep at work it gives the records that were done by then. Raises UserError, which
-    names the line, for what is no record or is not what was written.
+    Records of an older edition are counted, in `older`, and left out. Reading writes nothing: beside a sweep at work it
+    gives the records that were done by then. Raises UserError, which names the line, for what is no record or is not
+    what was written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = read_lines(path, {}, REMEDY)
         records = [_opened(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
-        self._records = {record["key"]: record for record in records}
+        self._records = {record["key"]: record for record in records if not of_older_edition(record)}
+        self.older = sum(map(of_older_edition, records))
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
         """Append records, each with its checksum; they are on the disk when this returns."""
@@ -54,6 +56,11 @@ def _opened(line: dict[str, Any], place: str) -> dict[str, Any]:
     record = {name: value for name, value in line.items() if name != "checksum"}
     if line.get("checksum", checksum(record)) != checksum(record):
         raise damaged(place, "it is not what was written, its checksum says", REMEDY)
-    if what := fault(record):
+    if not of_older_edition(record) and (what := fault(record)):
         raise damaged(place, what, REMEDY)
     return record
+
+
+def of_older_edition(record: Mapping[str, Any]) -> bool:
+    """Is this a record of before the loss of each window was kept, and outcomes were judged by it?"""
+    return "windows" not in record and {"key", "outcome", "val_loss"} <= record.keys()

@@ -1,4 +1,4 @@
-"""What verdicts read of a run: its record, a line of results.jsonl, and the loss of each window of the held-out text."""
+"""What verdicts read of a run: its record, a line of results.jsonl, and the loss of each held-out window."""
 
 import base64
 import math
@@ -28,8 +28,11 @@ def by(results: Sequence[Result], *names: str) -> dict[tuple, list[Result]]:
 
 
 def packed(losses_W: np.ndarray) -> str:
-    """Losses of windows as text: zlib and base64 of float16, little-endian; 3 digits are kept."""
-    return base64.b64encode(zlib.compress(np.asarray(losses_W, "<f2").tobytes(), 9)).decode("ascii")
+    """Losses of windows as text: zlib and base64 of float16, little-endian; 3 digits are kept, and NaN. What float16
+    cannot hold is infinite."""
+    with np.errstate(over="ignore"):
+        losses_W = np.asarray(losses_W).astype("<f2")
+    return base64.b64encode(zlib.compress(losses_W.tobytes(), 9)).decode("ascii")
 
 
 def unpacked(text: str) -> np.ndarray:
@@ -38,8 +41,8 @@ def unpacked(text: str) -> np.ndarray:
         content = zlib.decompress(base64.b64decode(text, validate=True))
     except zlib.error as error:
         raise ValueError(f"these are no losses of windows: {error}") from None
-    if len(content) % 2:
-        raise ValueError("these are no losses of windows: half a number is left over")
+    if not content or len(content) % 2:
+        raise ValueError(f"these are no losses of windows: {len(content)} bytes are no float16 numbers")
     return np.frombuffer(content, "<f2").astype(float)
 
 

@@ -56,8 +56,8 @@ def test_a_number_is_the_same_in_float32(name, whole):
 def test_sizes_that_int32_cannot_count_together_are_refused():
     with pytest.raises(ValueError, match=r"batch=4096 of length=1048576 are 4294967296 tokens; use 2147"):
         Config(name="x").with_settings({"batch": 4096, "length": 2**20})
-    with pytest.raises(ValueError, match=r"validation=2147483647 of length=64 are"):
-        Config(name="x").with_settings({"validation": 2**31 - 1})
+    with pytest.raises(ValueError, match=r"watch=2147483647 of length=64 are"):
+        Config(name="x").with_settings({"watch": 2**31 - 1})
 
 
 @pytest.mark.parametrize(

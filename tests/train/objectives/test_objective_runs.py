@@ -17,7 +17,7 @@ from train.data.corpus import batches, load_corpus
 from train.errors import UserError
 from train.objectives import OBJECTIVES
 from train.objectives.objective import answer
-from train.step import balanced, evaluate, numbers_of, recipe_of, shares, start, train_step
+from train.step import balanced, evaluate, judge, numbers_of, recipe_of, shares, start, train_step
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "objectives").glob("*.toml"))
 STEPS = 40
@@ -39,11 +39,11 @@ def test_a_step_with_all_that_stands_beside_the_objective_lowers_its_loss():
     look = jax.jit(partial(evaluate, recipe))
     held_out = rows(corpus.validation, seed=1, steps=range(4)).reshape(-1, config.row)
     state = start(recipe, numbers)
-    before = look(numbers, state.params, held_out)
+    before = look(numbers, state.params, held_out).loss
     for tokens in rows(corpus.train, seed=0, steps=range(STEPS)):
         state, metrics = step(numbers, state, tokens)
     assert np.isfinite(metrics.loss)
-    assert look(numbers, state.params, held_out) < before - 0.3
+    assert look(numbers, state.params, held_out).loss < before - 0.3
 
 
 @pytest.mark.parametrize("objective", ["sentence_order", "whole_word"])
@@ -129,15 +129,40 @@ def test_layers_of_different_numbers_of_experts_stand_in_one_stack():
 
 
 @pytest.mark.parametrize("count", [4, 8, 11, 3])
-def test_every_held_out_window_is_judged(count):
+def test_every_held_out_window_is_judged_once(count, monkeypatch):
+    """By itself, whatever share of the windows is looked at in one program, and in one forward pass of it."""
     model = {"width": 16, "heads": 2, "depth": 1}
     config = Config(name="test", model=model).with_settings({"length": 10, "batch": 4})
     recipe, numbers = recipe_of(config), numbers_of(config)
     params = start(recipe, numbers).params
     held_out = np.random.default_rng(0).integers(0, 256, (count, config.row))
     logits = fx.apply(recipe.spec(numbers), params, held_out[:, :-1]).logits
-    expected = np.mean(fx.ops.cross_entropy(logits, held_out[:, 1:]))
-    np.testing.assert_allclose(jax.jit(partial(evaluate, recipe))(numbers, params, held_out), expected, rtol=1e-6)
+    expected = np.mean(fx.ops.cross_entropy(logits, held_out[:, 1:]), axis=1)
+    monkeypatch.setattr("train.step.TOKENS_AT_ONCE", 40)
+    look = partial(jax.jit(partial(evaluate, recipe)), numbers, params)
+    for told in (look(held_out), judge(look, held_out, 5)):
+        np.testing.assert_allclose(told.windows, expected, rtol=1e-6)
+        np.testing.assert_allclose(told.loss, np.mean(expected), rtol=1e-6)
+        assert told.weights.tolist() == [10.0] * count
+
+
+def test_a_window_counts_as_much_as_is_predicted_in_it():
+    """Of one long word none is chosen: such a window has no loss, and takes nothing from the mean."""
+    config = load(next(path for path in CONFIGS if path.stem == "whole_word"), ["length=24", "batch=2"])
+    recipe, numbers = recipe_of(config), numbers_of(config)
+    params = start(recipe, numbers).params
+    held_out = np.array(
+        batches(load_corpus("stdlib").train, seed=0, steps=range(1), batch=3, length=config.text_length)[0]
+    )
+    held_out[1] = ord("x")
+    told = jax.jit(partial(evaluate, recipe))(numbers, params, held_out)
+    key = jax.random.split(jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 1)[0])[0]
+    batch = OBJECTIVES["whole_word"](held_out, key)
+    losses = fx.ops.cross_entropy(answer(recipe.spec(numbers), params, batch).logits, batch.targets)
+    assert np.isnan(told.windows).tolist() == [False, True, False] and told.weights[1] == 0
+    np.testing.assert_allclose(told.weights, batch.weights.sum(axis=1))
+    np.testing.assert_allclose(told.loss, fx.ops.weighted_mean(losses, batch.weights), rtol=1e-5)
+    np.testing.assert_allclose(told.windows[0], fx.ops.weighted_mean(losses[0], batch.weights[0]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rich.console import Console
 from train.errors import UserError
 from train.report.figures import Arms, curves, gradients_by_depth, losses_by_depth
 from train.report.report import COLUMNS, markdown, row, say_verdicts, write_report
+from train.verdict.runs import packed
 
 AXES = {
     "placement": ("pre", "post"),
@@ -62,6 +63,7 @@ def record(random: np.random.Generator, placement: str, norm: str, depth: int, l
         "final_loss": level,
         "val_loss": level,
         "val_bits_per_byte": level and level / math.log(2),
+        "windows": packed([np.nan] * 4 if level is None else [level - 0.4, level - 0.1, level + 0.2, level + 0.3]),
         "loss": [float(f"{x:.6g}") if math.isfinite(x) else None for x in loss],
         "loss_every": 1,
         "grad_norm_curve": np.ones(STEPS).tolist(),

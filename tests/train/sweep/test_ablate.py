@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from train.config import Config, load
@@ -15,8 +16,10 @@ from train.data.corpus import load_corpus
 from train.errors import UserError
 from train.run.provenance import source_digest
 from train.sweep.ablate import ablate, cells_of, groups_of, kept_plan, preview
-from train.sweep.results import Results
+from train.sweep.kept import answered
+from train.sweep.results import Results, checksum
 from train.verdict.outcome import classify
+from train.verdict.runs import unpacked
 
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
 
@@ -51,6 +54,27 @@ def test_every_cell_runs_once_and_says_everything(swept):
         assert len(r["grad_norm"]) == len(r["stats_final"]["residual_rms"]) == 2
         assert r["val_loss"] < r["initial_loss"]
         assert r["tokens"] == 20 * 4 * 12
+        windows = unpacked(r["windows"])
+        assert len(windows) == 8 and abs(np.mean(windows) - r["val_loss"]) < 2**-9
+
+
+def test_results_of_an_older_edition_are_named_and_their_cells_run_again(swept, tmp_path, capsys):
+    """They kept no loss of each window, and called a run converged; nothing of them is lost."""
+    folder, results = swept
+    few = config(tmp_path)
+    few = replace(few, cells=few.cells[:1])
+    file = tmp_path / "out" / "mini" / "results.jsonl"
+    file.parent.mkdir(parents=True)
+    shutil.copy(folder / "out" / "mini" / "plan.json", file.parent)
+    older = [{**{k: v for k, v in r.items() if k != "windows"}, "outcome": "converged"} for r in results[:2]]
+    file.write_text("".join(json.dumps({**r, "checksum": checksum(r)}) + "\n" for r in older))
+    before, sentence = file.read_bytes(), "of an older edition, without the loss of each window"
+    with pytest.raises(UserError, match=f"all 2 results of .* are {sentence}; run the sweep again"):
+        answered(file.parent)
+    assert f"has results {sentence}: they stay there, and are no part of the answer (2)" in preview(few)
+    assert [without_time(r) for r in ablate(few)] == [without_time(r) for r in results[:1]]
+    assert f"has results {sentence}" in capsys.readouterr().out
+    assert file.read_bytes().startswith(before) and [r["key"] for r in answered(file.parent)[1]] == [results[0]["key"]]
 
 
 def test_an_outcome_is_judged_by_training_losses_alone(tmp_path, monkeypatch):

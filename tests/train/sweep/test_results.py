@@ -122,6 +122,8 @@ def test_lines_of_earlier_versions_have_no_checksum_and_are_read(tmp_path):
         (("corpus", "bigram_entropy"), None, "its corpus.bigram_entropy is None, not a finite number"),
         (("stats_final", "residual_rms"), 3, "its stats_final is {"),
         (("key",), 7, "its key is 7, not text"),
+        (("windows",), [2.5], "its windows is [2.5], not losses of windows as train.verdict.runs packs them"),
+        (("windows",), "2.5", "its windows is '2.5', not losses of windows"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_kind_is_one_sentence(tmp_path, path, value, what):
