@@ -144,6 +144,14 @@ def batches(tokens: np.ndarray, *, seed: int, steps: range, batch: int, length: 
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[starts]
 
 
+def unigram_losses(corpus: Corpus, *, seed: int, steps: range, batch: int, length: int) -> np.ndarray:
+    """What the best model that sees no context says to the sequences of `batches`, nats per predicted byte: [steps]."""
+    counts = np.bincount(corpus.train, minlength=VOCAB)
+    nats = np.log(counts.sum()) - np.log(np.maximum(counts, 1))
+    rows = batches(corpus.train, seed=seed, steps=steps, batch=batch, length=length)
+    return np.mean(nats[rows[..., 1:]], axis=(1, 2))
+
+
 @lru_cache(maxsize=64)
 def _order(count: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat()

@@ -1,0 +1,242 @@
+"""Racing: which runs of a sweep can still change its answer. What cannot is not run, or stops.
+
+**Rates.** Where a question is asked at each arm's best rate, the other rates only have to be told from it. So seeds are
+rungs: all rates run with the first seed; then the rate that leads its arm runs with one seed more, those that may still
+beat it follow, and so on. A rate gets no further seed once it
+
+- is behind: an e-value speaks against its being better than the leader by `smallest` (an indifference zone). It is the
+  likelihood ratio of a normal prior of variance PRIOR on the effect size; the spread is that of all cells that ran with
+  several seeds. Where spreads are about equal, the best rate of a cell is lost with chance LEVEL at most, unless the
+  leader is within `smallest` of it, however often one looks. Ville 1939; Lindon et al. 2022, "Anytime-valid linear
+  models and regression adjusted causal inference in randomized experiments";
+- failed with FAILURES seeds and never worked, or with one, and a smaller rate failed too: a rule and no test.
+
+**Runs.** One that is `dead` stops. So does one at a smaller rate than its arm's leader that will end behind it
+by more than MARGIN even if the gap closes on in a straight line; the record says by how much.
+
+All is a function of the records that there are, round by round: a race that was interrupted goes on as it would have.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from train.verdict.extend import LOST as FAILED
+from train.verdict.question import SEED, Cell, Question, place_of, varying
+from train.verdict.runs import Result, loss_of
+
+LEVEL = 0.05  # chance to lose the best rate of a cell
+PRIOR = 16.0  # variance of the effect size: rates a factor of three apart differ by some four spreads
+FAILURES = 2  # seeds
+RACED = ("loss", "growth", "seconds", "bytes")  # measures that are taken at the best rate only
+HOPE = 0.75  # of its steps, after which a run that learned nothing from context is not waited for
+EARLIEST = 0.5  # of its steps, before which no run is hopeless
+MARGIN = 0.1  # nats: below the unigram entropy, that count as learning from context; behind a leader, as too many
+
+Rates = tuple  # values of the tuned settings
+
+
+class Rung(NamedTuple):
+    """What runs next, places in the grid; where that is nothing, what was left out, with the reason."""
+
+    due: list[int]
+    left_out: dict[int, str]
+
+
+@dataclass
+class _Heat:
+    """One cell of a race, an arm at one place: its runs by rate, in the order of their seeds, places in the grid.
+
+    taken: of each rate, how many of them are done or due. dropped: rates that get no more, with the reason.
+    """
+
+    runs: dict[Rates, list[int]]
+    taken: dict[Rates, int]
+    dropped: dict[Rates, str]
+
+    @property
+    def asked(self) -> list[int]:
+        """The places of all runs that are done or due."""
+        return [place for rates, places in self.runs.items() for place in places[: self.taken[rates]]]
+
+    def done(self, results: Mapping[int, Result]) -> dict[Rates, list[Result]]:
+        """The records of each rate; the loss of a run that stopped behind is what it could have come to."""
+        ran = [results[place] for place in self.asked]
+        best: dict[int, float] = {}
+        for run in ran:
+            best[run["args"][SEED]] = min(loss_of(run), best.get(run["args"][SEED], math.inf))
+
+        def hoped(run: Result) -> Result:
+            behind = run.get("behind")
+            return run if behind is None else {**run, "val_loss": best[run["args"][SEED]] + behind}
+
+        return {rates: [hoped(results[p]) for p in places[: self.taken[rates]]] for rates, places in self.runs.items()}
+
+
+def is_raced(question: Question) -> bool:
+    """May rates be left out? Only where everything that is measured is measured at each arm's best one."""
+    return question.at == "best rate" and bool(question.tune) and {*question.measure} <= {*RACED}
+
+
+def next_rung(cells: Sequence[Cell], results: Mapping[int, Result], question: Question) -> Rung:
+    """The cells that run next. results: records of the cells that are done, by place in the grid."""
+    if not is_raced(question):
+        return Rung([place for place in range(len(cells)) if place not in results], {})
+    heats = _heats(cells, question)
+    while True:
+        due = sorted(place for heat in heats for place in heat.asked if place not in results)
+        if due:
+            return Rung(due, {})
+        spread, dof = _spread([runs for heat in heats for runs in heat.done(results).values()])
+        if not any([_goes_on(heat, results, question.smallest, spread, dof) for heat in heats]):
+            break
+    left_out = {p: why for heat in heats for rates, why in heat.dropped.items() for p in heat.runs[rates]}
+    return Rung([], {place: why for place, why in sorted(left_out.items()) if place not in results})
+
+
+def _heats(cells: Sequence[Cell], question: Question) -> list[_Heat]:
+    heats: dict[tuple, dict[Rates, list[int]]] = {}
+    fixed = [name for name in varying(cells) if name not in (*question.tune, SEED)]
+    for place, cell in sorted(enumerate(cells), key=lambda item: item[1][SEED]):
+        heats.setdefault(place_of(cell, fixed), {}).setdefault(place_of(cell, question.tune), []).append(place)
+    return [_Heat(runs, dict.fromkeys(runs, 1), {}) for runs in heats.values()]
+
+
+def _goes_on(heat: _Heat, results: Mapping[int, Result], smallest: float, spread: float, dof: int) -> bool:
+    """Take one more run of the leader, or of each rate that follows it; False where the heat is over."""
+    done = heat.done(results)
+    leader = min(done, key=lambda rates: _rank(done[rates]))
+    failed = [rates for rates in done if not _alive(done[rates])]
+    ahead, most = _alive(done[leader]), (len(done) - 1) / LEVEL  # each of the others might have led by luck
+    for rates in done:
+        if rates == leader or rates in heat.dropped:
+            continue
+        alive = _alive(done[rates])
+        if not alive and (len(done[rates]) >= FAILURES or any(_is_less(each, rates) for each in failed)):
+            heat.dropped[rates] = "its runs failed"
+        elif alive and ahead and dof:
+            behind = float(np.mean(alive) - np.mean(ahead))
+            pairs = 2 / (1 / len(alive) + 1 / len(ahead))
+            if behind > 0 and e_value(behind + smallest, pairs, spread * math.sqrt(2), dof) >= most:
+                heat.dropped[rates] = "it is behind the best rate"
+    heat.dropped.pop(leader, None)
+    behind_ = [r for r in done if r not in heat.dropped and heat.taken[r] < min(heat.taken[leader], len(heat.runs[r]))]
+    following = behind_ or [leader] * (heat.taken[leader] < len(heat.runs[leader]))
+    for rates in following:
+        heat.taken[rates] += 1
+    return bool(following)
+
+
+def _alive(runs: Sequence[Result]) -> list[float]:
+    return [loss_of(run) for run in runs if run["outcome"] not in FAILED]
+
+
+def _rank(runs: Sequence[Result]) -> tuple[bool, int, float]:
+    """Less is better: first rates at which half of the runs live, by their mean loss."""
+    alive = _alive(runs)
+    usable = 2 * len(alive) >= len(runs)
+    return not usable, 0 if usable else -len(alive), float(np.mean(alive or [loss_of(run) for run in runs]))
+
+
+def _is_less(a: Rates, b: Rates) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def _spread(runs: Sequence[Sequence[Result]]) -> tuple[float, int]:
+    """The standard deviation of the loss over the seeds of a rate, from all cells, and its degrees of freedom; a run
+    that stopped says little of it."""
+    whole = [_alive([run for run in each if run.get("stopped") is None]) for each in runs]
+    losses = [np.array(each) for each in whole if len(each) > 1]
+    dof = sum(each.size - 1 for each in losses)
+    return math.sqrt(sum(float(np.sum((each - each.mean()) ** 2)) for each in losses) / max(1, dof)), dof
+
+
+def e_value(difference: float, pairs: float, spread: float, dof: int) -> float:
+    """Evidence against mean zero of `pairs` paired differences, whose spread is known to `dof` degrees of freedom.
+
+    It is 1 on average where the mean is zero, whenever one looks; 20 is a claim at 5 %.
+    """
+    if spread == 0:
+        return 1.0 if difference == 0 else math.inf
+    ratio, t2 = 1 + pairs * PRIOR, pairs * (difference / spread) ** 2
+    log = (dof + 1) / 2 * (math.log1p(t2 / dof) - math.log1p(t2 / (dof * ratio))) - math.log(ratio) / 2
+    return math.exp(min(log, 700.0))
+
+
+def dead(losses_T: np.ndarray, unigram_T: np.ndarray | float, *, initial_loss: float, steps: int, warmup: int) -> str:
+    """What a run of `steps` has come to for good after T of them, "diverged" or "stuck", or "" while it lives.
+
+    A loss that is no number is the end; else it is waited for HOPE of the steps. unigram_T: the loss of the unigram
+    model on the tokens of each step, which has the same luck: a run that learned byte frequencies and nothing from
+    context is on top of it, step by step. The unigram entropy does too, where steps are many.
+    """
+    losses_T = np.asarray(losses_T, float)
+    if not np.all(np.isfinite(losses_T)):
+        return "diverged"
+    if losses_T.size < max(HOPE * steps, 2 * warmup, 8):
+        return ""
+    if losses_T[-(losses_T.size // 4) :].min() > initial_loss:
+        return "diverged"
+    fall, error, now = _fall(losses_T - unigram_T)
+    still = (fall + 2 * error) * (losses_T.size // 4) < MARGIN
+    return "stuck" if still and abs(now) < MARGIN else ""
+
+
+def straight(losses_T: np.ndarray, leader_T: np.ndarray, *, steps: int) -> float:
+    """Nats that a run will end behind the leader if the gap on the same tokens closes on in a straight line.
+
+    That flatters runs at smaller rates than the leader's, whose curves flatten as the schedule falls; those of larger
+    rates may fall last.
+    """
+    fall, error, now = _fall(losses_T - leader_T)
+    left = steps - losses_T.size + losses_T.size / 8  # from the middle of what `now` is the mean of
+    return now - max(0.0, fall + error) * left
+
+
+def _fall(curve_T: np.ndarray) -> tuple[float, float, float]:
+    """How much a curve falls a step between its third and its last quarter, the error of that, and the last mean."""
+    quarter = curve_T.size // 4
+    before, after = curve_T[-2 * quarter : -quarter], curve_T[-quarter:]
+    error = math.hypot(*(float(np.std(part, ddof=1)) / math.sqrt(quarter) for part in (before, after)))
+    return float(np.mean(before) - np.mean(after)) / quarter, error / quarter, float(np.mean(after))
+
+
+class Stop(NamedTuple):
+    """Why a run stops. outcome: what it came to, "" of one that lives and is `behind` its leader by so many nats."""
+
+    outcome: str
+    behind: float | None = None
+
+
+def to_stop(
+    cells: Sequence[Cell],
+    losses_KT: np.ndarray,
+    unigram_KT: np.ndarray,
+    initial_K: np.ndarray,
+    question: Question | None,
+) -> dict[int, Stop]:
+    """The runs that stop after T steps. cells: of the runs, [K]. unigram_KT, initial_K: see `dead`."""
+    stops: dict[int, Stop] = {}
+    for k, cell in enumerate(cells):
+        seen = {"initial_loss": initial_K[k], "steps": cell["steps"], "warmup": cell["warmup"]}
+        if outcome := dead(losses_KT[k], unigram_KT[k], **seen):
+            stops[k] = Stop(outcome)
+    if question is None or not is_raced(question):
+        return stops
+    count, last = losses_KT.shape[1], slice(-(losses_KT.shape[1] // 4), None)
+    fixed = [name for name in varying(cells) if name not in question.tune]
+    rivals: dict[tuple, list[int]] = {}
+    for k, cell in enumerate(cells):
+        if k not in stops and count >= max(EARLIEST * cell["steps"], 2 * cell["warmup"], 8):
+            rivals.setdefault(place_of(cell, fixed), []).append(k)
+    for heat in rivals.values():
+        leader = min(heat, key=lambda k: float(np.mean(losses_KT[k, last])))
+        rates = place_of(cells[leader], question.tune)
+        for k in (k for k in heat if _is_less(place_of(cells[k], question.tune), rates)):
+            behind = straight(losses_KT[k], losses_KT[leader], steps=cells[k]["steps"])
+            if behind > MARGIN:
+                stops[k] = Stop("", behind)
+    return stops
