@@ -549,14 +549,14 @@ EXPERIMENTS = {
         title="Gradient at initialisation by depth",
         config="e01_gradient_at_init",
         read=gradient_at_init,
-        quick={"depth": [2, 8, 32]},
+        quick={"depth": [2, 16, 32]},
     ),
     "E2": Experiment(title="Who needs warm-up", config="e02_warmup", read=warmup, quick={"seed": range(5)}),
     "E3": Experiment(
         title="How deep a stack trains",
         config="e03_depth_reach",
         read=depth_reach,
-        quick={"depth": [2, 32], "seed": range(5)},
+        quick={"depth": [2, 32], "seed": range(4)},
     ),
     "E4": Experiment(
         title="RMSNorm against LayerNorm", config="e04_norm_kinds", read=norm_kinds, quick={"seed": range(5)}
