@@ -41,7 +41,9 @@ def simulated(rng: np.random.Generator, rungs: int, seeds: int, tails: float, de
     sigma = rng.uniform(0.004, 0.02)
 
     def noise(*shape: int) -> np.ndarray:
-        return rng.normal(size=shape) if np.isinf(tails) else rng.standard_t(tails, shape) / np.sqrt(tails / (tails - 2))
+        return (
+            rng.normal(size=shape) if np.isinf(tails) else rng.standard_t(tails, shape) / np.sqrt(tails / (tails - 2))
+        )
 
     shared_RS = noise(rungs, seeds)
     arms = []

@@ -1,13 +1,13 @@
-"""The commands run, ablate, report, sample, probe, combine and reproduce."""
+"""The commands run, ablate, report, sample, probe, combine, reproduce and ladder."""
 
 import codecs
 import contextlib
 import itertools
+import json
 import logging
 import math
 import os
 import sys
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -101,6 +101,31 @@ def ablate(
 
 
 @app.command
+def ladder(config: ConfigFile, settings: Settings = ()) -> int:
+    """Run a sweep over four sizes or more, fit the law of each arm, and say how much compute one arm is worth."""
+    from train.files import write_whole
+    from train.sweep.ablate import Interrupted, home_of
+    from train.sweep.ablate import ablate as sweep
+    from train.sweep.ladder import as_data, question_of_ladder, read_ladder, table
+
+    use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    resolved = load(config, settings)
+    question, file = question_of_ladder(resolved), home_of(resolved) / "ladder.json"
+    keep_compiled(Path(resolved.run.out))
+    try:
+        results = sweep(resolved)
+    except Interrupted:
+        print("interrupted; the same command goes on from there")
+        return INTERRUPTED
+    found = read_ladder(results, question)
+    for line in table(found):
+        print(line)
+    write_whole(file, json.dumps(as_data(found), indent=1).encode())
+    print(f"written: {file}")
+    return 0
+
+
+@app.command
 def report(folder: RunFolder) -> int:
     """Write report.html and report.md of a sweep again, from its results.jsonl."""
     from train.report.report import say_verdicts, write_report
@@ -168,14 +193,14 @@ def combine() -> int:
 def reproduce(
     experiments: Annotated[Positional[tuple[str, ...]], arg(help="which, like E1 E7; all where none is named")] = (),
     quick: Annotated[bool, arg(help="fewer seeds and depths: ten minutes on two cores")] = False,
-    json: Annotated[bool, arg(help="print claims as JSON and nothing else")] = False,
+    as_json: Annotated[bool, arg(name="json", help="print claims as JSON and nothing else")] = False,
     out: Annotated[Path, arg(help="folder of the sweeps and of report.html")] = Path("runs/reproduce"),
 ) -> int:
     """Run published experiments at toy size and say of each claim: reproduced, not at this size, or contradicted."""
     from train.reproduce.reproduce import as_data, chosen, run_experiment, said, write_report
     from train.sweep.ablate import Interrupted
 
-    sections, told_to = [], sys.stderr if json else sys.stdout
+    sections, told_to = [], sys.stderr if as_json else sys.stdout
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     keep_compiled(out)
     with contextlib.redirect_stdout(told_to):
@@ -187,8 +212,8 @@ def reproduce(
             print(f"interrupted in {stopped}; the same command goes on from there")
             return INTERRUPTED
         print(f"report: {write_report(sections, out / 'quick' if quick else out)}")
-    if json:
-        print(dumps(as_data(sections), indent=1))
+    if as_json:
+        print(json.dumps(as_data(sections), indent=1))
     return 0
 
 

@@ -24,7 +24,8 @@ from scipy.stats import f as f_distribution
 LEVEL = 0.05  # the chance that an interval misses
 LEAST_FIT = 0.01  # below this p the losses do not lie on the law
 FEWEST_RUNGS, FEWEST_SEEDS = 4, 2
-EXPONENTS = np.geomspace(0.01, 4.0, 160)
+EXPONENTS = np.geomspace(0.01, 4.0, 40)
+ZOOMS = 4  # each makes the grid of exponents ten times finer
 LARGEST_GAIN = 64.0  # in either direction
 
 
@@ -57,40 +58,47 @@ class Gain(NamedTuple):
 
 def fit(flops_R: np.ndarray, losses_RS: np.ndarray) -> Law:
     """The law of one arm, from the losses of seeds at each rung. Raises ValueError for too few rungs or seeds."""
-    noise = _Noise(np.asarray(losses_RS, float)[None])
+    noise = _Noise(np.asarray(losses_RS, float)[None], LEVEL)
     centre = _geometric_mean(flops_R)
-    x_R = np.asarray(flops_R, float) / centre
-    target_R = noise.whiten(noise.means_KR)
-    one_R = noise.whiten(np.ones((1, len(x_R))))
-    squares_A, floors_A, amplitudes_A, variances_A = _solve(target_R, one_R, noise.whiten(_powers(x_R[None])))
-    best = int(np.argmin(squares_A))
-    threshold = squares_A[best] + noise.threshold
-    inside = np.flatnonzero(squares_A <= threshold)
-    half_A = np.sqrt(np.maximum(threshold - squares_A, 0) * variances_A)
-    low, high = np.min((floors_A - half_A)[inside]), np.max((floors_A + half_A)[inside])
-    amplitude, exponent = float(amplitudes_A[best]), float(EXPONENTS[best])
+    x_1R = np.asarray(flops_R, float)[None] / centre
+    target_R, one_R = noise.whiten(noise.means_KR), noise.whiten(np.ones_like(x_1R))
+
+    def solved(exponents_A: np.ndarray) -> tuple[np.ndarray, ...]:
+        return _solve(target_R, one_R, noise.whiten(_powers(x_1R, exponents_A)))
+
+    exponent, least = _lowest(lambda exponents_A: solved(exponents_A)[0])
+
+    def excess(log_exponent: float) -> float:
+        return float(solved(np.exp([log_exponent]))[0][0]) - least - noise.threshold
+
+    low, high = (_crossing(excess, math.log(exponent), math.log(end)) for end in (EXPONENTS[0], EXPONENTS[-1]))
+    squares_A, floors_A, _, variances_A = solved(np.exp(np.linspace(low, high, 101)))
+    half_A = np.sqrt(np.maximum(least + noise.threshold - squares_A, 0) * variances_A)
+    _, floors, amplitudes, _ = solved(np.array([exponent]))
     return Law(
-        floor=Bounds(float(floors_A[best]), max(0.0, float(low)), float(high)),
-        amplitude=amplitude * centre**exponent,
-        exponent=Bounds(exponent, _end(inside[0], -math.inf), _end(inside[-1], math.inf)),
-        p=noise.p(squares_A[best], len(x_R) - 3),
+        floor=Bounds(float(floors[0]), max(0.0, float(np.min(floors_A - half_A))), float(np.max(floors_A + half_A))),
+        amplitude=float(amplitudes[0]) * centre**exponent,
+        exponent=Bounds(exponent, _open(low, EXPONENTS[0], 0.0), _open(high, EXPONENTS[-1], math.inf)),
+        p=noise.p(least, x_1R.size - 3),
     )
 
 
-def gain(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> Gain:
+def gain(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], *, level: float = LEVEL) -> Gain:
     """How much compute the second arm is worth, from (FLOPs [R], losses [R, seeds]) of both, seeds in one order.
 
-    Raises ValueError for too few rungs or seeds, and for losses that are not equally many.
+    level: the chance that the interval misses. Raises ValueError for too few rungs or seeds, and for losses that are
+    not equally many.
     """
     losses_KRS = np.stack([np.asarray(losses_RS, float) for _, losses_RS in (first, second)])
-    noise = _Noise(losses_KRS)
+    noise = _Noise(losses_KRS, level)
     centre = _geometric_mean(first[0])
     x_KR = np.stack([np.asarray(flops_R, float) / centre for flops_R, _ in (first, second)])
     target = noise.whiten(noise.means_KR)
     one = noise.whiten(np.ones_like(x_KR))
 
     def squares(log_gain: float) -> float:
-        return _least(_solve(target, one, noise.whiten(_powers(x_KR * np.exp([[0.0], [log_gain]]))))[0])
+        scaled_KR = x_KR * np.exp([[0.0], [log_gain]])
+        return _lowest(lambda exponents_A: _solve(target, one, noise.whiten(_powers(scaled_KR, exponents_A)))[0])[1]
 
     edge = math.log(LARGEST_GAIN)
     grid = np.linspace(-edge, edge, 49)
@@ -100,7 +108,9 @@ def gain(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndar
     least = squares(best)
     low, high = (_crossing(lambda g: squares(g) - least - noise.threshold, best, end) for end in (-edge, edge))
     return Gain(
-        factor=Bounds(math.exp(best), math.exp(low) if low > -edge else 0.0, math.exp(high) if high < edge else math.inf),
+        factor=Bounds(
+            math.exp(best), math.exp(low) if low > -edge else 0.0, math.exp(high) if high < edge else math.inf
+        ),
         p=noise.p(least, x_KR.size - 4),
     )
 
@@ -108,7 +118,7 @@ def gain(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndar
 class _Noise:
     """The covariance of K arms' losses between seeds, the same at every rung, and what follows from it."""
 
-    def __init__(self, losses_KRS: np.ndarray) -> None:
+    def __init__(self, losses_KRS: np.ndarray, level: float) -> None:
         arms, rungs, seeds = losses_KRS.shape
         if rungs < FEWEST_RUNGS:
             raise ValueError(f"a law has 3 numbers, and there are {rungs} sizes; use {FEWEST_RUNGS} or more")
@@ -119,7 +129,7 @@ class _Noise:
         self.dof = rungs * (seeds - 1) - (arms - 1)  # of what is left of an arm when the others are known
         covariance_KK = residuals_KN @ residuals_KN.T / (rungs * (seeds - 1))
         self._whitening_KK = np.linalg.inv(np.linalg.cholesky(covariance_KK / seeds + 1e-18 * np.eye(arms)))
-        self.threshold = float(stdtrit(self.dof, 1 - LEVEL / 2)) ** 2
+        self.threshold = float(stdtrit(self.dof, 1 - level / 2)) ** 2
 
     def whiten(self, values_KR: np.ndarray) -> np.ndarray:
         """[..., K, R] -> [..., K * R]: numbers whose noise is independent and of variance 1."""
@@ -130,9 +140,9 @@ class _Noise:
         return float(f_distribution.sf(squares / left, left, self.dof))
 
 
-def _powers(x_KR: np.ndarray) -> np.ndarray:
+def _powers(x_KR: np.ndarray, exponents_A: np.ndarray) -> np.ndarray:
     """x^-a for each exponent: [A, K, R]."""
-    return np.exp(-EXPONENTS[:, None, None] * np.log(x_KR))
+    return np.exp(-exponents_A[:, None, None] * np.log(x_KR))
 
 
 def _solve(target_N: np.ndarray, one_N: np.ndarray, power_AN: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -145,27 +155,33 @@ def _solve(target_N: np.ndarray, one_N: np.ndarray, power_AN: np.ndarray) -> tup
     return np.sum(left**2, axis=1), floors, amplitudes, pp / determinant
 
 
-def _least(squares_A: np.ndarray) -> float:
-    """The least of a curve that is known at EXPONENTS, by a parabola through its lowest three points."""
-    i = int(np.clip(np.argmin(squares_A), 1, len(squares_A) - 2))
-    below, here, above = squares_A[i - 1 : i + 2]
-    bend = below - 2 * here + above
-    return float(here - (above - below) ** 2 / (8 * bend)) if bend > 0 else float(squares_A.min())
+def _lowest(squares: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """(exponent, squares) where the squares are least: on a grid, then on finer ones about its lowest point."""
+    exponents_A = EXPONENTS
+    for _ in range(ZOOMS):
+        squares_A = squares(exponents_A)
+        i = int(np.argmin(squares_A))
+        low, high = exponents_A[max(i - 1, 0)], exponents_A[min(i + 1, len(exponents_A) - 1)]
+        exponents_A = np.geomspace(low, high, len(EXPONENTS) // 2)
+    squares_A = squares(exponents_A)
+    i = int(np.argmin(squares_A))
+    return float(exponents_A[i]), float(squares_A[i])
 
 
 def _crossing(excess: Callable[[float], float], inside: float, end: float) -> float:
     """Where `excess` reaches zero between a place where it is below and `end`; `end` where it stays below."""
-    reach, step = inside, math.copysign(0.02, end - inside)
+    nearer = min if end > inside else max
+    reach, step = inside, math.copysign(1e-4, end - inside)
     while excess(reach) < 0:
         if reach == end:
             return end
-        reach, step = min(max(reach + step, -abs(end)), abs(end)), step * 2
-    return float(brentq(excess, inside, reach, xtol=1e-5))
+        reach, step = nearer(reach + step, end), step * 2
+    return float(brentq(excess, inside, reach, xtol=1e-7))
 
 
-def _end(index: int, beyond: float) -> float:
-    """An exponent at the end of an interval; `beyond` where the grid of exponents ends there."""
-    return beyond if index in (0, len(EXPONENTS) - 1) else float(EXPONENTS[index])
+def _open(log_exponent: float, edge: float, beyond: float) -> float:
+    """An exponent at the end of an interval; `beyond` where the exponents that are tried end there."""
+    return beyond if math.isclose(log_exponent, math.log(edge)) else math.exp(log_exponent)
 
 
 def _geometric_mean(flops_R: np.ndarray) -> float:

@@ -33,7 +33,7 @@ def test_claims_are_printed_and_a_report_is_written(stand_in, tmp_path, capsys):
 
 
 def test_json_is_alone_on_the_output(stand_in, tmp_path, capsys):
-    assert cli.reproduce(("E1",), quick=True, json=True, out=tmp_path) == 0
+    assert cli.reproduce(("E1",), quick=True, as_json=True, out=tmp_path) == 0
     claims = json.loads(capsys.readouterr().out)
     assert [claim["answer"] for claim in claims] == ["contradicted", "reproduced"]
     low, high = claims[1]["interval"]
