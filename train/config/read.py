@@ -127,7 +127,7 @@ def _refuse_inert(config: Config, written: Collection[str], cells: Sequence[Mapp
 def _refuse_baseless(flat: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> None:
     """ValueError for a size that a sweep varies while each cell takes it to be that of its base model."""
     for cell in ({**flat, **cell} for cell in cells):
-        for base in PARAMETRIZATIONS[cell["parametrization"]].bases:
+        for base in nearest(PARAMETRIZATIONS, cell["parametrization"], "parametrization").bases:
             size = base.removeprefix("base_")
             if cell[base] is None and any(size in other and other[size] != cell[size] for other in cells):
                 raise ValueError(

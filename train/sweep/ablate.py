@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -47,6 +47,7 @@ from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
 from train.sweep.results import Results
 from train.verdict.extend import next_rungs, planned
 from train.verdict.outcome import classify
+from train.verdict.question import Question
 from train.verdict.runs import packed
 
 CHUNK = 50  # steps a dispatch, at most
@@ -121,25 +122,52 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[dict[str,
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     question, said = question_for(config)
-    cells = cells_of(config, corpus)
     with alone(folder):
         results = Results(folder / "results.jsonl")
-        said += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
+        grid = grown(config, question, config, corpus, results, beside)
+        said += strangers(results, [cell.key for cell in grid.cells], corpus.sha256, source_digest())
         with Progress(config.name, total=0) as bar, stop_signals() as stopped:
             for line in said:
                 bar.say(line)
-            plan = None if question is None else planned([cell.config.settings() for cell in cells], question)
             while True:
-                keep_question(folder, question, {cell.key: cell.config.run.arm for cell in cells}, source_digest())
-                run_missing(cells, folder, corpus, results, bar, stopped, beside)
-                records = [named(results[cell.key], cell.config.run.arm) for cell in cells]
-                rungs = [] if question is None or plan is None else next_rungs(question, plan, records)
-                if question is None or not rungs:
-                    return records
-                for rung in rungs:
-                    bar.say(rung.why)
-                config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
-                cells = cells_of(config, corpus)
+                for line in grid.why:
+                    bar.say(line)
+                arms = {cell.key: cell.config.run.arm for cell in grid.cells}
+                keep_question(folder, question, arms, source_digest())
+                run_missing(grid.cells, folder, corpus, results, bar, stopped, beside)
+                grid = grown(grid.config, question, config, corpus, results, beside)
+                if len(grid.cells) == len(arms):
+                    return [named(results[key], arm) for key, arm in arms.items()]
+
+
+class Grid(NamedTuple):
+    """A grid as far as results let it grow: its configuration, its cells, and why it grew, in words."""
+
+    config: Config
+    cells: list[Cell]
+    why: list[str]
+
+
+def grown(
+    config: Config,
+    question: Question | None,
+    given: Config,
+    corpus: Corpus,
+    results: Results,
+    beside: Mapping[str, Look] = {},
+) -> Grid:
+    """The grid with the rungs that its question asks for, once each cell has a result; given: as it was at first."""
+    why: list[str] = []
+    while True:
+        cells = cells_of(config, corpus)
+        if question is None or not question.extend or missing_of(cells, results, beside):
+            return Grid(config, cells, why)
+        plan = planned([cell.config.settings() for cell in cells_of(given, corpus)], question)
+        rungs = next_rungs(question, plan, [named(results[cell.key], cell.config.run.arm) for cell in cells])
+        if not rungs:
+            return Grid(config, cells, why)
+        why += [rung.why for rung in rungs]
+        config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
 
 
 def run_missing(
@@ -194,12 +222,12 @@ def preview(config: Config) -> str:
     folder = home_of(config)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
-    cells = cells_of(config, corpus)
-    results = Results(folder / "results.jsonl")
+    results, (question, said) = Results(folder / "results.jsonl"), question_for(config)
+    _, cells, why = grown(config, question, config, corpus, results)
     groups = groups_of(missing_of(cells, results))
     swept = sorted({name for cell in config.cells for name in cell})
     lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
-    lines += question_for(config)[1]
+    lines += [*said, *why]
     lines += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
     lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
     if groups:

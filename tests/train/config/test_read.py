@@ -73,6 +73,8 @@ def test_what_follows_a_value_is_not_dropped(file, setting):
         ("[grid.product]\nof = [1]", "a grid is one of product, zip, chain, sample, not 1"),
         ("[grid.product]\nof = {zip = {lr = [1.0]}}", "of takes a list of grids, not {'zip'"),
         ("[grid.product]\nlr = [0.1]\n'train.lr' = [0.2]", "lr stands twice, once as train.lr; write it once"),
+        ("[grid.product]\nparametrization = ['mupp']", "parametrization='mupp' is unknown; did you mean"),
+        ("[grid.product]\nparametrization = [0]", "parametrization=0 is no name"),
         ("[grid.product]\n\"a\\nb\" = [0.1]", "setting='a\\nb' has control characters"),
         ("[grid.product]\nbalance = [0.1, 0.2]", "balance=0.1 does nothing: the model of its cell has no such loss"),
         ("[grid.product]\nffn = ['moe', 'mlp']\nrouter_z = [0.1]", "router_z=0.1 does nothing: the model of its cell"),

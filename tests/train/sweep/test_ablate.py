@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from train.config import Config, load
+from train.config.ask import rows_of
 from train.data.corpus import load_corpus
 from train.errors import UserError
 from train.run.provenance import source_digest
-from train.sweep.ablate import ablate, cells_of, groups_of, kept_plan, preview
+from train.sweep.ablate import ablate, cells_of, groups_of, kept_plan, missing_of, preview
 from train.sweep.kept import answered
 from train.sweep.results import Results, checksum
+from train.verdict.asked import objections
 from train.verdict.outcome import classify
+from train.verdict.question import arms_of, pairs_of
 from train.verdict.runs import unpacked
 
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
@@ -261,4 +264,45 @@ def test_a_grid_of_rates_grows_while_a_best_one_lies_on_its_edge(tmp_path, monke
     assert "the best lr of pre and post lies on the edge, 0.01: 0.1 is tried for all arms, rung 1 of 3" in said
     assert len(trained) == len(set(trained)) == 12
     assert ablate(asked) == results and len(trained) == 12
+    said = capsys.readouterr().out
+    assert "mini: 12 cells, 12 known, 0 to run" in said and "not in this grid" not in said
+    assert "mini: 12 cells over" in preview(asked)
     assert json.loads((tmp_path / "out" / "mini" / "question.json").read_text())["arms"].keys() == set(trained)
+
+
+def test_results_of_other_code_are_none(swept, monkeypatch):
+    """They are named, and their cells run again; the same code knows them all."""
+    folder, _ = swept
+    cells, results = (
+        cells_of(config(folder), load_corpus("", "copy")),
+        Results(folder / "out" / "mini" / "results.jsonl"),
+    )
+    assert missing_of(cells, results) == []
+    monkeypatch.setattr("train.sweep.ablate.source_digest", lambda: "changed")
+    assert missing_of(cells, results) == cells
+
+
+def test_two_arms_of_the_same_settings_are_refused(tmp_path):
+    """Their runs would be the same ones, under two names."""
+    config(tmp_path)
+    file = tmp_path / "mini.toml"
+    file.write_text(file.read_text().replace(AXES, 'arm = ["a", "b"]\nplacement = ["pre"]\nlr = [1e-3, 1e-2]\n'))
+    with pytest.raises(UserError, match="arms 'a' and 'b' have the same settings"):
+        cells_of(load(file), load_corpus("", "copy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arms", "pairs"),
+    [
+        ("qk_norm", 2, 1),
+        ("fixed_rate", 2, 1),
+        ("kv_heads", 4, 3),
+        ("equal_parameters", 2, 1),
+        ("deepnorm", 3, 2),
+    ],
+)
+def test_questions_of_the_repository_are_asked(name, arms, pairs):
+    asked = load(f"configs/questions/{name}.toml")
+    rows = rows_of(asked, asked.cells)
+    assert (len(arms_of(rows, asked.question)), len(pairs_of(rows, asked.question))) == (arms, pairs)
+    assert list(objections(asked.question, rows)) == []
