@@ -24,7 +24,7 @@ from turns import Step, cores, in_turns, machine, rows, say
 
 from train.config import Config
 from train.step import Numbers, numbers_of, recipe_of, start, train_step
-from train.sweep.population import PLANS, fill, in_chunks
+from train.sweep.population import PLANS, fill, in_chunks, once
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 STEPS = 10  # of a population in one dispatch
@@ -166,7 +166,7 @@ def populations(size: Size, replicas: int) -> dict[str, Step]:
     numbers: Numbers = jax.tree.map(lambda *values: np.stack(values), *(numbers_of(config) for config in configs))
     tokens = size.text(len(configs), STEPS)
     replica = in_chunks(partial(train_step, recipe))
-    begin = jax.jit(jax.vmap(partial(start, recipe)))(numbers)
+    begin = once(partial(start, recipe))(numbers)
     alone = jax.jit(replica, donate_argnums=1)
     each = [jax.tree.map(lambda leaf: leaf[k], (numbers, begin, tokens)) for k in range(len(configs))]  # noqa: B023
 
@@ -176,8 +176,8 @@ def populations(size: Size, replicas: int) -> dict[str, Step]:
             each[k] = (its_numbers, state, its_tokens)
 
     def under(name: str) -> Step:
-        program = PLANS[name](replica)
-        return lambda: jax.block_until_ready(program(numbers, begin, tokens))
+        program, alive = PLANS[name](replica), np.ones(len(configs), bool)
+        return lambda: jax.block_until_ready(program(alive, numbers, begin, tokens))
 
     plans = [name for name in PLANS if name != "shard" or len(jax.devices()) > 1]
     return {"one after another": one_after_another, **{name: under(name) for name in plans}}

@@ -43,7 +43,7 @@ from train.step import (
 )
 from train.sweep.ask import question_for
 from train.sweep.kept import is_of, keep_question, named, strangers
-from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks
+from train.sweep.population import PLANS, Plan, choose_plan, fill, in_chunks, once
 from train.sweep.results import Results
 from train.verdict.extend import next_rungs, planned
 from train.verdict.outcome import classify
@@ -306,22 +306,22 @@ def run_group(
 
     def judged(params: Params, windows: np.ndarray) -> Judgement:
         def at(rows: np.ndarray, part: int) -> Judgement:
-            return look(numbers, params, for_each(rows), for_each(np.array(part)))
+            return look(alive, numbers, params, for_each(rows), for_each(np.array(part)))
 
         return judge(at, windows, len(watched))
 
-    state = plan(partial(start, recipe))(numbers)
+    state, alive = once(partial(start, recipe))(numbers), np.ones(len(fill(group.cells)), bool)
     first, told = judged(state.params, watched), []
     size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
     for chunk in range(0, steps, size):
         _check(stopped, group)
-        state, metrics = advance(numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
+        state, metrics = advance(alive, numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
         told.append(jax.device_get(metrics))
         bar.advance(group.work * size / steps, note=_note(group, told[-1].loss))
     last = judged(state.params, held_out)
     seconds = (time.perf_counter() - begin) / len(group.cells)
     besides = {
-        name: jax.device_get(plan(partial(look_beside, recipe))(numbers, state.params, for_each(watched)))
+        name: jax.device_get(plan(partial(look_beside, recipe))(alive, numbers, state.params, for_each(watched)))
         for name, look_beside in beside.items()
     }
     curves: Metrics = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *told)

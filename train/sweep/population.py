@@ -1,11 +1,12 @@
 """K replicas of one structure in one program: they differ in numbers only, and each ends as it would alone.
 
-A plan turns a function of one replica into a function of all of them:
+A plan turns a function of one replica into a function of all of them, `population(alive, *arguments)`:
 
     loop   one replica after another, each a dispatch of the same small program
     vmap   one batched program: fills an accelerator that tiny models leave idle
     shard  one replica at a time on each device: on a CPU, one a core; the number of replicas must be `fill`ed
 
+alive: bool [K]. What loop and shard say of a replica that is not alive is zeros, and takes no time; vmap computes all.
 A replica that diverges computes with non-finite numbers at the same speed, and touches no other.
 """
 
@@ -22,33 +23,41 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
 Replica = Callable[..., Tree]
+Population = Callable[..., Tree]  # (alive, *arguments of a replica, stacked)
 
 
-def loop(replica: Replica) -> Replica:
+def loop(replica: Replica) -> Population:
     """One after another."""
     alone = jax.jit(replica)
 
-    def population(*arguments: Tree) -> Tree:
-        count = jax.tree.leaves(arguments)[0].shape[0]
-        results = [alone(*jax.tree.map(lambda leaf: leaf[k], arguments)) for k in range(count)]  # noqa: B023
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    def population(alive: np.ndarray, *arguments: Tree) -> Tree:
+        results = {k: alone(*jax.tree.map(lambda leaf: leaf[k], arguments)) for k in np.flatnonzero(alive).tolist()}  # noqa: B023
+        nothing = jax.tree.map(jnp.zeros_like, next(iter(results.values())))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(results.get(k, nothing) for k in range(len(alive))))
 
     return population
 
 
-def vmap(replica: Replica) -> Replica:
+def vmap(replica: Replica) -> Population:
     """All at once on one device."""
-    return jax.jit(jax.vmap(replica))
+    batched = jax.jit(jax.vmap(replica))
+    return lambda alive, *arguments: batched(*arguments)
 
 
-def shard(replica: Replica) -> Replica:
+def shard(replica: Replica) -> Population:
     """The population axis cut over the devices; inside each, one replica after another."""
     devices = jax.devices()
     mesh = Mesh(np.array(devices), ("population",))
     cut = PartitionSpec("population")
+    alone = jax.jit(replica)  # it is traced once, for its shapes and for its work
 
-    def in_turn(*arguments: Tree) -> Tree:
-        return jax.lax.map(lambda each: replica(*each), arguments)
+    def if_alive(alive: jax.Array, *arguments: Tree) -> Tree:
+        shapes = jax.eval_shape(alone, *arguments)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.cond(alive, alone, lambda *_: nothing, *arguments)
+
+    def in_turn(alive: jax.Array, *arguments: Tree) -> Tree:
+        return jax.lax.map(lambda each: if_alive(*each), (alive, *arguments))
 
     everywhere = NamedSharding(mesh, cut)
     return jax.jit(
@@ -58,12 +67,17 @@ def shard(replica: Replica) -> Replica:
     )
 
 
+def once(replica: Replica) -> Replica:
+    """All at once, by a program that is compiled in a third of the time, to run slowly: for what runs once."""
+    return jax.jit(jax.vmap(replica), compiler_options={"xla_backend_optimization_level": 0})
+
+
 def fill(replicas: Sequence[Any]) -> list[Any]:
     """The replicas, the last one repeated until every device has equally many: `shard` takes no other number."""
     return [*replicas, *[replicas[-1]] * (-len(replicas) % len(jax.devices()))]
 
 
-PLANS: dict[str, Callable[[Replica], Replica]] = {"loop": loop, "vmap": vmap, "shard": shard}
+PLANS: dict[str, Callable[[Replica], Population]] = {"loop": loop, "vmap": vmap, "shard": shard}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +89,7 @@ class Plan:
     seconds: float  # a step and replica
     devices: int
 
-    def __call__(self, replica: Replica) -> Replica:
+    def __call__(self, replica: Replica) -> Population:
         return PLANS[self.name](replica)
 
 
@@ -96,7 +110,8 @@ def choose_plan(replica: Replica, arguments: Sequence[Tree], *, repeats: int = 3
     )
 
 
-def _time(population: Replica, arguments: Sequence[Tree], repeats: int) -> float:
+def _time(population: Population, arguments: Sequence[Tree], repeats: int) -> float:
+    arguments = (np.ones(len(jax.tree.leaves(arguments)[0]), bool), *arguments)
     jax.block_until_ready(population(*arguments))
     seconds = []
     for _ in range(repeats):

@@ -9,7 +9,7 @@ import pytest
 from train.config import Config
 from train.data.corpus import batches
 from train.step import numbers_of, recipe_of, start, train_step
-from train.sweep.population import PLANS, choose_plan, fill, in_chunks
+from train.sweep.population import PLANS, choose_plan, fill, in_chunks, once
 
 TEXT = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 200, np.uint8)
 STEPS = 6
@@ -29,14 +29,14 @@ VARIED = [
 ]
 
 
-def trained(plan, settings):
+def trained(plan, settings, dead=()):
     """Final parameters and losses of replicas that differ in numbers only, stacked."""
     configs = fill([config(**each) for each in settings])
     recipe = recipe_of(configs[0])
     numbers = jax.tree.map(lambda *values: np.stack(values), *(numbers_of(c) for c in configs))
     tokens = np.stack([batches(TEXT, seed=c.train.seed, steps=range(STEPS), batch=3, length=10) for c in configs])
-    state = plan(partial(start, recipe))(numbers)
-    state, metrics = plan(in_chunks(partial(train_step, recipe)))(numbers, state, tokens)
+    state, alive = once(partial(start, recipe))(numbers), np.array([k not in dead for k in range(len(configs))])
+    state, metrics = plan(in_chunks(partial(train_step, recipe)))(alive, numbers, state, tokens)
     return jax.device_get((state.params, metrics.loss))
 
 
@@ -52,6 +52,22 @@ def test_a_replica_ends_as_it_would_alone(name, alone):
     for k in range(len(VARIED) - 1):
         np.testing.assert_allclose(losses[k], alone[k][1][0], rtol=1e-5)
     assert not np.isfinite(losses[len(VARIED) - 1][-1])
+
+
+@pytest.mark.parametrize("name", ["loop", "shard"])
+def test_what_is_not_alive_is_not_computed_and_the_others_are(name, alone):
+    _, losses = trained(PLANS[name], VARIED, dead=(0, 2))
+    np.testing.assert_array_equal(losses[[0, 2]], 0)
+    for k in (1, 3):
+        np.testing.assert_allclose(losses[k], alone[k][1][0], rtol=1e-5)
+
+
+def test_what_runs_once_says_what_runs_often_does():
+    c = config()
+    numbers = jax.tree.map(lambda leaf: leaf[None], numbers_of(c))
+    quick, slow = once(partial(start, recipe_of(c)))(numbers), start(recipe_of(c), numbers_of(c))
+    for a, b in zip(jax.tree.leaves(quick), jax.tree.leaves(slow), strict=True):
+        np.testing.assert_allclose(a[0], b, rtol=1e-6, atol=1e-7)
 
 
 def test_numbers_that_differ_make_replicas_that_differ():
