@@ -6,7 +6,7 @@ import pytest
 
 from tests.train.sweep.test_results import few
 from train.errors import UserError
-from train.run.provenance import source_digest
+from train.run.provenance import COMPUTES, ROOMS, source_digest
 from train.sweep.kept import answered, keep_question, strangers
 from train.sweep.results import Results
 from train.verdict.question import Question
@@ -93,6 +93,7 @@ def test_the_code_that_decides_a_result_has_a_digest(tmp_path, monkeypatch):
         (tmp_path / name).write_text(name)
     monkeypatch.setattr("train.run.provenance.LIBRARY", tmp_path / "lib")
     monkeypatch.setattr("train.run.provenance.ROOMS", tmp_path / "train")
+    assert all((ROOMS / name).exists() for name in COMPUTES), "a room was moved, and is not looked at any more"
     digest = source_digest.__wrapped__
     seen = [digest()]
     for name in ("lib/hf/llama.py", "train/report/svg.py", "lib/ops/norm.py", "train/step.py", "train/data/corpus.py"):
