@@ -321,7 +321,7 @@ def run_group(
     last = judged(state.params, held_out)
     seconds = (time.perf_counter() - begin) / len(group.cells)
     besides = {
-        name: jax.device_get(plan(partial(look_beside, recipe))(alive, numbers, state.params, for_each(watched)))
+        name: jax.device_get(plan(partial(look_beside, recipe))(alive, numbers, state.params, for_each(held_out)))
         for name, look_beside in beside.items()
     }
     curves: Metrics = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *told)
