@@ -3,6 +3,7 @@
 Imports everything below: sweep trains what a configuration asks for, verdict and report are used as they stand.
 
     claim         what a paper says, what came out, and the one rule that decides between them
+    reading       results become numbers, paired by seed
     experiments   the table EXPERIMENTS: E1, E2, …
     looks         what experiments measure of a trained model beside what every sweep records
     reproduce     runs them and writes one report

@@ -4,11 +4,11 @@ The answer follows from the two by one rule, `answer_of`, and from nothing else.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 REPRODUCED, UNDECIDED, CONTRADICTED = "reproduced", "not at this size", "contradicted"
@@ -66,7 +66,7 @@ def answer_of(expected: Expected, measured: Interval) -> str:
     return UNDECIDED
 
 
-def of_mean(values: Sequence[float]) -> Interval:
+def of_mean(values: ArrayLike) -> Interval:
     """The mean of independent numbers, one a seed, with its interval by Student's t; infinite for a single one."""
     numbers = np.asarray(values, float)
     mean = float(np.mean(numbers))

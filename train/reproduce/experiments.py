@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +19,26 @@ from fxformer import accounting
 from train.config import Config
 from train.reproduce.claim import Claim, Expected, Interval, exactly, of_mean, of_share, of_shares
 from train.reproduce.looks import order_gap
+from train.reproduce.reading import (
+    Curve,
+    Found,
+    Results,
+    at_best,
+    difference,
+    exponents,
+    last,
+    mean_curve,
+    sensitivities,
+    where,
+    worked,
+)
 from train.sweep.ablate import Look
-from train.verdict.outcome import WORKED
-from train.verdict.stats import Result, best_lr, by, loglog_slope, loss_of
+from train.verdict.runs import Result, by, loss_of
+from train.verdict.stats import best_lr, loglog_slope
 
 SMALLEST = 0.02  # nats: a smaller difference does not matter
 ABOVE_0 = Expected("more than 0", low=0.0)
 NO_WORSE = Expected(f"worse by less than {SMALLEST} nats", high=SMALLEST)
-Results = Sequence[Result]
-
-
-class Curve(NamedTuple):
-    """A line of an experiment's figure."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What an experiment found: claims, a figure (its axes' titles and curves, logarithmic both or neither), and what
-    else a reader should know, in sentences."""
-
-    claims: Sequence[Claim]
-    axes: tuple[str, str]
-    curves: Sequence[Curve]
-    logarithmic: bool = True
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,63 +56,6 @@ class Experiment:
     quick: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
-def where(results: Results, **settings: Any) -> list[Result]:
-    """The results with these settings."""
-    return [r for r in results if all(r["args"].get(name) == value for name, value in settings.items())]
-
-
-def at_best(results: Results) -> list[Result]:
-    """The results of the best rate."""
-    return where(results, lr=best_lr(results))
-
-
-def difference(a: Results, b: Results, measure: Callable[[Result], float] = loss_of) -> Interval:
-    """Mean of `measure` of a less that of b, over pairs of one seed."""
-    first, second = ({r["args"]["seed"]: measure(r) for r in side} for side in (a, b))
-    return of_mean([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
-
-
-def each_seed(results: Results, measure: Callable[[Results], float]) -> list[float]:
-    """`measure` of the results of each seed."""
-    return [measure(group) for _, group in sorted(by(results, "seed").items())]
-
-
-def worked(results: Results) -> tuple[int, int]:
-    """(runs that worked, runs)."""
-    return sum(r["outcome"] in WORKED for r in results), len(results)
-
-
-def mean_curve(name: str, results: Results, setting: str, measure: Callable[[Result], float]) -> Curve:
-    """Mean of `measure` against the values of a setting."""
-    groups = sorted(by(results, setting).items())
-    return Curve(name, [x for (x,), _ in groups], [float(np.mean([measure(r) for r in runs])) for _, runs in groups])
-
-
-def exponent(results: Results, setting: str, measure: Callable[[Result], float]) -> Interval:
-    """The exponent with which `measure` grows with a setting: a fit for each seed, and their mean."""
-
-    def of_seed(runs: Results) -> float:
-        return loglog_slope([r["args"][setting] for r in runs], [measure(r) for r in runs]).slope
-
-    return of_mean(each_seed(results, of_seed))
-
-
-def sensitivity(results: Results) -> float:
-    """Mean loss over the rates, less the best one. Wortsman et al. 2023, section 2.2: failed runs count, capped."""
-    losses = [np.mean([loss_of(r) for r in group]) for group in by(results, "lr").values()]
-    return float(np.mean(losses) - np.min(losses))
-
-
-def sensitivities(results: Results) -> np.ndarray:
-    """The LR sensitivity of each seed."""
-    return np.array(each_seed(results, sensitivity))
-
-
-def last(name: str) -> Callable[[Result], float]:
-    """The statistic of this name after training, of the layer where it is largest; not a number where there is none."""
-    return lambda result: max((math.nan if x is None else x for x in result["stats_final"][name]), default=math.nan)
-
-
 def gradient_at_init(config: Config, results: Results) -> Found:
     """E1. The gradient of the last feed-forward matrix before any step, by depth."""
     source = "Xiong et al. 2020, theorem 1"
@@ -134,7 +69,7 @@ def gradient_at_init(config: Config, results: Results) -> Found:
             f"{placement}-norm: the gradient of the last feed-forward matrix at initialisation {words}",
             source,
             Expected(f"an exponent of {law:g} +- 0.1", low=law - 0.1, high=law + 0.1),
-            exponent(where(results, placement=placement), "depth", gradient),
+            of_mean(exponents(where(results, placement=placement), "depth", gradient)),
         )
         for placement, (words, law) in laws.items()
     ]
@@ -228,7 +163,7 @@ def norm_kinds(config: Config, results: Results) -> Found:
     """E4. RMSNorm against LayerNorm: loss, and time of the op."""
     source = "Zhang & Sennrich 2019, tables 2 and 5"
     arms = {name: where(results, norm=name) for name in ("rms", "layer")}
-    ratio = of_mean(np.log(_op_times("rms") / _op_times("layer")).tolist())
+    ratio = of_mean(np.log(_op_times("rms") / _op_times("layer")))
     return Found(
         claims=[
             Claim(
@@ -281,25 +216,25 @@ def qk_norm(config: Config, results: Results) -> Found:
                 "qk-norm lowers LR sensitivity, by nats",
                 source,
                 ABOVE_0,
-                of_mean((base - sensitivities(normed)).tolist()),
+                of_mean(base - sensitivities(normed)),
             ),
             Claim(
                 "z-loss lowers LR sensitivity, by nats",
                 "Wortsman et al. 2023, section 3.2",
                 ABOVE_0,
-                of_mean((base - sensitivities(penalised)).tolist()),
+                of_mean(base - sensitivities(penalised)),
             ),
             Claim(
                 "the largest attention logit grows with the rate, exponent",
                 source,
                 ABOVE_0,
-                exponent(plain, "lr", largest),
+                of_mean(exponents(plain, "lr", largest)),
             ),
             Claim(
                 "with qk-norm it grows less, difference of exponents",
                 source,
                 ABOVE_0,
-                _difference_of_exponents(plain, normed, "lr", largest),
+                of_mean(exponents(plain, "lr", largest) - exponents(normed, "lr", largest)),
             ),
         ],
         axes=("learning rate", "largest attention logit after training"),
@@ -308,13 +243,6 @@ def qk_norm(config: Config, results: Results) -> Found:
         f"{base.mean():.3f} without, {sensitivities(normed).mean():.3f} with qk-norm, "
         f"{sensitivities(penalised).mean():.3f} with z-loss.",
     )
-
-
-def _difference_of_exponents(a: Results, b: Results, setting: str, measure: Callable[[Result], float]) -> Interval:
-    def of_seed(runs: Results) -> float:
-        return loglog_slope([r["args"][setting] for r in runs], [measure(r) for r in runs]).slope
-
-    return of_mean((np.array(each_seed(a, of_seed)) - np.array(each_seed(b, of_seed))).tolist())
 
 
 def activation_growth(config: Config, results: Results) -> Found:
@@ -497,7 +425,7 @@ def remedies(config: Config, results: Results) -> Found:
                     f"{names[0]} alone lowers LR sensitivity, by nats",
                     SOURCES[names[0]],
                     ABOVE_0,
-                    of_mean((none - values).tolist()),
+                    of_mean(none - values),
                 )
             )
         elif len(arm) == 2:
@@ -507,7 +435,7 @@ def remedies(config: Config, results: Results) -> Found:
                     f"{names[0]} and {names[1]} add up, interaction in nats",
                     "as each alone",
                     ADDITIVE,
-                    of_mean((values - alone[0] - alone[1] + none).tolist()),
+                    of_mean(values - alone[0] - alone[1] + none),
                 )
             )
     return Found(

@@ -1,0 +1,92 @@
+"""How results become numbers: chosen, paired by seed, reduced; and what an experiment found, as data."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from train.reproduce.claim import Claim, Interval, of_mean
+from train.verdict.outcome import WORKED
+from train.verdict.runs import Result, by, loss_of
+from train.verdict.stats import best_lr, loglog_slope
+
+Results = Sequence[Result]
+
+
+class Curve(NamedTuple):
+    """A line of an experiment's figure."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What an experiment found: claims, a figure (its axes' titles and curves, logarithmic both or neither), and what
+    else a reader should know, in sentences."""
+
+    claims: Sequence[Claim]
+    axes: tuple[str, str]
+    curves: Sequence[Curve]
+    logarithmic: bool = True
+    note: str = ""
+
+
+def where(results: Results, **settings: Any) -> list[Result]:
+    """The results with these settings."""
+    return [r for r in results if all(r["args"].get(name) == value for name, value in settings.items())]
+
+
+def at_best(results: Results) -> list[Result]:
+    """The results of the best rate."""
+    return where(results, lr=best_lr(results))
+
+
+def difference(a: Results, b: Results, measure: Callable[[Result], float] = loss_of) -> Interval:
+    """Mean of `measure` of a less that of b, over pairs of one seed."""
+    first, second = ({r["args"]["seed"]: measure(r) for r in side} for side in (a, b))
+    return of_mean([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+
+
+def each_seed(results: Results, measure: Callable[[Results], float]) -> list[float]:
+    """`measure` of the results of each seed."""
+    return [measure(group) for _, group in sorted(by(results, "seed").items())]
+
+
+def worked(results: Results) -> tuple[int, int]:
+    """(runs that worked, runs)."""
+    return sum(r["outcome"] in WORKED for r in results), len(results)
+
+
+def mean_curve(name: str, results: Results, setting: str, measure: Callable[[Result], float]) -> Curve:
+    """Mean of `measure` against the values of a setting."""
+    groups = sorted(by(results, setting).items())
+    return Curve(name, [x for (x,), _ in groups], [float(np.mean([measure(r) for r in runs])) for _, runs in groups])
+
+
+def exponents(results: Results, setting: str, measure: Callable[[Result], float]) -> np.ndarray:
+    """The exponent with which `measure` grows with a setting, fitted for each seed."""
+
+    def of_seed(runs: Results) -> float:
+        return loglog_slope([r["args"][setting] for r in runs], [measure(r) for r in runs]).slope
+
+    return np.array(each_seed(results, of_seed))
+
+
+def sensitivity(results: Results) -> float:
+    """Mean loss over the rates, less the best one. Wortsman et al. 2023, section 2.2: failed runs count, capped."""
+    losses = [np.mean([loss_of(r) for r in group]) for group in by(results, "lr").values()]
+    return float(np.mean(losses) - np.min(losses))
+
+
+def sensitivities(results: Results) -> np.ndarray:
+    """The LR sensitivity of each seed."""
+    return np.array(each_seed(results, sensitivity))
+
+
+def last(name: str) -> Callable[[Result], float]:
+    """The statistic of this name after training, of the layer where it is largest; not a number where there is none."""
+    return lambda result: max((math.nan if x is None else x for x in result["stats_final"][name]), default=math.nan)
