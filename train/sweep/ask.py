@@ -21,5 +21,7 @@ def question_for(config: Config) -> tuple[Question | None, list[str]]:
         return config.question, [in_words(config.question, rows), *costs]
     question = question_of(rows)
     if question is None:
-        return None, ["nothing is compared: only seeds differ"]
+        return None, [
+            "nothing is compared: the cells differ in seeds alone, or in too much; [question] may say in what"
+        ]
     return question, [in_words(question, rows), *objections(question, rows)]

@@ -5,6 +5,7 @@ from typing import Any
 
 from train.verdict.question import (
     MEASURES,
+    MOST_ARMS,
     RATES,
     SEED,
     Arm,
@@ -48,6 +49,10 @@ def objections(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
             yield f'measure "{name}" is taken over values of {over}; sweep it, and name it in across or tune'
     if question.by in roles:
         yield f"{question.by} is solved for by match, and cannot be asked about too; solve for another size"
+    arms = len(arms_of(cells, question))
+    if arms > MOST_ARMS:
+        yield f"{arms} arms are too many to compare with each other; use {MOST_ARMS} or fewer, or tune what was drawn"
+        return
     if not pairs_of(cells, question):
         yield _nothing(question, cells)
     if question.extend and (question.at != "best rate" or "lr" not in question.tune):

@@ -7,6 +7,7 @@ A cell is a mapping of resolved settings, as `args` of a record is.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -104,6 +105,7 @@ class Question:
 
 
 MOST_RUNGS = 10  # that a grid of rates grows by at either end
+MOST_ARMS = 100  # of one question: a random search has more, and asks for the best one, not for two that differ
 
 
 class Arm(NamedTuple):
@@ -138,10 +140,10 @@ def arms_of(cells: Sequence[Cell], question: Question) -> list[Arm]:
             numbers.remove(name)
     told = [dict(zip(names, values, strict=True)) for values in combinations]
     bare = [name for name in texts if all(_says_itself(values[name]) for values in told)]
-    short = [tuple(values[name] for name in texts) for values in told]
+    short = Counter(tuple(values[name] for name in texts) for values in told)
     arms = []
     for values in told:
-        alone = texts and short.count(tuple(values[name] for name in texts)) == 1
+        alone = texts and short[tuple(values[name] for name in texts)] == 1
         words = [str(values[n]) if n in bare else with_name(n, values[n]) for n in texts]
         words += [] if alone else [label(name, values[name]) for name in numbers]
         arms.append(Arm(" · ".join(words), tuple(values.items())))
@@ -173,14 +175,16 @@ def pairs_of(cells: Sequence[Cell], question: Question) -> list[tuple[Arm, Arm]]
 
 
 def question_of(cells: Sequence[Cell]) -> Question | None:
-    """The question that a grid seems to ask; None where only seeds differ.
+    """The question that a grid seems to ask; None where only seeds differ, and where there are more than MOST_ARMS.
 
     What is swept is compared, except rates, which are tuned, and sizes, which the effect is pooled over. A size that
     changes with what is compared belongs to the arm. Where nothing but sizes is swept, they are compared, across depth;
     where nothing but rates, those are. Cells that the grid names (`arm`) are compared by that name.
     """
     compare = _derived_compare(cells)
-    return completed({"compare": compare}, cells) if compare else None
+    if not compare or len({place_of(cell, compare) for cell in cells}) > MOST_ARMS:
+        return None
+    return completed({"compare": compare}, cells)
 
 
 def completed(given: Mapping[str, Any], cells: Sequence[Cell]) -> Question:

@@ -57,6 +57,15 @@ def test_seeds_alone_ask_nothing():
     assert question_of(product(seed=SEEDS)) is None and question_of([{}]) is None
 
 
+def test_a_search_has_too_many_arms_to_compare():
+    """A question of a thousand arms has half a million pairs, and a thousand candidates between each."""
+    drawn = [{"warmup": k, "clip": k / 7, "lr": 1e-3 * (k % 5)} for k in range(1000)]
+    assert question_of(drawn) is None
+    assert next(objections(completed({"compare": ("warmup",)}, drawn), drawn)).startswith("1000 arms are too many to ")
+    tuned = [{**cell, "norm": norm} for cell in drawn for norm in ("rms", "layer")]
+    assert list(objections(completed({"compare": ("norm",), "tune": ("lr", "warmup", "clip")}, tuned), tuned)) == []
+
+
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
