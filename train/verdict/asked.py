@@ -8,16 +8,15 @@ from train.verdict.question import (
     MOST_ARMS,
     RATES,
     SEED,
-    Arm,
     Cell,
     Question,
     arms_of,
     determined,
-    label,
     pairs_of,
-    place_of,
+    places_of,
     values_of,
     varying,
+    with_name,
 )
 
 FEWEST_RATES = 3  # of fewer, the best one always lies on the edge of the grid
@@ -72,7 +71,8 @@ def in_words(question: Question, cells: Sequence[Cell]) -> str:
     said[0] += (f" across {' and '.join(across)}" if across else "") + _rates(question, cells)
     units = {"loss": f"smallest difference that matters {question.smallest:g} nats"}
     said += [f"measures {', '.join(question.measure)}", *(units[name] for name in question.measure if name in units)]
-    runs = sum(len(_shared(pair, question, cells)) for pair in pairs)
+    given = places_of(cells, question, (*question.across, SEED))
+    runs = sum(len(given[a.name] & given[b.name]) for a, b in pairs)
     one = "s" * (len(pairs) != 1)
     said += [
         f"{len(pairs)} pair{one} of arms, {runs} of runs" + (" at a rate" if len(values_of(cells, "lr")) > 1 else "")
@@ -80,13 +80,6 @@ def in_words(question: Question, cells: Sequence[Cell]) -> str:
     if question.extend:
         said.append(f"while a best lr lies on its edge, the grid grows by up to {question.extend} rungs")
     return "; ".join(said)
-
-
-def _shared(pair: tuple[Arm, Arm], question: Question, cells: Sequence[Cell]) -> set[tuple[Any, ...]]:
-    """Combinations of `across` and seed that both arms were given."""
-    names = (*question.across, SEED)
-    first, second = ({place_of(cell, names) for cell in cells if arm.has(cell)} for arm in pair)
-    return first & second
 
 
 def _rates(question: Question, cells: Sequence[Cell]) -> str:
@@ -116,17 +109,16 @@ def _nothing(question: Question, cells: Sequence[Cell]) -> str:
 
 def _unequal(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
     """Rivals chosen from unequal grids: the one that was tried more often would win more often, equal otherwise."""
+    given, size = places_of(cells, question, (*question.across, *question.tune)), len(question.across)
     for a, b in pairs_of(cells, question):
-        for where in dict.fromkeys(place_of(cell, question.across) for cell in cells):
-            here = [cell for cell in cells if place_of(cell, question.across) == where]
-            grids = [{place_of(cell, question.tune) for cell in here if arm.has(cell)} for arm in (a, b)]
-            if all(grids) and grids[0] != grids[1]:
-                at = ", ".join(label(name, value) for name, value in zip(question.across, where, strict=True))
-                counts = f"{a.name} has {len(grids[0])} and {b.name} {len(grids[1])}"
-                only = sorted(grids[0] ^ grids[1], key=repr)[0]
-                yield (f"{counts} values of {' and '.join(question.tune)}{' at ' * bool(at)}{at}, and a verdict would "
-                       f"be withheld; give both {_listed(only)} or neither")  # fmt: skip
-                return
+        places = {place[:size] for place in given[a.name]} & {place[:size] for place in given[b.name]}
+        if apart := sorted((p for p in given[a.name] ^ given[b.name] if p[:size] in places), key=repr):
+            where, only = apart[0][:size], apart[0][size:]
+            counts = " and ".join(str(sum(p[:size] == where for p in given[arm.name])) for arm in (a, b))
+            at = "".join(f" at {with_name(name, value)}" for name, value in zip(question.across, where, strict=True))
+            yield (f"{a.name} and {b.name} have different values of {' and '.join(question.tune)}{at}, {counts} of "
+                   f"them, and a verdict would be withheld; give both {_listed(only)} or neither")  # fmt: skip
+            return
 
 
 def _edges(question: Question, cells: Sequence[Cell]) -> Iterator[str]:

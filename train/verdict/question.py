@@ -150,6 +150,15 @@ def arms_of(cells: Sequence[Cell], question: Question) -> list[Arm]:
     return arms
 
 
+def places_of(cells: Sequence[Cell], question: Question, names: Sequence[str]) -> dict[str, set[tuple[Any, ...]]]:
+    """Which combinations of some settings each arm was given, by its name."""
+    called = {tuple(value for _, value in arm.settings): arm.name for arm in arms_of(cells, question)}
+    places: dict[str, set[tuple[Any, ...]]] = {name: set() for name in called.values()}
+    for cell in cells:
+        places[called[place_of(cell, question.compare)]].add(place_of(cell, names))
+    return places
+
+
 def pairs_of(cells: Sequence[Cell], question: Question) -> list[tuple[Arm, Arm]]:
     """The arms that are compared: each with `versus`, or all two that no third arm lies between.
 
@@ -157,7 +166,7 @@ def pairs_of(cells: Sequence[Cell], question: Question) -> list[tuple[Arm, Arm]]
     compared only if there is something that both were given: a combination of `across`.
     """
     arms = arms_of(cells, question)
-    places = {arm.name: {place_of(cell, question.across) for cell in cells if arm.has(cell)} for arm in arms}
+    places = places_of(cells, question, question.across)
     if question.versus is not None:
         one = nearest({arm.name: arm for arm in arms}, question.versus, "versus")
         pairs = [(arm, one) for arm in arms if arm != one]
