@@ -170,10 +170,10 @@ def test_what_no_grid_could_be_asked(fields, sentence):
         (zipped(norm=["rms", "layer"], depth=[2, 4]), {"across": ("depth",)},
          "nothing is compared: no two of the 2 arms are given the same depth; give them the same"),
         (chain(product(norm=["rms"], lr=RATES), product(norm=["layer"], lr=RATES[:2])), {},
-         "rms and layer have different values of lr, 3 and 2 of them, and a verdict would be withheld; give both 0.1 or "),
+         "rms and layer have different values of lr, 3 and 2 of them, and a verdict would be withheld; give both"),
         (chain(product(norm=["rms"], depth=[2, 4], lr=RATES), product(norm=["layer"], depth=[2], lr=RATES),
                product(norm=["layer"], depth=[4], lr=[1e-3, 1e-2, 3e-2])), {},
-         "rms and layer have different values of lr at depth 4, 3 and 3 of them, and a verdict would be withheld; give "),
+         "rms and layer have different values of lr at depth 4, 3 and 3 of them, and a verdict would be "),
         (product(norm=["rms", "layer"], lr=RATES[:2]), {}, "of 2 rates the best one always lies on the edge"),
     ],
 )  # fmt: skip
