@@ -25,7 +25,7 @@ LEVEL = 0.05  # the chance that an interval misses
 LEAST_FIT = 0.01  # below this p the losses do not lie on the law
 FEWEST_RUNGS, FEWEST_SEEDS = 4, 2
 EXPONENTS = np.geomspace(0.01, 4.0, 40)
-ZOOMS = 4  # each makes the grid of exponents ten times finer
+ZOOMS = 3  # each makes the grid of exponents ten times finer
 LARGEST_GAIN = 64.0  # in either direction
 
 
@@ -96,13 +96,17 @@ def gain(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndar
     target = noise.whiten(noise.means_KR)
     one = noise.whiten(np.ones_like(x_KR))
 
-    def squares(log_gain: float) -> float:
+    def squares(log_gain: float, zooms: int = ZOOMS) -> float:
         scaled_KR = x_KR * np.exp([[0.0], [log_gain]])
-        return _lowest(lambda exponents_A: _solve(target, one, noise.whiten(_powers(scaled_KR, exponents_A)))[0])[1]
+
+        def of(exponents_A: np.ndarray) -> np.ndarray:
+            return _solve(target, one, noise.whiten(_powers(scaled_KR, exponents_A)))[0]
+
+        return _lowest(of, zooms)[1]
 
     edge = math.log(LARGEST_GAIN)
     grid = np.linspace(-edge, edge, 49)
-    near = float(grid[int(np.argmin([squares(each) for each in grid]))])
+    near = float(grid[int(np.argmin([squares(each, zooms=0) for each in grid]))])
     step = float(grid[1] - grid[0])
     best = float(minimize_scalar(squares, bounds=(near - step, near + step), method="bounded").x)
     least = squares(best)
@@ -155,10 +159,10 @@ def _solve(target_N: np.ndarray, one_N: np.ndarray, power_AN: np.ndarray) -> tup
     return np.sum(left**2, axis=1), floors, amplitudes, pp / determinant
 
 
-def _lowest(squares: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+def _lowest(squares: Callable[[np.ndarray], np.ndarray], zooms: int = ZOOMS) -> tuple[float, float]:
     """(exponent, squares) where the squares are least: on a grid, then on finer ones about its lowest point."""
     exponents_A = EXPONENTS
-    for _ in range(ZOOMS):
+    for _ in range(zooms):
         squares_A = squares(exponents_A)
         i = int(np.argmin(squares_A))
         low, high = exponents_A[max(i - 1, 0)], exponents_A[min(i + 1, len(exponents_A) - 1)]

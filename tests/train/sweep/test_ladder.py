@@ -1,10 +1,13 @@
 """The command's reading of a sweep: rungs by compute, rates of each, and what is withheld; nothing is trained."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from train import cli
 from train.config import load
 from train.errors import UserError
 from train.sweep.ladder import as_data, question_of_ladder, read_ladder, table
@@ -77,3 +80,16 @@ def test_what_is_no_ladder_is_refused_before_training(asked):
     bare = replace(config, question=None, cells=[cell for cell in config.cells if cell["width"] == 16])
     with pytest.raises(UserError, match="is no ladder: it compares nothing across sizes"):
         question_of_ladder(bare)
+
+
+def test_the_command_prints_the_gain_and_keeps_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("train.sweep.ablate.ablate", lambda config: results(config))
+    monkeypatch.setattr(cli, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(cli, "keep_compiled", lambda out: None)
+    (tmp_path / "ladder").mkdir()
+    assert cli.ladder(Path("configs/ladder.toml"), (f"out={tmp_path}",)) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["arm", "rung", "size", "FLOPs", "best", "rate", "loss", "seeds"]
+    assert said[-2].startswith("rotary: 1.2") and said[-1] == f"written: {tmp_path / 'ladder' / 'ladder.json'}"
+    (gain,) = json.loads((tmp_path / "ladder" / "ladder.json").read_text())["gains"]
+    assert gain["gain"][1] < GAIN < gain["gain"][2] and gain["withheld"] == ""
