@@ -24,6 +24,7 @@ from train.reproduce.reading import (
     Found,
     Results,
     at_best,
+    best_rate,
     difference,
     exponents,
     last,
@@ -34,7 +35,7 @@ from train.reproduce.reading import (
 )
 from train.sweep.ablate import Look
 from train.verdict.runs import Result, by, loss_of
-from train.verdict.stats import best_lr, loglog_slope
+from train.verdict.stats import loglog_slope
 
 SMALLEST = 0.02  # nats: a smaller difference does not matter
 ABOVE_0 = Expected("more than 0", low=0.0)
@@ -131,7 +132,7 @@ def depth_reach(config: Config, results: Results) -> Found:
         "pre": where(results, placement="pre"),
     }
     depths = [depth for (depth,) in sorted(by(results, "depth"))]
-    chosen = {name: where(runs, lr=best_lr(where(runs, depth=depths[0]))) for name, runs in arms.items()}
+    chosen = {name: where(runs, lr=best_rate(where(runs, depth=depths[0]))) for name, runs in arms.items()}
     shares = {name: [worked(where(runs, depth=depth)) for depth in depths] for name, runs in chosen.items()}
     claims = [
         Claim(
@@ -249,7 +250,7 @@ def activation_growth(config: Config, results: Results) -> Found:
     """E6. The residual stream by depth after training, pre against sandwich."""
     source = "Kim et al. 2025 (Peri-LN), section 3"
     arms = {name: where(results, placement=name) for name in ("pre", "sandwich")}
-    rate = min(best_lr(runs) for runs in arms.values())
+    rate = min(best_rate(runs) for runs in arms.values())
     same = {name: where(runs, lr=rate) for name, runs in arms.items()}
     levels = {name: np.array([r["stats_final"]["residual_rms"] for r in runs], float) for name, runs in same.items()}
 

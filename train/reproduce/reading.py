@@ -10,7 +10,7 @@ import numpy as np
 from train.reproduce.claim import Claim, Interval, of_mean
 from train.verdict.outcome import WORKED
 from train.verdict.runs import Result, by, loss_of
-from train.verdict.stats import best_lr, loglog_slope
+from train.verdict.stats import loglog_slope
 
 Results = Sequence[Result]
 
@@ -40,9 +40,14 @@ def where(results: Results, **settings: Any) -> list[Result]:
     return [r for r in results if all(r["args"].get(name) == value for name, value in settings.items())]
 
 
+def best_rate(results: Results) -> float:
+    """The rate of the least mean loss over seeds."""
+    return min(by(results, "lr").items(), key=lambda item: np.mean([loss_of(r) for r in item[1]]))[0][0]
+
+
 def at_best(results: Results) -> list[Result]:
     """The results of the best rate."""
-    return where(results, lr=best_lr(results))
+    return where(results, lr=best_rate(results))
 
 
 def difference(a: Results, b: Results, measure: Callable[[Result], float] = loss_of) -> Interval:
