@@ -26,39 +26,12 @@ SHOWN = 8  # arms that are called by name, at most
 def objections(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
     """Why the cells cannot answer the question, a sentence each; none where they can. Raises ValueError for a `versus`
     that is no arm."""
-    varied, asked = varying(cells), {"compare": question.compare, "across": question.across}
-    for role, names in asked.items():
-        for name in names:
-            if name not in varied:
-                yield f"{role} names {name}, which does not vary: {_everywhere(name, cells)}; sweep it, or leave it out"
-    if question.at != "the same rate":
-        for name in question.tune:
-            if name not in varied:
-                yield (f'at = "{question.at}" needs values of {name} to choose from, and there is one: '
-                       f'{_everywhere(name, cells)}; sweep it, or ask at = "the same rate"')  # fmt: skip
-    roles = (*question.compare, *question.across, *question.tune)
-    for name in varied:
-        if name not in (*roles, SEED) and not determined(name, roles, cells):
-            yield f"{name} varies and is neither compared, across nor tuned; add it to one of them"
-    if "objective" in question.compare and "loss" in question.measure:
-        yield "losses of different objectives cannot be compared; take objective out of compare, and name it in across"
-    for name in question.measure:
-        over = MEASURES[name].over
-        if over and (over not in varied or over not in (*question.across, *question.tune)):
-            yield f'measure "{name}" is taken over values of {over}; sweep it, and name it in across or tune'
-    if question.by in roles:
-        yield f"{question.by} is solved for by match, and cannot be asked about too; solve for another size"
-    arms = len(arms_of(cells, question))
-    if arms > MOST_ARMS:
-        yield f"{arms} arms are too many to compare with each other; use {MOST_ARMS} or fewer, or tune what was drawn"
-        return
-    if not pairs_of(cells, question):
-        yield _nothing(question, cells)
-    if question.extend and (question.at != "best rate" or "lr" not in question.tune):
-        yield 'extend looks for a best lr beyond the grid; tune lr and ask at = "best rate", or leave extend out'
-    if question.at == "best rate":
-        yield from _unequal(question, cells)
-        yield from _edges(question, cells)
+    for find in (_fixed, _forgotten, _unmeasurable, _crowded):
+        yield from find(question, cells)
+    if len(arms_of(cells, question)) > MOST_ARMS:
+        return  # what follows looks at each two of them
+    for find in (_nothing, _unpaired, _unequal, _edges):
+        yield from find(question, cells)
 
 
 def in_words(question: Question, cells: Sequence[Cell]) -> str:
@@ -99,16 +72,68 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
-def _nothing(question: Question, cells: Sequence[Cell]) -> str:
+def _fixed(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    varied = varying(cells)
+    for role, names in (("compare", question.compare), ("across", question.across)):
+        for name in names:
+            if name not in varied:
+                yield f"{role} names {name}, which does not vary: {_everywhere(name, cells)}; sweep it, or leave it out"
+    for name in question.tune:
+        if name not in varied and question.at != "the same rate":
+            yield (f'at = "{question.at}" needs values of {name} to choose from, and there is one: '
+                   f'{_everywhere(name, cells)}; sweep it, or ask at = "the same rate"')  # fmt: skip
+
+
+def _forgotten(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    """What varies beside the question would make several runs of one seed of an arm."""
+    roles = (*question.compare, *question.across, *question.tune)
+    for name in varying(cells):
+        if name not in (*roles, SEED) and not determined(name, roles, cells):
+            yield f"{name} varies and is neither compared, across nor tuned; add it to one of them"
+    if question.by in roles:
+        yield f"{question.by} is solved for by match, and cannot be asked about too; solve for another size"
+
+
+def _unmeasurable(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    if "objective" in question.compare and "loss" in question.measure:
+        yield "losses of different objectives cannot be compared; take objective out of compare, and name it in across"
+    for name in question.measure:
+        over = MEASURES[name].over
+        if over and (over not in varying(cells) or over not in (*question.across, *question.tune)):
+            yield f'measure "{name}" is taken over values of {over}; sweep it, and name it in across or tune'
+    if question.extend and (question.at != "best rate" or "lr" not in question.tune):
+        yield 'extend looks for a best lr beyond the grid; tune lr and ask at = "best rate", or leave extend out'
+
+
+def _crowded(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    arms = len(arms_of(cells, question))
+    if arms > MOST_ARMS:
+        yield f"{arms} arms are too many to compare with each other; use {MOST_ARMS} or fewer, or tune what was drawn"
+
+
+def _nothing(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    if pairs_of(cells, question):
+        return
     arms = arms_of(cells, question)
     if len(arms) < 2:
-        return f"nothing is compared: {arms[0].name} is the only arm; sweep what is to be compared"
-    apart = " and ".join(question.across)
-    return f"nothing is compared: no two of the {len(arms)} arms are given the same {apart}; give them the same"
+        yield f"nothing is compared: {arms[0].name} is the only arm; sweep what is to be compared"
+    else:
+        apart = " and ".join(question.across)
+        yield f"nothing is compared: no two of the {len(arms)} arms are given the same {apart}; give them the same"
+
+
+def _unpaired(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
+    seeds = places_of(cells, question, (*question.across, SEED))
+    for a, b in pairs_of(cells, question):
+        if not seeds[a.name] & seeds[b.name]:
+            yield f"{a.name} and {b.name} have no seed in common, by which runs are paired; give both the same seeds"
+            return
 
 
 def _unequal(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
     """Rivals chosen from unequal grids: the one that was tried more often would win more often, equal otherwise."""
+    if question.at != "best rate":
+        return
     given, size = places_of(cells, question, (*question.across, *question.tune)), len(question.across)
     for a, b in pairs_of(cells, question):
         places = {place[:size] for place in given[a.name]} & {place[:size] for place in given[b.name]}
@@ -123,6 +148,6 @@ def _unequal(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
 
 def _edges(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
     rates = values_of(cells, "lr")
-    if "lr" in question.tune and 1 < len(rates) < FEWEST_RATES and not question.extend:
+    if question.at == "best rate" and "lr" in question.tune and 1 < len(rates) < FEWEST_RATES and not question.extend:
         yield (f"of {len(rates)} rates the best one always lies on the edge of the grid, and a verdict would be "
                f"withheld; give {FEWEST_RATES} or more, or extend")  # fmt: skip
