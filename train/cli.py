@@ -79,6 +79,7 @@ def ablate(
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.report.report import say_verdicts, write_report
     from train.sweep.ablate import Interrupted, ablate, home_of, preview
+    from train.sweep.kept import answered
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
@@ -88,14 +89,15 @@ def ablate(
         print(preview(resolved))
         return 0
     try:
-        results = ablate(resolved)
+        ablate(resolved)
     except Interrupted:
         if (folder / "results.jsonl").exists():
             print(f"interrupted; what was done is in {folder / 'results.jsonl'}, the same command goes on from there")
         else:
             print("interrupted before the first group of runs was done; the same command begins again")
         return INTERRUPTED
-    say_verdicts(write_report(results, folder))
+    question, results = answered(folder)
+    say_verdicts(write_report(results, folder, question))
     print(f"report: {folder / 'report.html'}")
     return 0
 
@@ -133,7 +135,8 @@ def report(folder: RunFolder) -> int:
 
     if not (folder / "results.jsonl").exists():
         raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
-    say_verdicts(write_report(answered(folder)[1], folder))
+    question, results = answered(folder)
+    say_verdicts(write_report(results, folder, question))
     print(f"report: {folder / 'report.html'}")
     return 0
 

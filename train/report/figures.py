@@ -9,9 +9,11 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from train.verdict.outcome import WORKED
+from train.verdict.estimate import Estimate, contrast
+from train.verdict.measures import Readings, Side, alive, at_best, chosen, largest_rate, sensitivity
 from train.verdict.question import label
-from train.verdict.stats import Result, by, largest_stable_lr, loglog_slope, loss_of, lr_sensitivity
+from train.verdict.runs import Result, by, loss_of
+from train.verdict.stats import loglog_slope
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666")  # Okabe & Ito 2008
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")  # five and eight: forty arms before two look the same
@@ -76,7 +78,7 @@ def losses_by_depth(arms: Arms) -> go.Figure:
     for column, (_, group) in enumerate(depths, 1):
         for name, runs in arms.of(group).items():
             rates = sorted(by(runs, "lr").items())
-            means = [np.mean([loss_of(r) for r in each]) for _, each in rates]
+            means = [np.mean([loss_of(r) for r in alive(each)] or [np.nan]) for _, each in rates]
             points = [(lr, loss_of(r)) for (lr,), each in rates for r in each]
             style = arms.styles[name]
             _line(figure, [lr for (lr,), _ in rates], means, name, style, column, marked=True)
@@ -90,14 +92,68 @@ def losses_by_depth(arms: Arms) -> go.Figure:
     return figure
 
 
-def stable_rates(arms: Arms) -> go.Figure | str:
-    """The largest rate at which at least half of the seeds worked, against depth."""
-    return _against_depth(arms, largest_stable_lr, "largest stable rate", log=True)
+def usable_rates(arms: Arms) -> go.Figure | str:
+    """The largest usable rate against depth: mean over seeds in octaves, with its interval."""
+    if len(rates := by(arms.results, "lr")) < 2:
+        return f"Only one rate was tried, {next(iter(rates))[0]:g}."
+    figure = go.Figure()
+    for name, runs in arms.of(arms.results).items():
+        told = _with_intervals(runs, lambda own: largest_rate(Side(own, own, {})))
+        y = [2**e.value for _, e, _ in told]
+        low, high = ([2 ** e.interval()[end] for _, e, _ in told] for end in (0, 1))
+        figure.add_scatter(
+            x=[depth for depth, _, _ in told],
+            y=y,
+            name=name,
+            mode="lines+markers+text",
+            text=["≥" if bound else "" for _, _, bound in told],
+            textposition="top center",
+            line=arms.styles[name].line(),
+            marker=arms.styles[name].marker(),
+            error_y={"array": np.subtract(high, y), "arrayminus": np.subtract(y, low)},
+        )
+    figure.update_xaxes(title="depth, blocks", type="category")
+    figure.update_yaxes(title="largest usable rate", type="log")
+    return figure
 
 
 def sensitivities(arms: Arms) -> go.Figure | str:
-    """What a wrong rate costs: mean loss over the grid of rates, less the best."""
-    return _against_depth(arms, lr_sensitivity, "LR sensitivity, nats per byte", log=False)
+    """What a wrong rate costs an arm, over the rates at which every run of all arms works."""
+    if len(rates := by(arms.results, "lr")) < 2:
+        return f"Only one rate was tried, {next(iter(rates))[0]:g}."
+    figure = go.Figure()
+    everyone = dict(by_depth(arms.results))
+    for name, runs in arms.of(arms.results).items():
+        told = _with_intervals(
+            runs, lambda own: sensitivity(Side(own, everyone[own[0]["args"].get("depth")], at_best(own, ("lr",))))
+        )
+        y = [e.value for _, e, _ in told]
+        figure.add_bar(
+            x=[depth for depth, _, _ in told],
+            y=y,
+            name=name,
+            marker={"color": arms.styles[name].colour},
+            text=[f"{value:.2f}" for value in y],
+            error_y={"array": [e.interval()[1] - e.value for _, e, _ in told]},
+        )
+    if not any(len(trace.y) for trace in figure.data):
+        return "At no depth are there two rates at which every run of all arms works."
+    figure.update_xaxes(title="depth, blocks", type="category")
+    figure.update_yaxes(title="LR sensitivity, nats per byte")
+    return figure
+
+
+def _with_intervals(
+    runs: Sequence[Result], read: Callable[[Sequence[Result]], Readings]
+) -> list[tuple[str, Estimate, bool]]:
+    """(depth, mean over seeds, does the grid end there) for each depth at which two seeds or more say something."""
+    told = []
+    for depth, group in by_depth(runs):
+        readings = list(read(group).values())
+        if len(readings) > 1:
+            estimate = contrast(np.array([[reading.value for reading in readings]]), [1.0])
+            told.append((str(depth), estimate, any(reading.bound for reading in readings)))
+    return told
 
 
 def gradients_by_depth(arms: Arms) -> go.Figure | str:
@@ -158,8 +214,7 @@ def statistics_by_layer(arms: Arms) -> go.Figure | str:
     """What flows where, by block at the largest depth, after training at each arm's best rate."""
     best = []
     for runs in arms.of(_deepest(arms)).values():
-        worked = [r for r in runs if r["outcome"] in WORKED] or runs
-        rate = min(by(worked, "lr").items(), key=lambda item: np.mean([loss_of(r) for r in item[1]]))[0][0]
+        (rate,) = chosen(runs, ("lr",))
         best += [r for r in runs if r["args"]["lr"] == rate]
     shown = {title: name for name, title in STATISTICS.items() if all(name in r["stats_final"] for r in best)}
     if not shown:
@@ -169,25 +224,6 @@ def statistics_by_layer(arms: Arms) -> go.Figure | str:
         return lambda r: r["stats_final"][name]
 
     return _by_layer(arms, best, {title: taken(name) for title, name in shown.items()}, log=False)
-
-
-def _against_depth(arms: Arms, reduce: Callable[[Sequence[Result]], Any], title: str, *, log: bool) -> go.Figure | str:
-    if len(rates := by(arms.results, "lr")) < 2:
-        return f"Only one rate was tried, {next(iter(rates))[0]:g}."
-    figure = go.Figure()
-    for name, runs in arms.of(arms.results).items():
-        groups = by_depth(runs)
-        x = [str(depth) for depth, _ in groups]
-        y = [reduce(each) for _, each in groups]
-        style = arms.styles[name]
-        if log:
-            figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line=style.line(), marker=style.marker())
-        else:
-            text = [f"{value:.2f}" for value in y]
-            figure.add_bar(x=x, y=y, name=name, marker={"color": style.colour}, text=text)
-    figure.update_xaxes(title="depth, blocks", type="category")
-    figure.update_yaxes(title=title, type="log" if log else "linear")
-    return figure
 
 
 def _by_layer(

@@ -5,6 +5,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +23,32 @@ from train.errors import UserError
 from train.files import damaged, write_whole
 from train.report import figures, svg
 from train.report.figures import Arms
+from train.report.looks import looked_at
 from train.report.record import fault
-from train.verdict.question import SIZES
-from train.verdict.stats import Result, Verdict, by, outcomes, verdicts
+from train.verdict.asked import in_words
+from train.verdict.claims import Claim, claims
+from train.verdict.outcome import OUTCOMES
+from train.verdict.question import Question, varying
+from train.verdict.runs import Result, by
+from train.verdict.words import sentence
 
-NUISANCE = ("lr", "seed")  # chosen for each arm, and paired
-COLUMNS = ("compared", "at", "verdict", "difference, nats", "95 % interval", "effect d", "n", "p (Holm)", "best rates",
-           "all runs")  # fmt: skip
+COLUMNS = ("compared", "measure", "verdict", "p", "runs", "chosen rates", "at")
 METHOD = (
-    "Validation loss at each side's best rate, runs paired by seed. Difference: first less second, negative where the "
-    "first is better. Intervals and p by Student's paired t, p corrected by Holm for all claims made. A loss counts at "
-    "most as much as the loss at initialisation. Claims are withheld where the comparison would not be fair."
+    "Effects are pooled over cells, single cells come last. A difference is the first less the second, of runs paired "
+    "by seed, each judged at the rate that the other seeds choose. The intervals of this page hold all together: "
+    "Student's t with clusters by seed, the text's own share added, Bonferroni over effects and over cells; p agrees "
+    "with them. Better: the interval leaves out zero. The same: it lies within the smallest difference that matters. "
+    "Not separable: neither. Runs that fail are counted, and are in no mean."
 )
+AGAIN = "This question was looked at before with fewer seeds: the intervals are those of a confidence sequence."
 FIGURES = (
     ("losses", "Loss against learning rate", "Mean over seeds, one point a run. Dashed: what a model would lose that "
      "knows nothing (log V), the frequency of bytes, or the one byte before.", figures.losses_by_depth),
-    ("stable", "Largest stable rate", "At which at least half of the seeds worked, and at all smaller ones.",
-     figures.stable_rates),
-    ("sensitivity", "LR sensitivity", "Mean loss over the rates less the best: lower is more forgiving.",
+    ("stable", "Largest usable rate", "Up to which runs work, from the best rate on: mean over seeds with its "
+     "95 % interval. ≥: the grid ends there.",
+     figures.usable_rates),
+    ("sensitivity", "LR sensitivity", "Mean loss over the rates at which every run of all arms works, less that at "
+     "the best one: lower is more forgiving.",
      figures.sensitivities),
     ("gradients", "Gradient at initialisation against depth", "Of the last feed-forward matrix, with the exponent that "
      "fits. Theory: 0 for post-norm, -1/2 for pre-norm (Xiong et al. 2020).", figures.gradients_by_depth),
@@ -54,39 +63,42 @@ FIGURES = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: the answer in words, and the verdicts."""
+    """What was written: the answer in words, and the claims."""
 
     title: str
-    answer: str
-    verdicts: list[Verdict]
+    answer: list[str]
+    claims: list[Claim]
+    method: str
 
 
-def write_report(results: Sequence[Result], folder: Path) -> Report:
-    """Write report.html, report.md and figure.svg of a sweep into `folder`. Raises UserError where there is nothing to
-    report on, a record lacks or distorts what a report needs, or two are of the same settings."""
+def write_report(results: Sequence[Result], folder: Path, question: Question | None) -> Report:
+    """Write report.html, report.md and figure.svg of a sweep into `folder`, and that it was looked at. Raises UserError
+    where there is nothing to report on, a record lacks or distorts what a report needs, or two are of the same
+    settings."""
     if not results:
         raise UserError(f"{folder} has no result to report on")
     for result in results:
         if what := fault(result):
             raise damaged(f"a result of {folder}", what, "remove its line and run the sweep again")
-    names = dict.fromkeys(name for result in results for name in result["args"])
-    swept = [name for name in names if len(by(results, name)) > 1]
+    swept = varying([result["args"] for result in results])
     _refuse_doubles(results, swept, folder)
-    axes = [name for name in swept if name not in (*NUISANCE, *SIZES)]
-    context = [name for name in swept if name in SIZES]
-    said = verdicts(results, axes, context) if axes else []
-    report = Report(folder.name, _answer(results, said, axes, context), said)
-    depths = [name for name in context if name == "depth"]  # the size that figures and budgets are laid out by
-    arms = Arms(results, [*axes, *(name for name in context if name not in depths)])
+    looks = looked_at(folder, question, results)
+    said = [] if question is None else claims(results, question, looks=looks)
+    answer = _answer(results, question, said)
+    report = Report(folder.name, answer, said, f"{METHOD} {AGAIN}" if looks else METHOD)
+    compared = swept_apart(swept) if question is None else question.compare
+    context = [name for name in swept if name not in (*compared, *TUNED, "depth")]
+    depths = [name for name in swept if name == "depth" and name not in compared]
+    arms = Arms(results, [*compared, *context])
     drawn = {key: (title, caption, draw(arms)) for key, title, caption, draw in FIGURES}
     shown = {key: figure for key, (_, _, figure) in drawn.items() if isinstance(figure, Figure)}
     page = _template().render(
         title=report.title,
         answer=report.answer,
-        method=METHOD,
+        method=report.method,
         plotly=plotly.offline.get_plotlyjs(),
         verdict_columns=COLUMNS,
-        verdict_rows=[{"kind": v.kind, "cells": row(v)} for v in said],
+        verdict_rows=[{"kind": claim.answer, "cells": row(claim)} for claim in said],
         figures=[
             {"id": k, "title": t, "caption": c, "absent": "" if k in shown else figure}
             for k, (t, c, figure) in drawn.items()
@@ -103,46 +115,50 @@ def write_report(results: Sequence[Result], folder: Path) -> Report:
     return report
 
 
+TUNED = ("lr", "seed")  # chosen for each arm, and paired
+
+
+def swept_apart(swept: Sequence[str]) -> list[str]:
+    """What figures tell apart where nothing is compared."""
+    return [name for name in swept if name not in (*TUNED, "depth")]
+
+
 def markdown(report: Report) -> str:
-    """The verdicts as Markdown."""
-    lines = [f"# {report.title}", "", report.answer, "", METHOD, ""]
+    """The claims as Markdown."""
+    lines = [f"# {report.title}", "", *(f"- {line}" for line in report.answer), "", report.method, ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(row(v)) + " |" for v in report.verdicts]
+    lines += ["| " + " | ".join(row(claim)) + " |" for claim in report.claims]
     return "\n".join(lines) + "\n"
 
 
 def say_verdicts(report: Report, console: Console | None = None) -> None:
-    """Print the verdicts, a block for each two rivals; the table wraps within 80 columns."""
+    """Print the answer, and a table of single cells where there are some; it wraps within 80 columns."""
     console = Console() if console is None else console
-    table = Table(title=report.title, box=SIMPLE, pad_edge=False)
-    table.add_column("at", overflow="fold")
-    table.add_column("verdict", overflow="fold")
-    table.add_column("nats", justify="right", no_wrap=True)
-    table.add_column("p (Holm)", justify="right", no_wrap=True)
-    rivals: dict[str, list[Verdict]] = {}
-    for verdict in report.verdicts:
-        rivals.setdefault(row(verdict)[0], []).append(verdict)
-    for name, said in rivals.items():
-        table.add_section()
-        table.add_row(Text(name, style="italic"))
-        for verdict in said:
-            _, where, sentence, difference, _, _, _, p, _, _ = row(verdict)
-            style = {"claim": "bold", "open": "", "withheld": "dim"}[verdict.kind]
-            table.add_row(Text(where), Text(sentence), difference, p, style=style)
-    if report.verdicts:
+    cells = [claim for claim in report.claims if claim.kind == "cell"]
+    if cells:
+        table = Table(title=report.title, box=SIMPLE, pad_edge=False)
+        table.add_column("at", overflow="fold")
+        table.add_column("verdict", overflow="fold")
+        table.add_column("p", justify="right", no_wrap=True)
+        for claim in cells:
+            style = {"better": "bold", "same": "", "open": "", "withheld": "dim"}[claim.answer]
+            table.add_row(Text(claim.where), Text(sentence(claim)), _p(claim), style=style)
         console.print(table)
-    console.print(report.answer, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    for line in report.answer:
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def row(verdict: Verdict) -> list[str]:
-    """The cells of a verdict, in the order of COLUMNS."""
-    c, sides = verdict.comparison, f"{verdict.first}: {verdict.outcomes[0]}; {verdict.second}: {verdict.outcomes[1]}"
-    rates = f"{verdict.rates[0]:g}, {verdict.rates[1]:g}"
-    numbers = ["", "", "", ""]
-    if c is not None:
-        numbers = [f"{c.difference:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}", f"{c.effect:+.1f}", str(c.n)]
-    p = "" if verdict.p is None else f"{verdict.p:.2g}"
-    return [f"{verdict.first} - {verdict.second}", verdict.where, verdict.sentence, *numbers, p, rates, sides]
+def row(claim: Claim) -> list[str]:
+    """The cells of a claim, in the order of COLUMNS."""
+    compared = f"{claim.first} - {claim.second}" if claim.second else claim.first
+    rates = " against ".join(dict.fromkeys(rate for rate in claim.rates if rate))
+    runs = str(claim.runs) if claim.runs else ""
+    left_out = f" ({claim.reason})" if claim.reason and claim.answer != "withheld" else ""
+    return [compared, claim.measure, sentence(claim), _p(claim), runs, rates, claim.where + left_out]
+
+
+def _p(claim: Claim) -> str:
+    return "" if claim.answer == "withheld" or claim.kind == "course" else f"{claim.p:.2g}"
 
 
 def _refuse_doubles(results: Sequence[Result], swept: Sequence[str], folder: Path) -> None:
@@ -155,23 +171,23 @@ def _refuse_doubles(results: Sequence[Result], swept: Sequence[str], folder: Pat
             )
 
 
-def _answer(results: Sequence[Result], said: Sequence[Verdict], axes: Sequence[str], context: Sequence[str]) -> str:
-    """The one paragraph at the top: how many runs, how they ended, and which claims can be made."""
-    text = f"{len(results)} runs: {outcomes(results)}. "
-    if not axes:
-        return text + "Nothing was compared: a verdict needs a swept setting that is no size, rate or seed."
-    if not said:
-        apart = f"runs that differ in {', '.join(axes)} differ in {', '.join(context)} too"
-        return text + f"Nothing was compared: {apart}, so no two of them have the same size."
-    claims = [v for v in said if v.kind == "claim"]
-    withheld = sum(v.kind == "withheld" for v in said)
-    text += f"Of {len(said)} comparisons {len(claims)} are separated, {withheld} are withheld. "
-    by_claim: dict[str, list[str]] = {}
-    for verdict in claims:
-        by_claim.setdefault(verdict.claim, []).append(verdict.where)
-    places = {claim: " and at ".join(where for where in wheres if where) for claim, wheres in by_claim.items()}
-    sentences = [f"{claim} at {where}" if where else claim for claim, where in places.items()]
-    return text + "; ".join([*sentences, *(v.failure for v in said if v.failure)])
+def _answer(results: Sequence[Result], question: Question | None, said: Sequence[Claim]) -> list[str]:
+    """The lines at the top: how many runs, how they ended, and what can be said over all cells."""
+    counts = Counter(r["outcome"] for r in results)
+    ended = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+    lines = [f"{len(results)} runs: {ended}."]
+    if question is None:
+        return [*lines, "Nothing was compared: only seeds differ."]
+    lines[0] += f" Asked: {in_words(question, [r['args'] for r in results])}."
+    effects = [claim for claim in said if claim.kind != "cell"]
+    told = sorted(effects, key=lambda claim: claim.answer == "withheld")
+    return [*lines, *(_line(claim) for claim in told)]
+
+
+def _line(claim: Claim) -> str:
+    pair = f"{claim.first} against {claim.second}, {claim.measure}: " if claim.answer == "withheld" else ""
+    where = "; ".join(part for part in (claim.where, claim.reason) if part and claim.answer != "withheld")
+    return pair + sentence(claim) + (f" ({where})" if where else "")
 
 
 def _budgets(arms: Arms, context: Sequence[str]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from train.report.figures import Arms, Style, by_depth
-from train.verdict.outcome import WORKED
-from train.verdict.stats import Result, best_lr, by, loss_of, mean_interval
+from train.verdict.measures import alive, chosen
+from train.verdict.runs import Result, by, loss_of
+from train.verdict.stats import mean_interval
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 74, 46  # margins
@@ -36,10 +37,10 @@ def points_of(runs: Sequence[Result]) -> list[Point]:
     """One point a depth, the shallowest first; none where a loss at the best rate is no number, capped or not."""
     points = []
     for depth, group in by_depth(runs):
-        rate = best_lr(group)
+        (rate,) = chosen(group, ("lr",))
         best = [loss_of(r) for r in group if r["args"]["lr"] == rate]
         if all(map(math.isfinite, best)):
-            points.append(Point(depth, *mean_interval(best), any(r["outcome"] in WORKED for r in group)))
+            points.append(Point(depth, *mean_interval(best), bool(alive(group))))
     return points
 
 

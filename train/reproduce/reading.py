@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.reproduce.claim import Claim, Interval, of_mean
+from train.verdict.measures import chosen
 from train.verdict.outcome import WORKED
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.stats import loglog_slope
@@ -41,8 +42,8 @@ def where(results: Results, **settings: Any) -> list[Result]:
 
 
 def best_rate(results: Results) -> float:
-    """The rate of the least mean loss over seeds."""
-    return min(by(results, "lr").items(), key=lambda item: np.mean([loss_of(r) for r in item[1]]))[0][0]
+    """The rate that all seeds together choose."""
+    return chosen(results, ("lr",))[0]
 
 
 def at_best(results: Results) -> list[Result]:

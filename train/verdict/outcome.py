@@ -3,7 +3,7 @@
 diverged   the loss is not a number, or stays above the loss at initialisation for the last tenth of the run
 stuck      finite, but not below the unigram entropy by a margin: it learned byte frequencies and nothing from context
 spiked     a rise of more than 5 robust standard deviations over the trend before it, recovered
-converged  none of these
+worked  none of these
 
 The first that applies in this order is the outcome: what a run failed at says more than what it went through.
 """
@@ -14,8 +14,9 @@ import numpy as np
 from scipy.ndimage import median_filter
 from scipy.stats import median_abs_deviation
 
-OUTCOMES = ("diverged", "stuck", "spiked", "converged")
-WORKED = ("converged", "spiked")  # outcomes of runs that learned from context
+FAILED = ("diverged", "stuck")
+OUTCOMES = ("diverged", "stuck", "spiked", "slow", "worked")
+WORKED = ("worked", "spiked")  # outcomes of runs that learned from context
 SPIKE = 5.0  # robust standard deviations
 TREND = 15  # steps that a running median is taken over
 SUSTAINED = 3  # steps that a spike lasts at least: one bad batch is none
@@ -47,7 +48,7 @@ def classify(losses: np.ndarray, *, initial_loss: float, unigram_entropy: float,
     spike = _spike(losses)
     if spike is not None:
         return Outcome("spiked", spike)
-    return Outcome("converged", int(np.argmax(trend <= target)) + 1)
+    return Outcome("worked", int(np.argmax(trend <= target)) + 1)
 
 
 def _last_at_or_below(losses: np.ndarray, level: float) -> int:

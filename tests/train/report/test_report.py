@@ -16,7 +16,9 @@ from rich.console import Console
 from train.errors import UserError
 from train.report.figures import Arms, curves, gradients_by_depth, losses_by_depth
 from train.report.report import COLUMNS, markdown, row, say_verdicts, write_report
+from train.verdict.question import Question, question_of
 from train.verdict.runs import packed
+from train.verdict.words import sentence
 
 AXES = {
     "placement": ("pre", "post"),
@@ -39,7 +41,7 @@ def record(random: np.random.Generator, placement: str, norm: str, depth: int, l
     diverged = placement == "pre" and lr == 3e-2 and (depth, seed) == (16, 2)
     level = 3.31 + 0.003 * random.standard_normal() if stuck else best
     loss = level + (5.6 - level) * np.exp(-np.arange(STEPS) * lr / 0.05) + 0.04 * random.standard_normal(STEPS)
-    outcome, step = ("stuck", 40) if stuck else ("converged", 60)
+    outcome, step = ("stuck", 40) if stuck else ("worked", 60)
     if diverged:
         loss[120:], outcome, step, level = np.nan, "diverged", 121, None
     block = np.arange(1, depth + 1)
@@ -85,6 +87,11 @@ def sweep(**axes) -> list[dict]:
     random = np.random.default_rng(0)
     grid = {**AXES, **axes}
     return [record(random, **dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
+
+
+def report_on(results, folder):
+    """The report with the question that the grid seems to ask."""
+    return write_report(results, folder, question_of([r["args"] for r in results]))
 
 
 class Page(HTMLParser):
@@ -133,7 +140,7 @@ def results() -> list[dict]:
 def written(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "norm_by_depth"
     folder.mkdir()
-    return write_report(results, folder), folder
+    return report_on(results, folder), folder
 
 
 @pytest.fixture(scope="module")
@@ -168,48 +175,45 @@ def test_html_markdown_and_the_returned_report_say_the_same_verdicts(written, pa
     report, folder = written
     lines = (folder / "report.md").read_text(encoding="utf8").splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    rows = [row(verdict) for verdict in report.verdicts]
-    assert len(rows) == 16  # 2 placements at 2 norms and 4 depths, and the other way round
+    rows = [row(claim) for claim in report.claims]
+    cells = [claim for claim in report.claims if claim.kind == "cell" and claim.measure == "loss"]
+    assert len(cells) == 16  # 2 placements at 2 norms and 4 depths, and the other way round
     assert table[0] == list(COLUMNS) and table[2:] == rows
     start = page.rows.index(list(COLUMNS))
-    assert page.rows[start + 1 : start + 17] == rows
-    assert report.answer in lines and report.answer in page.text
+    assert page.rows[start + 1 : start + 1 + len(rows)] == rows
+    for line in report.answer:
+        assert f"- {line}" in lines and line in page.text
 
 
-def test_the_answer_counts_what_the_table_holds(written, results):
+def test_the_answer_counts_how_runs_ended_and_says_every_effect(written, results):
     report, _ = written
-    sentences = [verdict.sentence for verdict in report.verdicts]
-    made = sum("better" in sentence for sentence in sentences)
-    withheld = sum(sentence.startswith("withheld") for sentence in sentences)
-    ends = [sum(result["outcome"] == name for result in results) for name in ("converged", "stuck", "diverged")]
-    assert made and ends == [190, 48, 2]
-    assert report.answer.startswith("240 runs: 190 converged, 48 stuck, 2 diverged. ")
-    assert f"Of 16 comparisons {made} are separated, {withheld} are withheld. " in report.answer
+    ends = [sum(result["outcome"] == name for result in results) for name in ("worked", "stuck", "diverged")]
+    assert ends == [190, 48, 2]
+    assert report.answer[0].startswith("240 runs: 2 diverged, 48 stuck, 190 worked. Asked: compares placement and norm")
+    effects = [claim for claim in report.claims if claim.kind != "cell"]
+    assert len(report.answer) == 1 + len(effects)
+    for claim in effects:
+        assert any(sentence(claim) in line for line in report.answer)
 
 
-def test_the_terminal_shows_every_verdict(written):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def test_the_terminal_shows_every_cell(written):
+    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     say_verdicts(written[0], console)
     lines = console.export_text().splitlines()
-    for verdict in written[0].verdicts:
-        (line,) = [line for line in lines if line.strip().startswith(f"{verdict.where} ")]
-        assert verdict.sentence in line
-        block = lines[: lines.index(line)]
-        assert f"{verdict.first} - {verdict.second}" in [line.strip() for line in block]
+    for claim in written[0].claims:
+        if claim.kind == "cell":
+            assert any(line.strip().startswith(claim.where) and sentence(claim) in line for line in lines)
 
 
 def test_the_terminal_shows_every_word_within_80_columns(written):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     say_verdicts(written[0], console)
-    table = console.export_text().split(written[0].answer[:20])[0]
+    table = console.export_text().split(written[0].answer[0][:20])[0]
     assert max(map(len, table.splitlines())) <= 80
     assert "…" not in table
-    said = "".join(table.split())
-    for verdict in written[0].verdicts:
-        assert row(verdict)[3] in said
     (start,) = [line.index("verdict") for line in table.splitlines() if "verdict" in line]
-    sentences = " ".join(line[start:].split("  ")[0] for line in table.splitlines())
-    assert all(verdict.sentence in sentences for verdict in written[0].verdicts)
+    sentences = " ".join(line[start:].split("   ")[0].strip() for line in table.splitlines())
+    assert all(sentence(claim) in sentences for claim in written[0].claims if claim.kind == "cell")
 
 
 def test_budgets_show_parameters_tokens_and_flops_of_every_arm(page):
@@ -277,13 +281,14 @@ def test_loss_plots_have_the_reference_lines(results):
         )
 
 
-def test_the_loss_figure_shows_the_mean_over_seeds_at_every_rate(results):
+def test_the_loss_figure_shows_the_mean_of_what_works_at_every_rate(results):
     figure = losses_by_depth(Arms(results, ["placement", "norm"]))
     (trace,) = [t for t in figure.data if t.name == "post · layer" and t.xaxis == "x3"]
     runs = [r for r in results if list(r["args"].values())[:3] == ["post", "layer", 8]]
-    means = [np.mean([r["val_loss"] for r in runs if r["args"]["lr"] == lr]) for lr in AXES["lr"]]
+    worked = {lr: [r["val_loss"] for r in runs if r["args"]["lr"] == lr and r["outcome"] == "worked"]
+              for lr in AXES["lr"]}  # fmt: skip
     assert list(trace.x) == list(AXES["lr"])
-    assert list(trace.y) == pytest.approx(means)
+    assert list(trace.y) == pytest.approx([np.mean(each) if each else np.nan for each in worked.values()], nan_ok=True)
 
 
 def test_gradient_profiles_print_the_exponents_they_were_made_with(results):
@@ -310,7 +315,7 @@ def test_a_run_that_never_had_a_loss_is_crossed_out_too(results):
 @pytest.mark.parametrize("empty", ["all", "some"])
 def test_empty_curves_give_one_sentence_and_are_left_out_where_others_are_not(results, tmp_path, empty):
     cut = [{**r, "loss": []} if empty == "all" or r["args"]["seed"] == 0 else r for r in results]
-    write_report(cut, tmp_path)
+    report_on(cut, tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
     said = "No run at the largest depth has a loss curve in its record." in page.text
     assert (said, "curves" in figures_of(page)) == (empty == "all", empty == "some")
@@ -319,26 +324,33 @@ def test_empty_curves_give_one_sentence_and_are_left_out_where_others_are_not(re
 def test_a_result_that_lacks_something_is_refused_in_one_sentence(results, tmp_path):
     lacking = {name: value for name, value in results[0].items() if name != "flops"}
     with pytest.raises(UserError, match=r"a result of .* has no flops; remove its line and run the sweep again"):
-        write_report([*results[1:], lacking], tmp_path)
+        report_on([*results[1:], lacking], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_changes_only_with_size_is_not_compared_and_says_so(tmp_path):
+def test_arms_that_were_never_given_the_same_are_not_compared(tmp_path):
     runs = [r for r in sweep() if (r["args"]["placement"], r["args"]["depth"]) in (("pre", 4), ("post", 16))]
-    report = write_report([r for r in runs if r["args"]["norm"] == "rms"], tmp_path)
-    assert report.verdicts == []
-    sentence = (
-        "Nothing was compared: runs that differ in placement differ in depth too, so no two of them have the same"
-    )
-    assert sentence in report.answer
+    report = write_report(runs, tmp_path, Question(compare=("placement",), across=("depth", "norm")))
+    assert report.claims == []
 
 
 def test_the_answer_names_who_fails_everywhere(results, tmp_path):
-    failed = [{**r, "outcome": "stuck"} if (r["args"]["placement"], r["args"]["depth"]) == ("post", 16) else r
+    failed = [{**r, "outcome": "stuck"} if r["args"]["placement"] == "post" else {**r, "outcome": "worked"}
               for r in results]  # fmt: skip
-    answer = write_report(failed, tmp_path).answer
-    for norm in ("rms", "layer"):
-        assert f"; every run of post is stuck at norm {norm}, depth 16 (15 of 15)" in answer
+    answer = report_on(failed, tmp_path).answer
+    assert any(line.startswith("pre fails less often than post, 0 of 24 runs against 24 of 24") for line in answer)
+    assert any(line.startswith("pre against post, loss: withheld: too few runs of both work") for line in answer)
+
+
+def test_no_chart_ranks_dead_runs(results, tmp_path):
+    """Where post-norm fails at every rate it has no bar, whatever its losses; nor has anybody beside it."""
+    failed = [{**r, "outcome": "stuck", "val_loss": 3.3} if r["args"]["placement"] == "post" else r for r in results]
+    report_on(failed, tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
+    assert "sensitivity" not in figures_of(page)
+    assert "At no depth are there two rates at which every run of all arms works." in page.text
+    low = {t["name"]: t["y"] for t in figures_of(page)["stable"]["data"]}
+    assert max(low["post · rms"]) < min(low["pre · rms"])
 
 
 def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(written, results):
@@ -359,24 +371,22 @@ def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(writte
 
 
 def test_a_sweep_without_depth_reports_without_figures_against_it(tmp_path):
-    write_report(sweep(depth=(4,)), tmp_path)
+    report_on(sweep(depth=(4,)), tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
     assert "gradients" not in figures_of(page)
     assert {"losses", "curves", "statistics"} <= figures_of(page).keys()
 
 
-def test_a_single_rate_leaves_out_what_needs_several_and_withholds_every_verdict(tmp_path):
-    report = write_report(sweep(lr=(1e-3,)), tmp_path)
-    assert len(report.verdicts) == 16
-    assert {verdict.sentence for verdict in report.verdicts} == {"withheld: only the rate 0.001 was tried"}
+def test_a_single_rate_leaves_out_what_needs_several_and_withholds_no_verdict_at_that_rate(tmp_path):
+    report = report_on(sweep(lr=(1e-3,)), tmp_path)
+    assert {claim.answer for claim in report.claims} <= {"same", "open"}
     page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
     assert not {"stable", "sensitivity"} & figures_of(page).keys()
 
 
 def test_a_single_seed_withholds_every_verdict_and_says_why(tmp_path):
-    report = write_report(sweep(seed=(0,)), tmp_path)
-    assert len(report.verdicts) == 16
-    assert "withheld: 1 seeds ran, 3 are needed" in {verdict.sentence for verdict in report.verdicts}
+    report = report_on(sweep(seed=(0,)), tmp_path)
+    assert {sentence(claim) for claim in report.claims} == {"withheld: 1 seeds ran, 3 are needed"}
 
 
 def test_widths_are_not_averaged_into_one_curve(tmp_path):
@@ -386,13 +396,15 @@ def test_widths_are_not_averaged_into_one_curve(tmp_path):
         for result in results:
             result["args"]["width"] = width
             result["val_loss"] -= width == 64
-    write_report(runs[32] + runs[64], tmp_path)
+    report_on(runs[32] + runs[64], tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
     figure = go.Figure(figures_of(page)["losses"])
-    means = {t.name: t.y for t in figure.data if t.name}
+    means = {t.name: np.array(t.y, float) for t in figure.data if t.name}
     assert means.keys() == {"pre · width 32", "pre · width 64", "post · width 32", "post · width 64"}
     for placement in ("pre", "post"):
-        assert means[f"{placement} · width 64"] == pytest.approx(np.subtract(means[f"{placement} · width 32"], 1))
+        assert means[f"{placement} · width 64"] == pytest.approx(
+            np.subtract(means[f"{placement} · width 32"], 1), nan_ok=True
+        )
     start = page.rows.index(["arm", "parameters", "tokens", "FLOPs", "seconds a run"])
     assert [cells[0] for cells in page.rows[start + 1 : start + 5]] == list(means)
 
@@ -401,7 +413,7 @@ def test_names_are_text_and_never_markup(tmp_path):
     folder = tmp_path / "a<b>&c"
     folder.mkdir()
     runs = sweep(norm=("<script>alert(1)</script>", "layer"))
-    write_report(runs, folder)
+    report_on(runs, folder)
     page = Page((folder / "report.html").read_text(encoding="utf8"))
     assert page.headings[0] == "a<b>&c" or "".join(page.headings).startswith("a<b>&c")
     assert figures_of(page).keys() >= {"losses"}
@@ -410,7 +422,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 
 def test_an_empty_sweep_is_refused_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="has no result"):
-        write_report([], tmp_path)
+        report_on([], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -421,6 +433,6 @@ def test_markdown_is_that_of_the_file(written):
 def test_writing_again_gives_the_same_bytes(written, results):
     _, folder = written
     before = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    write_report(results, folder)
+    report_on(results, folder)
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
-    assert before.keys() == {"report.html", "report.md", "figure.svg"}
+    assert before.keys() >= {"report.html", "report.md", "figure.svg", "looks.jsonl"}

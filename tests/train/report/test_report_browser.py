@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.train.report.test_report import sweep
-from train.report.report import FIGURES, write_report
+from tests.train.report.test_report import report_on, sweep
+from train.report.report import FIGURES
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -27,7 +27,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    write_report(sweep(), folder)
+    report_on(sweep(), folder)
     return folder / "report.html"
 
 

@@ -248,7 +248,7 @@ def test_a_grid_of_rates_grows_while_a_best_one_lies_on_its_edge(tmp_path, monke
     def run_group(group, corpus, *_):
         trained.extend(cell.key for cell in group.cells)
         return [
-            {"key": cell.key, "place": cell.place, "args": cell.config.settings(), "outcome": "converged",
+            {"key": cell.key, "place": cell.place, "args": cell.config.settings(), "outcome": "worked",
              "val_loss": 2 + math.log10(cell.config.train.lr / best[cell.config.model["placement"]]) ** 2,
              "initial_loss": 6.0, "windows": "", "corpus": {"sha256": corpus.sha256},
              "provenance": {"code": source_digest()}}

@@ -12,6 +12,7 @@ import pytest
 from tests.train.report.test_report import sweep
 from train.errors import UserError
 from train.report.report import write_report
+from train.sweep.kept import answered
 from train.sweep.results import Results, checksum
 
 GROUPS, GROUP = 20, 15
@@ -117,7 +118,7 @@ def test_lines_of_earlier_versions_have_no_checksum_and_are_read(tmp_path):
         (("args", "lr"), None, "its args.lr is None, not a finite number"),
         (("args", "depth"), "deep", "its args.depth is 'deep', not a whole number, 1 or more"),
         (("args", "norm"), ["rms"], "its args is {"),
-        (("outcome",), "won", "its outcome is 'won', not one of diverged, stuck, spiked, converged"),
+        (("outcome",), "won", "its outcome is 'won', not one of diverged, stuck, spiked, slow, worked"),
         (("outcome_step",), 0, "its outcome_step is 0, not a whole number, 1 or more"),
         (("corpus", "bigram_entropy"), None, "its corpus.bigram_entropy is None, not a finite number"),
         (("stats_final", "residual_rms"), 3, "its stats_final is {"),
@@ -187,7 +188,8 @@ def of_values(chance: random.Random, records: list[dict]) -> list[dict]:
 def told(folder) -> str:
     """What a user is told in place of a report, empty where there is one."""
     try:
-        write_report(Results(folder / "results.jsonl").in_order(), folder)
+        question, results = answered(folder)
+        write_report(results, folder, question)
     except UserError as error:
         return str(error)
     return ""

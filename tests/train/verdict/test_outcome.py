@@ -23,10 +23,10 @@ def ended(losses: np.ndarray) -> tuple[str, int]:
     return tuple(classify(losses, initial_loss=LOG_V, unigram_entropy=UNIGRAM))
 
 
-def test_a_run_below_the_unigram_entropy_converged_when_it_got_there():
+def test_a_run_below_the_unigram_entropy_worked_when_it_got_there():
     """2.4 + 3.145 exp(-t / 25) crosses 3.23 at t = 33.3, so the 35th update is the first below."""
     name, step = ended(descent(2.4) + noise(0, 0.01))
-    assert name == "converged"
+    assert name == "worked"
     assert abs(step - 35) <= 3
 
 
@@ -35,9 +35,9 @@ def test_a_run_not_below_the_unigram_entropy_by_the_margin_is_stuck(floor):
     assert ended(descent(floor) + noise(1, 0.02))[0] == "stuck"
 
 
-def test_the_margin_decides_between_stuck_and_converged():
+def test_the_margin_decides_between_stuck_and_worked():
     losses = descent(UNIGRAM - 0.2, rate=15) + noise(2, 0.02)
-    for margin, name in ((0.1, "converged"), (0.3, "stuck")):
+    for margin, name in ((0.1, "worked"), (0.3, "stuck")):
         assert classify(losses, initial_loss=LOG_V, unigram_entropy=UNIGRAM, margin=margin).name == name
 
 
@@ -80,13 +80,13 @@ def test_a_rise_that_recovers_is_a_spike_where_it_began(at):
 def test_one_bad_batch_is_no_spike():
     losses = descent(2.4) + noise(6, 0.03)
     losses[100] += 3.0
-    assert ended(losses)[0] == "converged"
+    assert ended(losses)[0] == "worked"
 
 
 def test_heavy_tailed_noise_is_taken_for_a_spike_in_less_than_one_run_of_a_hundred():
     names = [ended(descent(2.4, rate) + noise(seed, 0.1))[0] for seed in range(400) for rate in (10.0, 40.0)]
     assert names.count("spiked") <= 8
-    assert names.count("spiked") + names.count("converged") == 800
+    assert names.count("spiked") + names.count("worked") == 800
 
 
 def test_what_a_run_ended_as_says_more_than_what_it_went_through():
@@ -100,6 +100,6 @@ def test_what_a_run_ended_as_says_more_than_what_it_went_through():
 
 @pytest.mark.parametrize("count", [1, 2, 9, 29])
 def test_short_runs_have_an_outcome(count):
-    assert ended(np.full(count, 2.0)) == ("converged", 1)
+    assert ended(np.full(count, 2.0)) == ("worked", 1)
     assert ended(np.full(count, 3.4))[0] == "stuck"
     assert ended(np.full(count, 6.0)) == ("diverged", 1)

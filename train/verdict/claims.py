@@ -1,0 +1,456 @@
+"""Claims: what may be said of two arms, or of one as a size grows, from the runs of a sweep and its question.
+
+Effects come first: differences pooled over cells, and how they change with what the question is asked across; single
+cells come last. A cell is one combination of all that is swept but neither compared, tuned nor the seed. All intervals
+of one report hold together, with chance 1 - LEVEL: effects share one half of it, cells the other, each by Bonferroni;
+the corrected p is such that it is below LEVEL exactly where the interval leaves out zero.
+
+An answer is one of three: better, the same (the interval lies within the smallest difference that matters), or not
+separable. A claim is withheld, with its reason, where the comparison would not be fair.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from train.verdict.counts import Count, Shares
+from train.verdict.estimate import LEVEL, Estimate, contrast, pooled
+from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best, chosen, is_usable
+from train.verdict.outcome import FAILED
+from train.verdict.plan import Needed, seeds_needed
+from train.verdict.question import MEASURES, SEED, SIZES, Arm, Question, arms_of, label, pairs_of, place_of, varying
+from train.verdict.runs import Result
+from train.verdict.sequential import FIRST, LATER, Anytime, Spent
+
+FEWEST_SEEDS = 3
+BUDGETS = ("params", "tokens", "flops")
+BUDGET_TOLERANCE = 0.05  # of each: a norm's bias is within it, a wider layer is not
+COURSES = ("largest rate", "usable range", "growth")  # measures of which one arm's course is told too
+ROUNDED = 1e-5  # nats: a record has six digits
+
+
+class Evidence(Protocol):
+    """A number with its intervals and its p, whatever they come from."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def p(self) -> float: ...
+    def interval(self, level: float) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One thing that is said.
+
+    kind: "effect", pooled over cells; "trend", how the effect changes along `axis`; "course", how one arm does; "cell".
+    axis: like "doubling of depth". first, second: the arms, second "" in a course. where: the cells, in words.
+    answer: "better", "same", "open" or "withheld"; of a trend or course, "better" is a change. reason: why it is
+    withheld, or which cells were left out. value, low, high: the difference, first less second, and its simultaneous
+    interval, in the measure's unit. p: corrected. runs: pairs of runs that it rests on. bound: do some of them end on
+    the edge of the grid? rates: what was chosen, by arm. smallest: difference that matters.
+    """
+
+    kind: str
+    measure: str
+    first: str
+    second: str
+    where: str
+    answer: str
+    axis: str = ""
+    reason: str = ""
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    runs: int = 0
+    cells: int = 0
+    needed: Needed | None = None
+    counts: Count | None = None
+    smallest: float = math.nan
+    rates: tuple[str, str] = ("", "")
+    bound: bool = False
+
+
+class Drawn(NamedTuple):
+    """A claim whose answer waits for its level, which depends on how many others are made."""
+
+    claim: Claim
+    evidence: Evidence | None
+    seeds: float = 0.0
+
+
+class _Cell(NamedTuple):
+    """Where two arms meet: values of what is swept, what was read of both, and why they may not be compared."""
+
+    place: tuple
+    first: Readings
+    second: Readings
+    reason: str
+    rates: tuple[str, str]
+
+
+def claims(results: Sequence[Result], question: Question, *, looks: int = 0) -> list[Claim]:
+    """All that may be said, effects first. looks: how often the question was looked at before, with fewer seeds."""
+    return _levelled(draw(results, question, looks=looks), looks)
+
+
+def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> list[Drawn]:
+    """The evidence of every claim, before it is known how many there are."""
+    settings = [r["args"] for r in results]
+    each_rate = question.at == "each rate"
+    tune = () if each_rate else question.tune
+    left = [name for name in varying(settings) if name not in (*question.compare, *tune, SEED)]
+    rivals, arms = _rivals(settings, question), arms_of(settings, question)
+    drawn: list[Drawn] = []
+    for measure in _asked(results, question):
+        places = [name for name in left if name != MEASURES[measure].over]
+        runs = {arm.name: _runs_of(arm, results, places) for arm in arms}
+        for each in rivals:
+            cells = [
+                cell._replace(place=(*where, *cell.place))
+                for where, a, b in each.pairs
+                for cell in _meet(measure, question, tune, runs[a.name], runs[b.name])
+            ]
+            drawn += _about_two(measure, question, [*each.shared, *places], each, cells, looks)
+        if measure in COURSES:
+            for arm in arms:
+                drawn += _about_one(measure, question, tune, places, arm, runs[arm.name], looks)
+    return drawn
+
+
+class _Rivals(NamedTuple):
+    """Two values of what is compared, by name, and the pairs of arms that differ in them alone.
+
+    shared: names of the compared settings that a pair shares; each pair comes with their values.
+    """
+
+    first: str
+    second: str
+    shared: tuple[str, ...]
+    pairs: list[tuple[tuple, Arm, Arm]]
+
+
+def _rivals(settings: Sequence[Mapping[str, Any]], question: Question) -> list[_Rivals]:
+    """Pairs of arms that differ in the same way are one effect: pre against post, with RMSNorm and with LayerNorm."""
+    found: dict[tuple, _Rivals] = {}
+    for a, b in pairs_of(settings, question):
+        apart = [(name, one, dict(b.settings)[name]) for name, one in a.settings if one != dict(b.settings)[name]]
+        shared = {name: value for name, value in a.settings if name not in {name for name, _, _ in apart}}
+        alone = len(apart) > 1 or not shared or question.versus is not None
+        key = (a.name, b.name) if alone else tuple(apart)
+        if key not in found:
+            (name, one, other) = apart[0]
+            names = (a.name, b.name) if alone else (label(name, one), label(name, other))
+            found[key] = _Rivals(*names, () if alone else tuple(shared), [])
+        found[key].pairs.append((() if alone else tuple(shared.values()), a, b))
+    order = {name: place for place, name in enumerate(question.compare)}
+    return [found[key] for key in sorted(found, key=lambda key: order.get(key[0][0], -1))]
+
+
+def _asked(results: Sequence[Result], question: Question) -> list[str]:
+    """The measures of a question: beside a loss, how often arms fail, where some do where they are best."""
+    measures = list(question.measure)
+    failing = any(r["outcome"] in FAILED for r in results)
+    if "loss" in measures and "failure" not in measures and failing:
+        measures.insert(measures.index("loss"), "failure")
+    return measures
+
+
+def _runs_of(arm: Arm, results: Sequence[Result], places: Sequence[str]) -> dict[tuple, list[Result]]:
+    runs: dict[tuple, list[Result]] = {}
+    for r in results:
+        if arm.has(r["args"]):
+            runs.setdefault(place_of(r["args"], places), []).append(r)
+    return runs
+
+
+def _meet(
+    measure: str,
+    question: Question,
+    tune: Sequence[str],
+    first: Mapping[tuple, list[Result]],
+    second: Mapping[tuple, list[Result]],
+) -> list[_Cell]:
+    """The cells that both arms have runs in."""
+    cells = []
+    for place in first:
+        if place not in second:
+            continue
+        a, b = first[place], second[place]
+        judges = [*a, *b] if question.at == "the same rate" else None
+        sides = [Side(runs, rivals, at_best(runs, tune, judges=judges)) for runs, rivals in ((a, b), (b, a))]
+        readings = [FUNCTIONS[measure](side) for side in sides]
+        reason = _reason(measure, question, tune, sides)
+        common = readings[0].keys() & readings[1].keys()
+        if not reason and len(common) < 2:
+            reason = "too few runs of both work" if measure in ("loss", "growth") else "nothing is measured of both"
+        told_a, told_b = ({seed: each[seed] for seed in sorted(common)} for each in readings)
+        cells.append(_Cell(place, told_a, told_b, reason, (_rates_of(a, tune), _rates_of(b, tune))))
+    return cells
+
+
+def _rates_of(runs: Sequence[Result], tune: Sequence[str]) -> str:
+    """What is best for an arm in a cell, by all its seeds."""
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in chosen(runs, tune))
+
+
+def _reason(measure: str, question: Question, tune: Sequence[str], sides: Sequence[Side]) -> str:
+    """Why two arms may not be compared in a cell; empty where they may."""
+    grids = [{tuple(r["args"].get(name) for name in tune) for r in side.runs} for side in sides]
+    if grids[0] != grids[1]:
+        return f"the arms were given different grids of {', '.join(tune)}"
+    seeds = [{r["args"]["seed"] for r in side.runs} for side in sides]
+    if len(seeds[0] & seeds[1]) < FEWEST_SEEDS:
+        return f"{len(seeds[0] & seeds[1])} seeds ran, {FEWEST_SEEDS} are needed"
+    if question.match is None and not set(question.compare) & set(SIZES):
+        for budget in BUDGETS:
+            first, second = (side.runs[0][budget] for side in sides)
+            if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
+                return f"the budgets differ: {first:g} and {second:g} {budget}"
+    if measure not in ("loss", "growth") or question.at != "best rate":
+        return ""
+    if not any(is_usable(list(side.best.values())) for side in sides):
+        return "no run of either works"
+    if tune and len(grids[0]) < 2:
+        return "only one rate was tried"
+    for side in sides:
+        if not is_usable(list(side.best.values())):
+            continue  # no rate is best where none works: that it fails is another claim
+        if 2 * sum(r["outcome"] == "slow" for r in side.best.values()) > len(side.best):
+            return "the best runs of an arm are still slow: give them more steps"
+        for axis, name in enumerate(tune):
+            values = sorted({rates[axis] for rates in grids[0]})
+            best = chosen(side.runs, tune)[axis]
+            if len(values) > 1 and name == "lr" and best in (values[0], values[-1]):
+                return f"a best rate, {best:g}, lies on the edge of the grid"
+    return ""
+
+
+def _about_two(
+    measure: str, question: Question, places: Sequence[str], rivals: _Rivals, cells: Sequence[_Cell], looks: int
+) -> Iterator[Drawn]:
+    """The effect, its trends, and each cell."""
+    fair = [cell for cell in cells if not cell.reason]
+    left_out = _left_out([cell for cell in cells if cell.reason], places)
+    smallest = smallest_of(measure, question)
+    empty = Claim(
+        kind="effect",
+        measure=measure,
+        first=rivals.first,
+        second=rivals.second,
+        where="",
+        answer="open",
+        smallest=smallest,
+    )
+    if not fair:
+        reason = Counter(cell.reason for cell in cells).most_common(1)
+        said = reason[0][0] if reason else "the arms were never given the same"
+        yield Drawn(replace(empty, answer="withheld", reason=said, cells=len(cells), rates=_rates(cells)), None)
+        return
+    where = _where([cell.place for cell in fair], places)
+    whole = replace(empty, where=where, reason=left_out, rates=_rates(fair))
+    yield _drawn(whole, fair, pooled(len(fair)), looks)
+    if measure != "failure":
+        for axis, weights in _axes(fair, places):
+            yield _drawn(replace(whole, kind="trend", axis=axis), fair, weights, looks)
+    if len(cells) > 1:
+        for cell in cells:
+            alone = replace(empty, kind="cell", where=_where([cell.place], places), rates=cell.rates)
+            if cell.reason:
+                yield Drawn(replace(alone, answer="withheld", reason=cell.reason), None)
+            else:
+                yield _drawn(alone, [cell], np.ones(1), looks)
+
+
+def _about_one(
+    measure: str,
+    question: Question,
+    tune: Sequence[str],
+    places: Sequence[str],
+    arm: Arm,
+    runs: Mapping[tuple, list[Result]],
+    looks: int,
+) -> Iterator[Drawn]:
+    """How the measure of one arm changes along each axis."""
+    cells = []
+    for place, own in runs.items():
+        readings = FUNCTIONS[measure](Side(own, own, at_best(own, tune)))
+        if len(readings) >= 2:
+            nothing = {seed: _zero(reading) for seed, reading in readings.items()}
+            cells.append(_Cell(place, readings, nothing, "", ("", "")))
+    empty = Claim(
+        kind="course", measure=measure, first=arm.name, second="", where=_where([c.place for c in cells], places),
+        answer="open", smallest=smallest_of(measure, question),
+    )  # fmt: skip
+    for axis, weights in _axes(cells, places):
+        yield _drawn(replace(empty, axis=axis), cells, weights, looks)
+
+
+def _zero(reading: Reading) -> Reading:
+    return Reading(0.0, None if reading.windows is None else np.zeros_like(reading.windows))
+
+
+def _drawn(claim: Claim, cells: Sequence[_Cell], weights: np.ndarray, looks: int) -> Drawn:
+    """A claim with its evidence: a contrast of these cells."""
+    used = [(cell, weight) for cell, weight in zip(cells, weights, strict=True) if weight != 0]
+    runs = sum(len(cell.first) for cell, _ in used)
+    claim = replace(
+        claim,
+        runs=runs,
+        cells=len(used),
+        bound=any(r.bound for cell, _ in used for side in (cell.first, cell.second) for r in side.values()),
+    )
+    if claim.measure == "failure":
+        counts = tuple(Count(*(n for side in (c.first, c.second) for n in _happened(side))) for c, _ in used)
+        shares = Shares(counts)
+        evidence: Evidence = Spent(shares, looks) if looks else shares
+        return Drawn(replace(claim, counts=shares.totals), evidence)
+    estimate = _contrast(claim, used)
+    return Drawn(claim, Anytime(estimate) if looks else estimate, runs / len(used))
+
+
+def _happened(readings: Readings) -> tuple[int, int]:
+    return int(sum(r.value for r in readings.values())), len(readings)
+
+
+def _contrast(claim: Claim, used: Sequence[tuple[_Cell, float]]) -> Estimate:
+    most = max(len(cell.first) for cell, _ in used)
+    d_CN = np.full((len(used), most), np.nan)
+    seeds_CN = np.full((len(used), most), -1)
+    windows: list[np.ndarray] = []
+    for row, (cell, _) in enumerate(used):
+        for column, seed in enumerate(cell.first):
+            a, b = cell.first[seed], cell.second[seed]
+            d_CN[row, column], seeds_CN[row, column] = a.value - b.value, seed
+            if a.windows is not None and b.windows is not None:
+                windows.append(a.windows - b.windows)
+    windows_CNW = None
+    if len(windows) == np.isfinite(d_CN).sum() and len({w.size for w in windows}) == 1:
+        windows_CNW = np.zeros((*d_CN.shape, windows[0].size))
+        windows_CNW[np.isfinite(d_CN)] = windows
+    return contrast(
+        d_CN,
+        [weight for _, weight in used],
+        seeds_CN=seeds_CN,
+        windows_CNW=windows_CNW,
+        resolution=_resolution(claim, used),
+    )
+
+
+def _resolution(claim: Claim, used: Sequence[tuple[_Cell, float]]) -> float:
+    """The standard deviation of what rounding does to a difference: to a rung of the grid, or to the last digit."""
+    values = sorted({r.value for cell, _ in used for side in (cell.first, cell.second) for r in side.values()})
+    if MEASURES[claim.measure].unit != "octaves" or len(values) < 2:
+        return ROUNDED
+    rung = min(second - first for first, second in itertools.pairwise(values))
+    return rung * math.sqrt((1 if claim.kind == "course" else 2) / 12)
+
+
+def _axes(cells: Sequence[_Cell], places: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Along what the cells vary, in words, and the weights of how a difference changes along it, all else equal."""
+    for i, name in enumerate(places):
+        groups: dict[tuple, list[int]] = {}
+        for c, cell in enumerate(cells):
+            groups.setdefault(tuple(value for j, value in enumerate(cell.place) if j != i), []).append(c)
+        values = list(dict.fromkeys(cell.place[i] for cell in cells))
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if len(values) < 2:
+            continue
+        if numbers and min(values) > 0:
+            axis, at = f"doubling of {name}", {value: math.log2(value) for value in values}
+        elif len(values) == 2 or numbers:
+            ordered = sorted(values) if numbers else values
+            axis, at = f"{name} from {ordered[0]} to {ordered[-1]}", {ordered[0]: 0.0, ordered[-1]: 1.0}
+        else:
+            continue
+        weights = np.zeros(len(cells))
+        for members in groups.values():
+            inside = [c for c in members if cells[c].place[i] in at]
+            positions = np.array([at[cells[c].place[i]] for c in inside])
+            if len(set(positions)) > 1:
+                weights[inside] = positions - positions.mean()
+        total = float(np.sum(weights**2))
+        if total > 0:
+            yield axis, weights / total
+
+
+def smallest_of(measure: str, question: Question) -> float:
+    """The smallest difference that matters, in the unit of the measure."""
+    own = SMALLEST.get(measure)
+    return question.smallest if own is None else own
+
+
+SMALLEST = {  # beside losses, for which the question says it
+    "failure": 0.1,
+    "largest rate": 0.5,
+    "usable range": 0.5,
+    "depth reach": 0.5,
+    "growth": 0.1,
+    "seconds": math.log2(1.05),
+    "bytes": math.log2(1.05),
+}
+
+
+def _levelled(drawn: Sequence[Drawn], looks: int) -> list[Claim]:
+    """Each claim with its answer. Effects and cells have one half of LEVEL each, in equal parts."""
+    cells = [each for each in drawn if each.claim.kind == "cell" and each.evidence is not None]
+    effects = [each for each in drawn if each.claim.kind != "cell" and each.evidence is not None]
+    families = 2 if cells and effects else 1
+    whole = LEVEL * (LATER if looks else FIRST) / families
+    said = []
+    for each in drawn:
+        if each.evidence is None:
+            said.append(each.claim)
+            continue
+        family = cells if each.claim.kind == "cell" else effects
+        said.append(_answered(each, whole / len(family)))
+    return sorted(said, key=lambda claim: claim.kind == "cell")
+
+
+def _answered(drawn: Drawn, level: float) -> Claim:
+    claim, evidence = drawn.claim, drawn.evidence
+    assert evidence is not None
+    low, high = evidence.interval(level)
+    if max(-low, high) <= claim.smallest:
+        answer = "same"
+    elif low > 0 or high < 0:
+        answer = "better"
+    else:
+        answer = "open"
+    estimate = evidence.estimate if isinstance(evidence, Anytime) else evidence
+    needed = None
+    if answer == "open" and isinstance(estimate, Estimate) and drawn.seeds > 1:
+        needed = seeds_needed(estimate, drawn.seeds, claim.smallest, level)
+    p = min(1.0, evidence.p * LEVEL / level)
+    return replace(claim, answer=answer, value=evidence.value, low=low, high=high, p=p, needed=needed)
+
+
+def _rates(cells: Sequence[_Cell]) -> tuple[str, str]:
+    first, second = (", ".join(dict.fromkeys(cell.rates[i] for cell in cells)) for i in (0, 1))
+    return first, second
+
+
+def _where(places: Sequence[tuple], names: Sequence[str]) -> str:
+    """Cells in words: "depth 2, 4, 8; norm rms"."""
+    if not places:
+        return ""
+    values = (", ".join(map(_said, dict.fromkeys(column))) for column in zip(*places, strict=True))
+    return "; ".join(f"{name} {told}" for name, told in zip(names, values, strict=True))
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None or value == "" else str(value)
+
+
+def _left_out(cells: Sequence[_Cell], names: Sequence[str]) -> str:
+    """Why cells are not pooled, in words; empty where all are."""
+    reasons: dict[str, list[tuple]] = {}
+    for cell in cells:
+        reasons.setdefault(cell.reason, []).append(cell.place)
+    return "; ".join(f"without {_where(places, names)}: {reason}" for reason, places in reasons.items())

@@ -1,0 +1,133 @@
+"""How large a difference is, and how sure that is: contrasts of cells with their error, and intervals.
+
+A difference is one number a block, the runs of one seed in one cell. A contrast weighs the cells: equal weights are an
+effect pooled over them, weights that sum to zero say how the difference changes from cell to cell.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
+
+LEVEL = 0.05  # the chance that any interval of a family misses what is true
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error, with degrees of freedom. text: the variance that the windows of text add to it,
+    of which there are many: more seeds do not lessen it."""
+
+    value: float
+    error: float
+    dof: float
+    text: float = 0.0
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """What it may be, wrong with chance `level`: Student's t, and the normal distribution for the text.
+
+        The two are not one t of some dof between: few seeds may agree by chance, and the text says nothing of that.
+        """
+        half = self._half(level)
+        return self.value - half, self.value + half
+
+    @property
+    def p(self) -> float:
+        """The level whose interval just reaches zero: of a difference as large where there is none; two-sided."""
+        if self._half(_SMALLEST) < abs(self.value):
+            return _SMALLEST
+        if self.value == 0:
+            return 1.0
+        return float(brentq(lambda level: self._half(level) - abs(self.value), _SMALLEST, 1.0, xtol=1e-15))
+
+    def _half(self, level: float) -> float:
+        seeds = float(stdtrit(self.dof, 1 - level / 2)) * self.error
+        return math.hypot(seeds, float(ndtri(1 - level / 2)) * math.sqrt(self.text))
+
+
+_SMALLEST = 1e-12
+
+
+def contrast(
+    differences_CN: np.ndarray,
+    weights_C: Sequence[float],
+    *,
+    seeds_CN: np.ndarray | None = None,
+    windows_CNW: np.ndarray | None = None,
+    resolution: float = 0.0,
+) -> Estimate:
+    """sum_c weight_c * mean_n difference_cn, with an error by seeds and, where they are known, by windows of text.
+
+    differences_CN: NaN where a block is missing; a cell needs two. seeds_CN: which seed a block is of: blocks of one
+    seed are one cluster, in however many cells it stands, since they began alike. None: every column is one seed.
+    windows_CNW: the same differences on each window of the held-out text; the same windows stand in every block, and
+    the error is that of another text as well as of other seeds. resolution: the standard deviation that rounding gives
+    one difference: runs that agree to the last rung of a grid are not without error.
+
+    The error is cluster-robust with the CR2 correction, its degrees of freedom Satterthwaite's; for one cell it is that
+    of Student's paired t. Bell & McCaffrey 2002; seeds and windows are crossed, and their variances add (Owen 2007).
+    Raises ValueError for a cell with fewer than two differences.
+    """
+    known_CN = np.isfinite(differences_CN)
+    counts_C = known_CN.sum(axis=1)
+    if counts_C.min(initial=2) < 2:
+        raise ValueError(f"a cell needs 2 differences or more, one has {counts_C.min()}")
+    w_C1 = np.asarray(weights_C, float)[:, None]
+    n_C1 = counts_C[:, None]
+    d_CN = np.where(known_CN, differences_CN, 0.0)
+    means_C1 = d_CN.sum(axis=1, keepdims=True) / n_C1
+    residuals_CN = np.where(known_CN, d_CN - means_C1, 0.0)
+    share_CN = known_CN * w_C1 / np.sqrt(n_C1 * (n_C1 - 1))
+    cluster_CN = np.broadcast_to(np.arange(d_CN.shape[1]), d_CN.shape) if seeds_CN is None else seeds_CN
+    _, cluster_CN = np.unique(cluster_CN, return_inverse=True)
+    cluster_CN = cluster_CN.reshape(d_CN.shape)
+    scores = np.bincount(cluster_CN.ravel(), (share_CN * residuals_CN).ravel())
+    by_seed = float(np.sum(scores**2))
+    spread_C = np.maximum((residuals_CN**2).sum(axis=1) / (counts_C - 1), resolution**2)
+    floor = resolution**2 * float(np.sum(w_C1[:, 0] ** 2 / counts_C))
+    by_seed, dof = max(by_seed, floor), _dof(share_CN, known_CN, cluster_CN, spread_C)
+    value = float(np.sum(w_C1 * means_C1))
+    if windows_CNW is None:
+        return Estimate(value, math.sqrt(by_seed), dof)
+    return Estimate(
+        value, math.sqrt(by_seed), dof, _by_window(windows_CNW, known_CN, w_C1 / n_C1, share_CN, cluster_CN)
+    )
+
+
+def _dof(share_CN: np.ndarray, known_CN: np.ndarray, cluster_CN: np.ndarray, spread_C: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of the sum of squared scores, for independent differences of these variances.
+
+    The scores are linear in the differences: with B their covariance, 2 E^2 / Var = tr(B)^2 / tr(B^2).
+    """
+    cells, columns = np.nonzero(known_CN)
+    n_C = known_CN.sum(axis=1)
+    clusters = int(cluster_CN.max()) + 1
+    share_SC = np.zeros((clusters, len(known_CN)))
+    np.add.at(share_SC, (cluster_CN[cells, columns], cells), share_CN[cells, columns])
+    # Covariance of scores: residuals of a cell are its differences less their mean.
+    own_S = (share_SC**2 * spread_C).sum(axis=1)
+    covariance_SS = np.diag(own_S) - (share_SC * (spread_C / n_C)) @ share_SC.T
+    trace = np.trace(covariance_SS)
+    square = float(np.sum(covariance_SS**2))
+    return float(trace**2 / square) if square > 0 else float(max(1, clusters - len(known_CN)))
+
+
+def _by_window(
+    windows_CNW: np.ndarray, known_CN: np.ndarray, mean_C1: np.ndarray, share_CN: np.ndarray, cluster_CN: np.ndarray
+) -> float:
+    """The variance that the choice of windows gives, beyond what the spread of seeds holds already."""
+    w_CNW = np.where(known_CN[..., None], windows_CNW, 0.0)
+    total_W = np.einsum("cn,cnw->w", known_CN * mean_C1, w_CNW)
+    count = len(total_W)
+    means_C1W = w_CNW.sum(axis=1, keepdims=True) / known_CN.sum(axis=1)[:, None, None]
+    scores_SW = np.zeros((int(cluster_CN.max()) + 1, count))
+    np.add.at(scores_SW, cluster_CN, share_CN[..., None] * (w_CNW - means_C1W))
+    beside = float(np.var(total_W, ddof=1)) / count
+    within = float(np.sum(np.var(scores_SW, axis=1, ddof=1))) / count
+    return max(beside - within, 0.0)
+
+
+def pooled(cells: int) -> np.ndarray:
+    """Weights of the mean over cells."""
+    return np.full(cells, 1 / cells)

@@ -1,0 +1,202 @@
+"""What is measured of an arm: one number for each seed of a cell, so that every measure has the same statistics.
+
+A rate is chosen for a seed by the other seeds and judged by this one: the best of several noisy numbers looks better
+than it is, so no run is judged where it chose. What is chosen is the rate of the least mean loss of the runs that are
+alive, among those at which at least half of the seeds are; whether a run works and how good what works is are two
+measures, and no mean is over dead runs. A new measure is a function of a side, and a line in FUNCTIONS and MEASURES.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from train.verdict.outcome import FAILED, WORKED
+from train.verdict.runs import Result, by, loss_of, windows_of
+
+Rates = tuple  # values of the tuned settings
+
+
+class Reading(NamedTuple):
+    """What one seed says: the number, and its parts by window of the held-out text where it has them.
+
+    bound: does the grid end there, so that the true number lies beyond?
+    """
+
+    value: float
+    windows: np.ndarray | None = None
+    bound: bool = False
+
+
+class Side(NamedTuple):
+    """An arm in one cell: all its runs, those of its rival there, and the run of each seed at the chosen rates."""
+
+    runs: Sequence[Result]
+    rivals: Sequence[Result]
+    best: Mapping[int, Result]
+
+
+Readings = Mapping[int, Reading]
+
+
+def chosen(runs: Sequence[Result], tune: Sequence[str], *, without: int | None = None) -> Rates:
+    """The values of the tuned settings that are best by all seeds but one."""
+    groups = by(runs, *tune)
+    others = {rates: [r for r in group if r["args"]["seed"] != without] for rates, group in groups.items()}
+    judged = {rates: group for rates, group in others.items() if group} or groups
+    usable = {rates: alive(group) for rates, group in judged.items() if is_usable(group)}
+    if usable:
+        return min(usable, key=lambda rates: float(np.mean([loss_of(r) for r in usable[rates]])))
+    return min(judged, key=lambda rates: (-len(alive(judged[rates])), np.mean([loss_of(r) for r in judged[rates]])))
+
+
+def alive(runs: Sequence[Result]) -> list[Result]:
+    """Those that neither stuck nor diverged: slow ones too, whose loss is a loss."""
+    return [r for r in runs if r["outcome"] not in FAILED]
+
+
+def is_usable(runs: Sequence[Result]) -> bool:
+    """Is at least half of them alive?"""
+    return 2 * len(alive(runs)) >= len(runs) > 0
+
+
+def at_best(
+    runs: Sequence[Result], tune: Sequence[str], *, judges: Sequence[Result] | None = None
+) -> dict[int, Result]:
+    """The run of each seed at the rates that the other seeds choose; a seed that has none there is left out.
+
+    judges: the runs that choose, where they are not these alone: those of both arms choose one rate for both.
+    """
+    judges = runs if judges is None else judges
+    places = {(r["args"]["seed"], *(r["args"].get(name) for name in tune)): r for r in runs}
+    seeds = sorted({r["args"]["seed"] for r in runs})
+    picked = {seed: places.get((seed, *chosen(judges, tune, without=seed))) for seed in seeds}
+    return {seed: run for seed, run in picked.items() if run is not None}
+
+
+def loss(side: Side) -> Readings:
+    """Validation loss of what works."""
+    return {seed: Reading(loss_of(r), windows_of(r)) for seed, r in side.best.items() if r["outcome"] not in FAILED}
+
+
+def failure(side: Side) -> Readings:
+    """1 where the run failed; a slow one says neither."""
+    return {seed: Reading(float(r["outcome"] in FAILED)) for seed, r in side.best.items() if r["outcome"] != "slow"}
+
+
+def largest_rate(side: Side) -> Readings:
+    """log2 of the largest rate that a seed works up to, from the best rate on; one rung below the grid if none."""
+    return {seed: Reading(range_.high, bound=range_.open_high) for seed, range_ in _ranges(side.runs).items()}
+
+
+def usable_range(side: Side) -> Readings:
+    """Octaves from the smallest rate that is not slow to the largest that works, for each seed."""
+    return {
+        seed: Reading(range_.high - range_.low, bound=range_.open_low or range_.open_high)
+        for seed, range_ in _ranges(side.runs).items()
+    }
+
+
+class _Range(NamedTuple):
+    """The usable rates of a seed, log2; an end on the edge of the grid is open. Nothing usable: high is below low."""
+
+    low: float
+    high: float
+    open_low: bool
+    open_high: bool
+
+
+def _ranges(runs: Sequence[Result]) -> dict[int, _Range]:
+    grid = sorted({r["args"]["lr"] for r in runs})
+    rung = math.log2(grid[1] / grid[0]) if len(grid) > 1 else 1.0
+    best = chosen(runs, ("lr",))[0]
+    outcomes: dict[int, dict[float, str]] = {}
+    for r in runs:
+        outcomes.setdefault(r["args"]["seed"], {})[r["args"]["lr"]] = r["outcome"]
+    return {seed: _range(told, best, rung) for seed, told in outcomes.items()}
+
+
+def _range(outcomes: Mapping[float, str], best: float, rung: float) -> _Range:
+    """Around the best rate, or what works below it."""
+    rates = sorted(outcomes)
+    begin = [i for i, rate in enumerate(rates) if rate <= best * 1.0001 and outcomes[rate] not in FAILED]
+    if not begin:
+        return _Range(math.log2(rates[0]), math.log2(rates[0]) - rung, False, True)
+    low = high = begin[-1]
+    while high + 1 < len(rates) and outcomes[rates[high + 1]] not in FAILED:
+        high += 1
+    while low > 0 and outcomes[rates[low - 1]] in WORKED:
+        low -= 1
+    return _Range(math.log2(rates[low]), math.log2(rates[high]), low == 0, high == len(rates) - 1)
+
+
+def sensitivity(side: Side) -> Readings:
+    """Mean loss over the rates at which every run of both arms works, less that at the best one, for each seed.
+
+    Wortsman et al. 2023, section 2.2.
+    """
+    mine, theirs = by(side.runs, "lr"), by(side.rivals, "lr")
+    shared = [rate for rate in mine if rate in theirs and not _any_failed([*mine[rate], *theirs[rate]])]
+    readings = {}
+    for seed, run in side.best.items():
+        losses = [loss_of(r) for rate in shared for r in mine[rate] if r["args"]["seed"] == seed]
+        if len(losses) == len(shared) > 1 and run["outcome"] not in FAILED:
+            readings[seed] = Reading(float(np.mean(losses)) - loss_of(run))
+    return readings
+
+
+def _any_failed(runs: Sequence[Result]) -> bool:
+    return any(r["outcome"] in FAILED for r in runs)
+
+
+def depth_reach(side: Side) -> Readings:
+    """log2 of the largest depth up to which a seed works at the rate that is best for the shallowest.
+
+    Half of the shallowest where it fails there; one rate for all depths, chosen by all seeds.
+    """
+    depths = sorted({r["args"]["depth"] for r in side.runs})
+    rate = chosen([r for r in side.runs if r["args"]["depth"] == depths[0]], ("lr",))[0]
+    picked = [r for r in side.runs if r["args"]["lr"] == rate]
+    readings = {}
+    for seed in sorted({r["args"]["seed"] for r in picked}):
+        outcomes = {r["args"]["depth"]: r["outcome"] for r in picked if r["args"]["seed"] == seed}
+        failed = (i for i, depth in enumerate(depths) if outcomes.get(depth, FAILED[0]) in FAILED)
+        reach = next(failed, len(depths))
+        value = math.log2(depths[reach - 1]) if reach else math.log2(depths[0]) - 1
+        readings[seed] = Reading(value, bound=reach in (0, len(depths)))
+    return readings
+
+
+def growth(side: Side) -> Readings:
+    """The exponent of the residual stream's RMS over the blocks, at the end of training: RMS ~ block^exponent."""
+    readings = {}
+    for seed, run in side.best.items():
+        rms = np.array([math.nan if v is None else v for v in run["stats_final"].get("residual_rms", [])], float)
+        if run["outcome"] not in FAILED and len(rms) > 2 and np.all(rms > 0):
+            blocks = np.log(np.arange(1, len(rms) + 1))
+            readings[seed] = Reading(float(np.polyfit(blocks, np.log(rms), 1)[0]))
+    return readings
+
+
+def seconds(side: Side) -> Readings:
+    """log2 of the seconds of a step."""
+    return {s: Reading(math.log2(r["seconds_a_step"])) for s, r in side.best.items() if r.get("seconds_a_step")}
+
+
+def cache_bytes(side: Side) -> Readings:
+    """log2 of the bytes that a token adds to the cache: the structure's, the same for every seed."""
+    return {s: Reading(math.log2(r["cache_bytes"])) for s, r in side.best.items() if r.get("cache_bytes")}
+
+
+FUNCTIONS: dict[str, Callable[[Side], Readings]] = {
+    "loss": loss,
+    "failure": failure,
+    "largest rate": largest_rate,
+    "usable range": usable_range,
+    "lr sensitivity": sensitivity,
+    "depth reach": depth_reach,
+    "growth": growth,
+    "seconds": seconds,
+    "bytes": cache_bytes,
+}

@@ -1,0 +1,97 @@
+"""Looking again and again: evidence that stays valid whenever one looks and however one decides to go on.
+
+The differences of the seeds x_1, x_2, … come one after another. Their effect size (mean over standard deviation) is
+given a normal prior of variance PRIOR, their scale none at all (the right Haar measure); the likelihood ratio of the t
+statistic against mean zero is then a nonnegative martingale of mean 1 where the mean is zero, whatever the scale. It
+exceeds 1 / level at any time with chance `level` at most (Ville 1939). Lai 1976; Wang & Ramdas 2023, "Anytime-valid
+t-tests and confidence sequences for Gaussian means with unknown variance", section 4.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from train.verdict.counts import Shares
+from train.verdict.estimate import LEVEL, Estimate
+
+FIRST, LATER = 0.9, 0.1  # shares of a level: for the first look, and kept for all that may come after it
+PRIOR = 4.0  # variance of the effect size before anything is seen: effects that matter are a few spreads large here
+
+
+def e_value(differences: Sequence[float] | np.ndarray) -> float:
+    """Evidence against mean zero: 1 on average where it is zero, at any time; 20 is a claim at 5 %.
+
+    Of fewer than two differences it is 1, and where all are equal and not zero it is infinite.
+    """
+    x = np.asarray(differences, float)
+    n = len(x)
+    if n < 2:
+        return 1.0
+    spread = float(np.var(x, ddof=1))
+    if spread == 0:
+        return 1.0 if x[0] == 0 else math.inf
+    t2 = n * float(np.mean(x)) ** 2 / spread
+    return math.exp(_log_e(t2, n))
+
+
+def _log_e(t2: float, n: int) -> float:
+    ratio = 1 + n * PRIOR
+    return -math.log(ratio) / 2 + n / 2 * (math.log1p(t2 / (n - 1)) - math.log1p(t2 / ((n - 1) * ratio)))
+
+
+class Anytime(NamedTuple):
+    """An estimate that may be looked at after each seed: its interval is a confidence sequence.
+
+    All intervals together, one after each seed, miss the true number with chance `level` at most, and p falls below
+    `level` with that chance where the true number is zero. Seeds are dof + 1: what the error is as good as.
+    """
+
+    estimate: Estimate
+
+    @property
+    def value(self) -> float:
+        return self.estimate.value
+
+    @property
+    def seeds(self) -> int:
+        return max(2, int(self.estimate.dof + 1 + 1e-9))
+
+    @property
+    def p(self) -> float:
+        """1 / e-value, at most 1."""
+        if self.estimate.error == 0:
+            return float(self.value == 0)
+        return min(1.0, math.exp(-_log_e((self.value / self.estimate.error) ** 2, self.seeds)))
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """All numbers whose e-value is below 1 / level; infinite while seeds are too few."""
+        n, ratio = self.seeds, 1 + self.seeds * PRIOR
+        bound = (math.sqrt(ratio) / level) ** (2 / n)
+        if bound >= ratio:
+            return -math.inf, math.inf
+        half = self.estimate.error * math.sqrt((n - 1) * (bound - 1) / (1 - bound / ratio))
+        return self.value - half, self.value + half
+
+
+class Spent(NamedTuple):
+    """Shares that were looked at before: the k-th look is at level / (k (k + 1)), which sums to `level` over all k."""
+
+    shares: Shares
+    looks: int
+
+    @property
+    def value(self) -> float:
+        return self.shares.value
+
+    @property
+    def p(self) -> float:
+        return min(1.0, self.shares.p * self._times)
+
+    @property
+    def _times(self) -> int:
+        return (self.looks + 1) * (self.looks + 2)
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        return self.shares.interval(level / self._times)
