@@ -148,11 +148,13 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     swept = small(tmp_path, "[grid.product]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n")
     call(cli.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
     call(cli.report, tmp_path / "sweeps" / "small")
+    call(cli.replay, tmp_path / "sweeps" / "small", settings=("lr=1e-3", "seed=0"))
     assert set(said) == commands("train", capsys)
     assert "at step 2 of 2: validation loss" in said["run"]
     assert said["sample"].startswith("ab")
     assert "0 met, 21 refused" in said["combine"]
     assert said["report"] in said["ablate"]
+    assert "what grew most since the step before" in said["replay"]
 
 
 def test_each_command_of_the_library_works_once(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The commands run, ablate, report, sample, probe, combine, reproduce and ladder."""
+"""The commands run, ablate, report, sample, probe, replay, combine, reproduce and ladder."""
 
 import codecs
 import contextlib
@@ -60,6 +60,7 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
             return INTERRUPTED
         case "non-finite":
             print(f"the loss is not a number at step {result.step}; lower lr or lengthen warmup")
+            print(f"{result.cause}\nlook again: python -m train replay {result.case}")
             return 1
         case _ if continues(resolved.spec()):
             print(f"sample from it: python -m train sample {folder} --prompt 'ROMEO:'")
@@ -182,6 +183,41 @@ def probe(
 
     print(table(ask(folders, length=length, size=size, count=count)))
     return 0
+
+
+@app.command
+def replay(
+    folder: Annotated[Positional[Path], arg(help="a case, like runs/NAME/forensics/step_37, or a sweep's folder")],
+    cell: Annotated[str, arg(help="the key of a run of the sweep, or how it begins")] = "",
+    settings: Settings = (),
+) -> int:
+    """Look again at the step that broke a run, array by array; or make a run of a sweep again and look at its end.
+
+    Of a sweep, --cell or --set single out the run. Exit code 1 where something else is found than before.
+    """
+    from train.config.read import split
+    from train.run.forensics import examine_again, examine_cell, runs_around
+    from train.sweep.results import Results
+
+    with user_input():
+        wanted = split(settings)
+    keep_compiled(runs_around(folder))
+    if (folder / "results.jsonl").exists():
+        record = Results(folder / "results.jsonl").one(cell, wanted)
+        case, place = examine_cell(folder, record)
+        print(f"{case.table()}\n\n{case.finding.sentence}")
+        print(f"the sweep says {record['outcome']} at step {record['outcome_step']}; this is in {place}")
+        return 0
+    if not (folder / "found.json").exists():
+        raise UserError(f"{folder} is no case and no sweep: it has neither found.json nor results.jsonl")
+    if cell or settings:
+        raise UserError(f"{folder} is one case; --cell and --set single out a run of a sweep, leave them out")
+    case, found = examine_again(folder)
+    print(f"{case.table()}\n\n{case.finding.sentence}")
+    if case.finding.name == found.name:
+        return 0
+    print(f"before, something else was found: {found.sentence}")
+    return 1
 
 
 @app.command

@@ -176,8 +176,9 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
     loss, stats, grads = accumulate(loss_and_grad, (parts, keys, shares(recipe.objective, parts, keys)))
     count = state.step + 1
     optimizer = _optimizer(recipe, numbers, count)
-    updates, moments = optimizer.update(grads, state.optimizer, state.params)
-    params = balanced(spec, optax.apply_updates(state.params, updates), stats)
+    with jax.named_scope("update"):
+        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        params = balanced(spec, optax.apply_updates(state.params, updates), stats)
     layers = {
         **stats,
         "grad_norm": norm_by_layer(spec, grads),

@@ -66,6 +66,8 @@ def file(tmp_path):
         (("probe", "nowhere", "--count", "0"), "count=0 asks for nothing"),
         (("report", "nowhere"), "nowhere is not a sweep"),
         (("sample", "nowhere"), "nowhere is not a run"),
+        (("replay", "nowhere"), "nowhere is no case and no sweep"),
+        (("replay", "nowhere", "--set", "lr"), "--set lr has no value"),
         (("sample", "nowhere", "--tokens", "0"), "tokens=0 asks for nothing"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -35,7 +35,7 @@ def load(path: Path | str, settings: Sequence[str] = (), edits: Edits = UNCHANGE
         written = _placed(
             {f"{section}.{key}": value for section, values in document.items() for key, value in values.items()}
         )
-        written |= dict(_split(setting) for setting in settings)
+        written |= split(settings)
         config = Config(name=Path(path).stem).with_settings(written)
         cells = extended([{}] if grid is None else [_placed(cell) for cell in parse(grid)], edits)
         _refuse_inert(config, written, cells)
@@ -168,6 +168,11 @@ def _inert(name: str, flat: Mapping[str, Any]) -> str:
     if name == "rules" and not flat["mesh"]:
         return "without a mesh; set mesh too"
     return ""
+
+
+def split(settings: Sequence[str]) -> dict[str, Any]:
+    """Flat names and values of settings like "lr=1e-3". ValueError where one has no value or an unknown name."""
+    return dict(map(_split, settings))
 
 
 def _split(setting: str) -> tuple[str, Any]:

@@ -178,6 +178,21 @@ def restore_best(folder: Path, like: State) -> State:
     return state
 
 
+def restore_at_most(folder: Path, steps: int, like: State) -> State | None:
+    """The state after as many updates as there is a whole checkpoint of and no more than `steps`; None without one.
+
+    It changes nothing in `folder`, as `restore_best`.
+    """
+    if not folder.is_dir():
+        return None
+    with _reader(folder.absolute()) as manager:
+        early = sorted((step for step in manager.all_steps() if step <= steps), reverse=True)
+        try:
+            return _first_whole(manager, early, like)[1]
+        except CheckpointError:
+            return None
+
+
 def _sum_files(folder: Path) -> None:
     """Write SUMS into the checkpoint that is complete but for its name; orbax calls it then."""
     for place in folder.iterdir():

@@ -55,8 +55,7 @@ def claim(folder: Path, config: Config, corpus: Corpus) -> None:
     home = folder / "config.json"
     if any((folder / name).exists() for name in ("results.jsonl", "plan.json")):
         raise UserError(f"{folder} holds a sweep; choose another name or run.out")
-    settings = {name: value for name, value in config.flat().items() if name not in asdict(config.run)}
-    content = {"settings": settings, "corpus": corpus.sha256}
+    settings = settings_of(config)
     if home.exists():
         held = read_home(home)
         differing = [
@@ -69,4 +68,15 @@ def claim(folder: Path, config: Config, corpus: Corpus) -> None:
         if differing:
             raise UserError(f"{folder} holds another run: {'; '.join(differing)}; choose another name or run.out")
         return
-    write_whole(home, json.dumps({**content, "provenance": provenance()}, indent=1).encode())
+    write_home(home, config, corpus)
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's result, by their flat names."""
+    return {name: value for name, value in config.flat().items() if name not in asdict(config.run)}
+
+
+def write_home(home: Path, config: Config, corpus: Corpus) -> None:
+    """Write what `read_home` reads, and where it comes from."""
+    content = {"settings": settings_of(config), "corpus": corpus.sha256, "provenance": provenance()}
+    write_whole(home, json.dumps(content, indent=1).encode())

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,18 @@ import jax
 import numpy as np
 
 from train.config import Config
-from train.data.corpus import Corpus, batches, load_corpus, validation_windows
+from train.data.corpus import Corpus, load_corpus, validation_windows
 from train.files import alone
 from train.run.checkpoint import Checkpoints, check_place
+from train.run.forensics import examine, investigate
 from train.run.layout import layout_of
 from train.run.log import Log, claim
 from train.run.progress import Progress
 from train.run.signals import stop_signals
-from train.step import Metrics, State, evaluate, judge, numbers_of, recipe_of, train_step
+from train.run.steps import Steps, steps_of
+from train.step import Metrics, State, evaluate, judge
+from train.verdict.outcome import SUSTAINED
+from train.verdict.watch import has_spiked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +32,8 @@ class Result:
     """How a run stands. outcome: "finished", "interrupted" or "non-finite", which it was at `step`.
 
     val_loss: nats per token at the last checkpoint, on all held-out windows where the run is finished; None where there
-    is none. seconds: of this session.
-    tokens_per_second: compilation included.
+    is none. seconds: of this session. tokens_per_second: compilation included. cause, case: what was found where the
+    run broke, and the folder it is in.
     """
 
     outcome: str
@@ -37,6 +41,8 @@ class Result:
     val_loss: float | None
     seconds: float
     tokens_per_second: float
+    cause: str = ""
+    case: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +50,8 @@ class Session:
     """What one call of `run` works with: compiled functions, data, and where things are written."""
 
     config: Config
-    tokens: Callable[[int], jax.Array]  # of a step
-    advance: Callable[[State, jax.Array], tuple[State, Metrics]]
+    home: Path
+    steps: Steps
     judge: Callable[[State, np.ndarray], float]
     watched: np.ndarray  # held-out windows for checkpoints, and for the last state
     held_out: np.ndarray
@@ -64,10 +70,10 @@ def run(config: Config) -> Result:
     check_place(folder)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
-    recipe, numbers = recipe_of(config), numbers_of(config)
     with layout_of(config) as layout, alone(folder):
         claim(folder, config, corpus)
-        state = layout.start(recipe, numbers)
+        steps = steps_of(config, corpus, layout)
+        state = steps.start()
         with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
             if checkpoints.latest() is not None:
                 state = checkpoints.restore(state)
@@ -75,20 +81,21 @@ def run(config: Config) -> Result:
             with Progress(config.name, total=config.train.steps, done=begin) as bar, stop_signals() as stopped:
                 if begin:
                     bar.say(f"going on from step {begin} of {config.train.steps} in {folder}")
-                read = partial(sequences, config, corpus)
-                look = jax.jit(partial(evaluate, recipe))
+                look = jax.jit(partial(evaluate, steps.recipe))
                 watched, held_out = held_out_windows(config, corpus)
 
                 def judged(state: State, windows: np.ndarray) -> float:
                     told = judge(
-                        lambda rows, part: look(numbers, state.params, layout.batch(rows), part), windows, len(watched)
+                        lambda rows, part: look(steps.numbers, state.params, layout.batch(rows), part),
+                        windows,
+                        len(watched),
                     )
                     return float(told.loss)
 
                 session = Session(
                     config=config,
-                    tokens=lambda step: layout.batch(read(step)),
-                    advance=partial(jax.jit(partial(train_step, recipe), donate_argnums=1), numbers),
+                    home=folder,
+                    steps=steps,
                     judge=judged,
                     watched=watched,
                     held_out=held_out,
@@ -102,7 +109,7 @@ def run(config: Config) -> Result:
 def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result:
     """Steps until the last one, a signal, or a loss that is not a number; metrics are read one step behind.
 
-    Parameters whose validation loss is not a number are never saved.
+    Parameters whose validation loss is not a number are never saved. Why it is none, or spiked first, is looked into.
     """
     config, steps, log = session.config, session.config.train.steps, session.log
 
@@ -111,6 +118,8 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
 
     first, began = int(state.step) + 1, time.monotonic()
     pending: deque[tuple[int, Metrics]] = deque()
+    losses: list[float] = []
+    spiked = False
     val_loss = log.val_loss(first - 1)
     if val_loss is None and first > 1:  # the log was lost, the checkpoint was not
         val_loss = session.judge(state, windows(first - 1))
@@ -122,8 +131,15 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
         speed = config.tokens_a_step * (step - first + 1) / max(seconds, 1e-9)
         return Result(outcome=outcome, step=step, val_loss=val_loss, seconds=seconds, tokens_per_second=speed)
 
+    def broken(step: int, what: str) -> Result:
+        log.write({"step": step, "event": f"non-finite {what}"})
+        ended = result("non-finite", step)
+        session.bar.say(f"the {what} of step {step} is not a number; looking for where that began")
+        case, folder = investigate(session.steps, session.home, until=step)
+        return replace(ended, cause=case.finding.sentence, case=folder)
+
     for step in range(first, steps + 1):
-        state, metrics = session.advance(state, session.tokens(step))
+        state, metrics = session.steps.advance(state, session.steps.tokens(step))
         pending.append((step, metrics))
         stopping = stopped()
         saving = step % config.run.save_every == 0 or step == steps or stopping
@@ -133,8 +149,12 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
             speed = config.tokens_a_step * (settled - first + 1) / (time.monotonic() - began)
             session.bar.advance(1, note=f"loss {loss:.3f}  {speed:,.0f} tokens/s")
             if not math.isfinite(loss):
-                log.write({"step": settled, "event": "non-finite loss"})
-                return result("non-finite", settled)
+                del state  # it is spoilt, and there is to be room for another
+                return broken(settled, "loss")
+            losses.append(loss)
+            if not spiked and has_spiked(losses):
+                spiked = True
+                look_at_spike(session, settled - SUSTAINED + 1)
             if settled % config.run.log_every == 0 or settled in (1, steps):
                 log.write({"step": settled, "tokens_per_second": speed, **readable(metrics)})
         if saving:
@@ -143,8 +163,8 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
             if not math.isfinite(
                 watched + judged
             ):  # the last update spoilt the parameters: what was saved before is kept
-                log.write({"step": step, "event": "non-finite validation loss"})
-                return result("non-finite", step)
+                del state
+                return broken(step, "validation loss")
             val_loss = judged
             log.judge(step, val_loss, len(windows(step)))
             session.checkpoints.save(step, state, val_loss=watched)  # checkpoints are compared on the same windows
@@ -160,10 +180,13 @@ def held_out_windows(config: Config, corpus: Corpus) -> tuple[np.ndarray, np.nda
     return few, every
 
 
-def sequences(config: Config, corpus: Corpus, step: int) -> np.ndarray:
-    """uint8 [batch, row]: what update number `step` reads, counted from 1."""
-    data, seed = config.data, config.train.seed
-    return batches(corpus.train, seed=seed, steps=range(step - 1, step), batch=data.batch, length=config.text_length)[0]
+def look_at_spike(session: Session, step: int) -> None:
+    """Say, and keep, what grew in the first step of a spike."""
+    session.checkpoints.wait()
+    session.log.write({"step": step, "event": "spike"})
+    case, folder = examine(session.steps, session.home, step=step)
+    session.bar.say(f"the loss spikes: {case.finding.sentence}")
+    session.bar.say(f"look again: python -m train replay {folder}")
 
 
 def readable(metrics: Metrics) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.errors import UserError
 from train.files import append_lines, damaged, read_lines
 from train.report.record import fault
 
@@ -35,6 +36,21 @@ class Results(Mapping[str, dict[str, Any]]):
     def in_order(self) -> list[dict[str, Any]]:
         """All records in the order of the grid, whichever was done first; those of earlier versions before."""
         return sorted(self._records.values(), key=lambda record: record.get("place", -1))
+
+    def one(self, key: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The one record whose key begins so and whose settings are these. Raises UserError where it is not one."""
+        asked = ", ".join([*filter(None, [key]), *(f"{name}={value}" for name, value in settings.items())])
+        found = [
+            record
+            for record in self._records.values()
+            if record["key"].startswith(key) and settings.items() <= record["args"].items()
+        ]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise UserError(f"{self.path} has no run of {asked}; it has {len(self)} others")
+        names = [name for name in found[0]["args"] if len({str(record["args"].get(name)) for record in found}) > 1]
+        raise UserError(f"{self.path} has {len(found)} runs of {asked or 'every kind'}; say {' or '.join(names)} too")
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         return self._records[key]
