@@ -1,9 +1,9 @@
-"""A spike is seen while a run goes on, by the rule that names it afterwards."""
+"""A spike is seen while a run goes on."""
 
 import numpy as np
 import pytest
 
-from train.verdict.outcome import SUSTAINED, classify
+from train.verdict.outcome import SUSTAINED
 from train.verdict.watch import has_spiked
 
 
@@ -22,8 +22,6 @@ def test_a_spike_is_seen_as_soon_as_it_has_lasted(seed, step):
     losses = falling(seed)
     losses[step - 1 :][:20] += 1.0
     assert first_seen(losses) == step - 1 + SUSTAINED
-    told = classify(losses, initial_loss=5.5, unigram_entropy=9.0)
-    assert (told.name, told.step) == ("spiked", step)
 
 
 @pytest.mark.parametrize("seed", range(8))
