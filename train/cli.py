@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -140,6 +141,32 @@ def report(folder: RunFolder) -> int:
     say_verdicts(write_report(results, folder, question))
     print(f"report: {folder / 'report.html'}")
     return 0
+
+
+@app.command
+def judge(
+    first: Annotated[Positional[str], arg(help="a sweep's folder, or one arm of it: FOLDER:ARM, like runs/norms:rms")],
+    second: Annotated[Positional[str], arg(help="another one, of the same text and budget")],
+    smallest: Annotated[float, arg(help="the smallest difference of losses that matters, nats")] = 0.02,
+    in_json: Annotated[bool, arg(name="json", help="print one JSON object")] = False,
+) -> int:
+    """Is the first arm better than the second? Exit code 0: better, 1: worse, 2: it cannot be told, 3: the same."""
+    from train.report.looks import looked_at
+    from train.sweep.kept import arm_at
+    from train.verdict.judge import ANSWERS, asked
+    from train.verdict.judge import judge as decide
+    from train.verdict.words import sentence
+
+    with user_input():
+        runs, question = asked(arm_at(first), arm_at(second), smallest)
+    answer, said = decide(runs, question, looks=looked_at(Path(first.partition(":")[0]), question, runs))
+    if in_json:
+        claims = [{**asdict(claim), "sentence": sentence(claim)} for claim in said]
+        print(json.dumps({"answer": answer, "first": first, "second": second, "claims": claims}))
+    else:
+        print(f"{answer}: A is {first}, B is {second}")
+        print(*(f"  {sentence(claim)}" for claim in said), sep="\n")
+    return ANSWERS[answer]
 
 
 @app.command

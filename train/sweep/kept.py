@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from train.errors import UserError
+from fxformer.lookup import nearest
+from train.errors import UserError, user_input
 from train.files import TEXT, Kind, damaged, read_object, write_whole
 from train.sweep.results import Results
-from train.verdict.question import Question, question_of
+from train.verdict.question import Question, arms_of, question_of
 
 REMEDY = "remove it, and run the sweep again"
 OLDER = "of an older edition, without the loss of each window: they stay there, and are no part of the answer"
@@ -51,6 +52,23 @@ def answered(folder: Path) -> tuple[Question | None, list[dict[str, Any]]]:
         raise damaged(str(file), str(error).removeprefix("Question.__init__() "), REMEDY) from None
     keys = [key for key in said["arms"] if key in results and is_of(results[key], said["code"])]
     return question, [named(results[key], said["arms"][key]) for key in keys]
+
+
+def arm_at(place: str) -> list[dict[str, Any]]:
+    """The results of FOLDER or FOLDER:ARM. Raises UserError where there is no sweep, no such arm, or several arms."""
+    folder, colon, name = place.partition(":")
+    if not (Path(folder) / "results.jsonl").exists():
+        raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
+    question, results = answered(Path(folder))
+    settings = [record["args"] for record in results]
+    arms = [] if question is None else arms_of(settings, question)
+    if not colon:
+        if len(arms) > 1:
+            raise UserError(f"{folder} has {len(arms)} arms; name one, like {folder}:{arms[0].name}")
+        return results
+    with user_input():
+        arm = nearest({arm.name: arm for arm in arms}, name, "arm")
+    return [record for record in results if arm.has(record["args"])]
 
 
 def is_of(record: Mapping[str, Any], code: str) -> bool:
