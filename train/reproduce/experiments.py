@@ -1,7 +1,7 @@
 """The experiments: a configuration each, and a function of its results that returns claims held against measurements.
 
-A difference is over pairs of runs of one seed, at each arm's best rate where rates are swept. "Worse by nothing that
-matters" is worse by less than SMALLEST nats.
+A difference is over pairs of runs of one seed. Where rates are swept each arm has its best one, chosen by other seeds.
+"Worse by nothing that matters" is worse by less than SMALLEST nats.
 """
 
 import math
@@ -28,6 +28,7 @@ from train.reproduce.reading import (
     difference,
     exponents,
     last,
+    loss_difference,
     mean_curve,
     sensitivities,
     where,
@@ -101,19 +102,19 @@ def warmup(config: Config, results: Results) -> Found:
                 "post-norm without warm-up ends above post-norm with it, in nats",
                 source,
                 ABOVE_0,
-                difference(bare, warm),
+                loss_difference(bare, warm),
             ),
             Claim(
                 "pre-norm without warm-up ends no higher than post-norm with it, in nats",
                 source,
                 NO_WORSE,
-                difference(where(pre, warmup=0), warm),
+                loss_difference(where(pre, warmup=0), warm),
             ),
             Claim(
                 "pre-norm is not hurt by having no warm-up, in nats",
                 source,
                 NO_WORSE,
-                difference(where(pre, warmup=0), where(pre, warmup=longest)),
+                loss_difference(where(pre, warmup=0), where(pre, warmup=longest)),
             ),
         ],
         axes=("steps of warm-up", "validation loss, nats"),
@@ -171,7 +172,7 @@ def norm_kinds(config: Config, results: Results) -> Found:
                 "RMSNorm ends with the loss of LayerNorm, difference in nats",
                 source,
                 Expected(f"less than {SMALLEST} nats either way", low=-SMALLEST, high=SMALLEST),
-                difference(at_best(arms["rms"]), at_best(arms["layer"])),
+                loss_difference(at_best(arms["rms"]), at_best(arms["layer"])),
             ),
             Claim(
                 "RMSNorm costs less than LayerNorm, ratio of times of the op",
@@ -331,7 +332,7 @@ def cache_bytes(config: Config, results: Results) -> Found:
                 f"{name} keeps the loss of MHA, difference in nats",
                 source,
                 NO_WORSE,
-                difference(arms[name], arms["MHA"]),
+                loss_difference(arms[name], arms["MHA"]),
             ),
             Claim(
                 f"{name} keeps fewer bytes of a token, share of MHA's",
@@ -393,7 +394,7 @@ def no_positions(config: Config, results: Results) -> Found:
                 ABOVE_0,
                 difference(rope, nope, order),
             ),
-            Claim("they end above rotary ones, in nats", source, ABOVE_0, difference(nope, rope)),
+            Claim("they end above rotary ones, in nats", source, ABOVE_0, loss_difference(nope, rope)),
         ],
         axes=("learning rate", "validation loss, nats"),
         curves=[

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.reproduce.claim import Claim, Interval, of_mean
-from train.verdict.measures import chosen
+from train.reproduce.claim import LEVEL, Claim, Interval, of_mean
+from train.verdict import measures
+from train.verdict.estimate import contrast
 from train.verdict.outcome import WORKED
-from train.verdict.runs import Result, by, loss_of
+from train.verdict.runs import Result, by, loss_of, windows_of
 from train.verdict.stats import loglog_slope
 
 Results = Sequence[Result]
@@ -43,18 +44,37 @@ def where(results: Results, **settings: Any) -> list[Result]:
 
 def best_rate(results: Results) -> float:
     """The rate that all seeds together choose."""
-    return chosen(results, ("lr",))[0]
+    return measures.chosen(results, ("lr",))[0]
 
 
 def at_best(results: Results) -> list[Result]:
-    """The results of the best rate."""
-    return where(results, lr=best_rate(results))
+    """The run of each seed at the rate that is best for the other seeds: no run is judged by what it was chosen for."""
+    return list(measures.at_best(results, ("lr",)).values())
 
 
-def difference(a: Results, b: Results, measure: Callable[[Result], float] = loss_of) -> Interval:
+def pairs(a: Results, b: Results) -> list[tuple[Result, Result]]:
+    """Runs of one seed side by side."""
+    first, second = ({r["args"]["seed"]: r for r in side} for side in (a, b))
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def difference(a: Results, b: Results, measure: Callable[[Result], float]) -> Interval:
     """Mean of `measure` of a less that of b, over pairs of one seed."""
-    first, second = ({r["args"]["seed"]: measure(r) for r in side} for side in (a, b))
-    return of_mean([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+    return of_mean([measure(first) - measure(second) for first, second in pairs(a, b)])
+
+
+def loss_difference(a: Results, b: Results) -> Interval:
+    """Mean loss of a less that of b over pairs of one seed, in nats. The interval is for other seeds, and for another
+    held-out text where the losses of its windows are known."""
+    paired = pairs(a, b)
+    differences = [loss_of(first) - loss_of(second) for first, second in paired]
+    if len(paired) < 2:
+        return of_mean(differences)
+    windows = [(windows_of(first), windows_of(second)) for first, second in paired]
+    known = [first - second for first, second in windows if first is not None and second is not None]
+    windows_1NW = np.array(known)[None] if len(known) == len(paired) else None
+    estimate = contrast(np.array([differences]), [1.0], windows_CNW=windows_1NW)
+    return Interval(estimate.value, *estimate.interval(1 - LEVEL))
 
 
 def each_seed(results: Results, measure: Callable[[Results], float]) -> list[float]:
