@@ -135,7 +135,11 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one step says of the parameters that it found; `layers` holds numbers by name, each [layers]."""
+    """What one step says of the parameters that it found.
+
+    layers: numbers by name, each [layers, …]; of the output [1], log_z and logit_mean: means over what is predicted, of
+    the logarithm of the softmax's denominator and of the logits.
+    """
 
     loss: Array
     grad_norm: Array
@@ -292,7 +296,7 @@ def _loss(
     if batch.labels is not None:
         assert out.labels is not None
         loss += jnp.mean(cross_entropy(out.labels, batch.labels))
-    return loss + _beside(numbers, out, batch, share), (loss, out.stats)
+    return loss + _beside(numbers, out, batch, share), (loss, out.stats | _of_logits(out, batch, share))
 
 
 def _answer(
@@ -313,6 +317,12 @@ def _answer(
         dtype=jnp.dtype(recipe.dtype),
     )
     return out, batch
+
+
+def _of_logits(out: fx.Output, batch: Batch, share: Share) -> dict[str, Array]:
+    logits = out.logits.astype(jnp.float32)
+    each = {"log_z": jax.nn.logsumexp(logits, axis=-1), "logit_mean": jnp.mean(logits, axis=-1)}
+    return {name: share.tokens * weighted_mean(values, batch.weights)[None] for name, values in each.items()}
 
 
 def _beside(numbers: Numbers, out: fx.Output, batch: Batch, share: Share) -> Array:

@@ -24,6 +24,11 @@ def _is_by_layer(value: Any) -> bool:
     return isinstance(value, list) and all(_is_measured(each) or _is_curve(each) for each in value)
 
 
+def _is_course(value: Any) -> bool:
+    looks = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(each, list) and all(map(_is_by_layer, each)) for each in looks)
+
+
 def _is_windows(value: Any) -> bool:
     try:
         return isinstance(value, str) and unpacked(value).ndim == 1
@@ -50,10 +55,13 @@ KINDS = {
         "numbers of each layer by name",
         lambda value: isinstance(value, dict) and all(map(_is_by_layer, value.values())),
     ),
+    "stats_every": ORDINAL,
+    "stats_curve": Kind("numbers of each layer at each look by name", _is_course),
     "params": NUMBER,
     "tokens": NUMBER,
     "flops": NUMBER,
     "seconds": NUMBER,
+    "seconds_a_step": MEASURED,
     "corpus": SETTINGS,
     "provenance": SETTINGS,
 }

@@ -7,9 +7,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +53,8 @@ from train.verdict.question import Question
 from train.verdict.runs import packed
 
 CHUNK = 50  # steps a dispatch, at most
+DISPATCHES = 4  # in a run, at least, where it has as many steps: the first one compiles, and tells no time
+LOOKS = 10  # at the layers, in a run
 PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
         "seconds": NUMBER, "devices": COUNT}  # fmt: skip
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
@@ -274,8 +278,9 @@ def run_groups(
     beside: Mapping[str, Look],
 ) -> Iterator[list[dict[str, Any]]]:
     """The records of each group as soon as it is done, several groups at once: a short one waits for no long one."""
+    turn = Lock()
     with ThreadPoolExecutor(groups_at_once()) as pool:
-        running = [pool.submit(run_group, group, corpus, plan, bar, stopped, beside) for group in groups]
+        running = [pool.submit(run_group, group, corpus, plan, bar, stopped, beside, turn) for group in groups]
         try:
             for done in as_completed(running):
                 yield done.result()
@@ -291,8 +296,12 @@ def run_group(
     bar: Progress,
     stopped: Callable[[], bool],
     beside: Mapping[str, Look],
+    turn: Lock,
 ) -> list[dict[str, Any]]:
-    """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
+    """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop.
+
+    turn: groups take it to train, one at a time, so that a step is timed without neighbours; they compile without it.
+    """
     recipe, config, numbers = group.recipe, group.config, _stacked(group)
     _check(stopped, group)
     steps = config.train.steps
@@ -311,14 +320,22 @@ def run_group(
         return judge(at, windows, len(watched))
 
     state, alive = once(partial(start, recipe))(numbers), np.ones(len(fill(group.cells)), bool)
-    first, told = judged(state.params, watched), []
-    size = max(n for n in range(1, CHUNK + 1) if steps % n == 0)
+    first = judged(state.params, watched)
+    told: list[Metrics] = []
+    durations: list[float] = []
+    size = max(n for n in range(1, CHUNK + 1) if steps % n == 0 and n * DISPATCHES <= max(steps, DISPATCHES))
     for chunk in range(0, steps, size):
         _check(stopped, group)
-        state, metrics = advance(alive, numbers, state, _tokens(group, corpus, range(chunk, chunk + size)))
-        told.append(jax.device_get(metrics))
-        bar.advance(group.work * size / steps, note=_note(group, told[-1].loss))
-    last = judged(state.params, held_out)
+        tokens = _tokens(group, corpus, range(chunk, chunk + size))
+        with turn if told else nullcontext():
+            since = time.perf_counter()
+            state, metrics = advance(alive, numbers, state, tokens)
+            metrics = jax.device_get(metrics)
+            durations.append((time.perf_counter() - since) / (size * len(tokens)))
+        told.append(_thinned(metrics, chunk, steps))
+        bar.advance(group.work * size / steps, note=_note(group, metrics.loss))
+    with turn:
+        last = judged(state.params, held_out)
     seconds = (time.perf_counter() - begin) / len(group.cells)
     besides = {
         name: jax.device_get(plan(partial(look_beside, recipe))(alive, numbers, state.params, for_each(held_out)))
@@ -326,7 +343,7 @@ def run_group(
     }
     curves: Metrics = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *told)
     return [
-        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, last, curves)), seconds)  # noqa: B023
+        _record(cell, corpus, jax.tree.map(lambda x: x[k], (first, last, curves)), seconds, durations)  # noqa: B023
         | ({"beside": _finite({name: float(values[k]) for name, values in besides.items()})} if beside else {})
         for k, cell in enumerate(group.cells)
     ]
@@ -335,6 +352,19 @@ def run_group(
 def _check(stopped: Callable[[], bool], group: Group) -> None:
     if stopped():
         raise Interrupted(group.config.name)
+
+
+def _thinned(metrics: Metrics, begin: int, steps: int) -> Metrics:
+    """Metrics [K, steps, …] from step `begin` on, counted from 0, with layers at the steps that are looked at only."""
+    count = metrics.loss.shape[1]
+    looked_at = {*_looks(steps), steps - 1}
+    looks = [step for step in range(count) if begin + step in looked_at]
+    return metrics._replace(layers={name: values[:, looks] for name, values in metrics.layers.items()})
+
+
+def _looks(steps: int) -> range:
+    """Steps, counted from 0, at which layers are looked at; they are at the last one too."""
+    return range(0, steps, max(1, steps // LOOKS))
 
 
 def _stacked(group: Group) -> Numbers:
@@ -363,8 +393,10 @@ def _note(group: Group, losses: np.ndarray) -> str:
     return f"{structure}  best loss {best:.3f}"
 
 
-def _record(cell: Cell, corpus: Corpus, told: tuple[Judgement, Judgement, Metrics], seconds: float) -> dict[str, Any]:
-    first, last, curves = told
+def _record(
+    cell: Cell, corpus: Corpus, told: tuple[Judgement, Judgement, Metrics], seconds: float, durations: Sequence[float]
+) -> dict[str, Any]:
+    (first, last, curves), looks = told, _looks(cell.config.train.steps)
     config, known, losses = cell.config, entropies(corpus), np.asarray(curves.loss)
     tokens = config.train.steps * config.tokens_a_step
     stats_init, stats_final = ({name: values[step] for name, values in curves.layers.items()} for step in (0, -1))
@@ -389,10 +421,13 @@ def _record(cell: Cell, corpus: Corpus, told: tuple[Judgement, Judgement, Metric
             "last_ffn_grad_norm": stats_init["ffn_down_grad_norm"][-1],
             "stats_init": stats_init,
             "stats_final": stats_final,
+            "stats_every": looks.step,
+            "stats_curve": {name: values[: len(looks)] for name, values in curves.layers.items()},
             "params": fx.count(config.spec()),
             "tokens": tokens,
             "flops": tokens * flops_per_token(config),
             "seconds": seconds,
+            "seconds_a_step": min(durations[1:], default=None),
             "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": corpus.bytes, **asdict(known)},
             "provenance": provenance(),
         }

@@ -70,14 +70,20 @@ def test_accumulated_steps_are_one_step_on_all_that_the_parts_predict(objective)
         out = answer(recipe.spec(numbers), params, part, key=key)
         own = (fx.ops.cross_entropy(out.logits, part.targets) * part.weights).sum() / sum(predicted)
         own += 0 if part.labels is None else fx.ops.cross_entropy(out.labels, part.labels).mean() / 3
-        return own + 0.1 * (fx.ops.z_loss(out.logits) * part.weights).sum() / sum(predicted), own
+        z = (fx.ops.z_loss(out.logits) * part.weights).sum() / sum(predicted)
+        weights = part.weights[..., None] / sum(predicted)
+        means = jnp.log(jnp.exp(out.logits).sum(axis=-1, keepdims=True)), out.logits / out.logits.shape[-1]
+        return own + 0.1 * z, (own, [(mean * weights).sum() for mean in means])
 
     slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
     slopes = [slope(state.params, part, key[1]) for part, key in zip(parts, keys, strict=True)]
-    own = sum(told for (_, told), _ in slopes)
+    own = sum(told for (_, (told, _)), _ in slopes)
+    log_z, logit_mean = np.sum([means for (_, (_, means)), _ in slopes], axis=0)
     grads = jax.tree.map(lambda *each: sum(each), *(grads for _, grads in slopes))
     after, metrics = jax.jit(partial(train_step, recipe))(numbers, state, tokens)
     np.testing.assert_allclose(metrics.loss, own, rtol=1e-5)
+    np.testing.assert_allclose(metrics.layers["log_z"], [log_z], rtol=1e-5)
+    np.testing.assert_allclose(metrics.layers["logit_mean"], [logit_mean], rtol=1e-4, atol=1e-7)
     for new, old, grad in zip(*map(jax.tree.leaves, (after.params, state.params, grads)), strict=True):
         np.testing.assert_allclose(old - new, grad, rtol=1e-5, atol=1e-6)
 

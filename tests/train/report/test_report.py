@@ -74,10 +74,13 @@ def record(random: np.random.Generator, placement: str, norm: str, depth: int, l
         * math.exp(0.03 * random.normal()),
         "stats_init": layers,
         "stats_final": layers,
+        "stats_every": 50,
+        "stats_curve": {name: [values] * 4 for name, values in layers.items()},
         "params": 17_000 + 12_704 * depth + 64 * depth * (norm == "layer"),
         "tokens": STEPS * 256,
         "flops": 3.1e8 * depth * STEPS,
         "seconds": 0.2 * depth,
+        "seconds_a_step": 0.001 * depth,
         "corpus": CORPUS,
         "provenance": PROVENANCE,
     }

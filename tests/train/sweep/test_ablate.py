@@ -44,7 +44,7 @@ def swept(tmp_path_factory):
 
 
 def without_time(result):
-    return {name: value for name, value in result.items() if name not in ("seconds", "provenance")}
+    return {name: value for name, value in result.items() if name not in ("seconds", "seconds_a_step", "provenance")}
 
 
 def test_every_cell_runs_once_and_says_everything(swept):
@@ -55,6 +55,10 @@ def test_every_cell_runs_once_and_says_everything(swept):
     for r in results:
         assert len(r["loss"]) == 20
         assert len(r["grad_norm"]) == len(r["stats_final"]["residual_rms"]) == 2
+        assert r["stats_every"] == 2 and {len(looks) for looks in r["stats_curve"].values()} == {10}
+        assert r["stats_curve"]["grad_norm"][0] == r["grad_norm"] and r["stats_curve"].keys() == r["stats_final"].keys()
+        assert r["stats_final"]["grad_norm"] not in r["stats_curve"]["grad_norm"]
+        assert 0 < r["seconds_a_step"] < r["seconds"]
         assert r["val_loss"] < r["initial_loss"]
         assert r["tokens"] == 20 * 4 * 12
         windows = unpacked(r["windows"])
