@@ -80,7 +80,8 @@ def ablate(
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.report.report import say_verdicts, write_report
-    from train.sweep.ablate import Interrupted, ablate, home_of, preview
+    from train.sweep.ablate import ablate, home_of, preview
+    from train.sweep.group import Interrupted
     from train.sweep.kept import answered
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -108,8 +109,9 @@ def ablate(
 def ladder(config: ConfigFile, settings: Settings = ()) -> int:
     """Run a sweep over four sizes or more, fit the law of each arm, and say how much compute one arm is worth."""
     from train.files import write_whole
-    from train.sweep.ablate import Interrupted, home_of
     from train.sweep.ablate import ablate as sweep
+    from train.sweep.ablate import home_of
+    from train.sweep.group import Interrupted
     from train.sweep.ladder import as_data, question_of_ladder, read_ladder, table
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -264,7 +266,7 @@ def reproduce(
 ) -> int:
     """Run published experiments at toy size and say of each claim: reproduced, not at this size, or contradicted."""
     from train.reproduce.reproduce import as_data, chosen, run_experiment, said, write_report
-    from train.sweep.ablate import Interrupted
+    from train.sweep.group import Interrupted
 
     sections, told_to = [], sys.stderr if as_json else sys.stdout
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

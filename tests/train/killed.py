@@ -25,6 +25,7 @@ from train.errors import UserError
 from train.run import layout, loop
 from train.step import Judgement, Metrics, State
 from train.sweep import ablate as sweeps
+from train.sweep import group
 from train.sweep.population import Plan
 
 MOMENTS = 20
@@ -52,9 +53,9 @@ def stand_in() -> None:
     def evaluate(recipe, numbers, params, rows, part):
         return Judgement(loss_of(params), jnp.full(len(rows), loss_of(params)), jnp.ones(len(rows)))
 
-    loop.train_step = sweeps.train_step = train_step
-    loop.evaluate = sweeps.evaluate = evaluate
-    layout.start = sweeps.start = start
+    loop.train_step = sweeps.train_step = group.train_step = train_step
+    loop.evaluate = group.evaluate = evaluate
+    layout.start = sweeps.start = group.start = start
     # Plans round differently, and timings choose them.
     sweeps.choose_plan = lambda *_: Plan(name="loop", reason="always", seconds=1.0, devices=len(jax.devices()))
 

@@ -26,7 +26,7 @@ def run_left(folder):
         return lines, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(checkpoints.restore(like))]
 
 
-OUTER = ("seconds", "provenance")
+OUTER = ("seconds", "seconds_a_step", "provenance")
 
 
 def sweep_left(folder):

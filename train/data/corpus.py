@@ -128,6 +128,12 @@ def entropies(corpus: Corpus) -> Entropies:
     return Entropies(log_vocab=math.log(VOCAB), unigram_entropy=unigram, bigram_entropy=joint - first)
 
 
+def unigram_nats(corpus: Corpus) -> np.ndarray:
+    """[256]: what the best model that sees no context says of each byte; of one that never came, as if it had once."""
+    counts = np.bincount(corpus.train, minlength=VOCAB)
+    return np.log(counts.sum()) - np.log(np.maximum(counts, 1))
+
+
 def _entropy(counts: np.ndarray) -> float:
     """Of the distribution that counts estimate, in nats."""
     share = counts[counts > 0] / counts.sum()
@@ -142,14 +148,6 @@ def batches(tokens: np.ndarray, *, seed: int, steps: range, batch: int, length: 
     order = _order(tokens.size - length, seed)
     starts = np.array([[order[step * batch + row] for row in range(batch)] for step in steps])
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[starts]
-
-
-def unigram_losses(corpus: Corpus, *, seed: int, steps: range, batch: int, length: int) -> np.ndarray:
-    """What the best model that sees no context says to the sequences of `batches`, nats per predicted byte: [steps]."""
-    counts = np.bincount(corpus.train, minlength=VOCAB)
-    nats = np.log(counts.sum()) - np.log(np.maximum(counts, 1))
-    rows = batches(corpus.train, seed=seed, steps=steps, batch=batch, length=length)
-    return np.mean(nats[rows[..., 1:]], axis=(1, 2))
 
 
 @lru_cache(maxsize=64)

@@ -44,6 +44,8 @@ KINDS = {
     "args": SETTINGS,
     "outcome": Kind(f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
     "outcome_step": ORDINAL,
+    "stopped": Kind("a whole number, 1 or more, or null", lambda value: value is None or _is_ordinal(value), True),
+    "behind": MEASURED._replace(optional=True),
     "initial_loss": MEASURED,
     "val_loss": MEASURED,
     "windows": Kind("losses of windows as train.verdict.runs packs them", _is_windows),

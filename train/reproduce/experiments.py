@@ -34,7 +34,7 @@ from train.reproduce.reading import (
     where,
     worked,
 )
-from train.sweep.ablate import Look
+from train.sweep.group import Look
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.stats import loglog_slope
 

@@ -7,6 +7,7 @@ from train.verdict.question import (
     MEASURES,
     MOST_ARMS,
     RATES,
+    RUNS,
     SEED,
     Cell,
     Question,
@@ -18,6 +19,7 @@ from train.verdict.question import (
     varying,
     with_name,
 )
+from train.verdict.race import is_raced
 
 FEWEST_RATES = 3  # of fewer, the best one always lies on the edge of the grid
 SHOWN = 8  # arms that are called by name, at most
@@ -52,6 +54,8 @@ def in_words(question: Question, cells: Sequence[Cell]) -> str:
     ]
     if question.extend:
         said.append(f"while a best lr lies on its edge, the grid grows by up to {question.extend} rungs")
+    if question.run == "racing":
+        said.append(RUNS["racing"] if is_raced(question) else "runs that are dead stop; every rate counts, and all run")
     return "; ".join(said)
 
 

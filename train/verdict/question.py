@@ -25,6 +25,10 @@ RATES = {
     "the same rate": "at one {tune} for all arms",
 }
 SOLVABLE = ("inner", "width", "heads", "kv_heads", "depth")  # sizes by which arms are made equal
+RUNS = {
+    "all": "every cell runs to its end",
+    "racing": "runs stop where they are dead, and rates get seeds while they may be best",
+}
 MATCHED = {"parameters": "parameters", "flops": "FLOPs a token", "cache_bytes": "bytes of cache a token"}
 
 
@@ -57,8 +61,8 @@ class Question:
     tune: settings chosen for each arm. at: one of RATES. measure: of MEASURES. smallest: the smallest difference of
     losses that matters, nats. versus: the arm that each other one is compared with; None compares all pairs that no
     third arm lies between. match, by: what is made equal (of MATCHED) and the size that is solved for it. extend: rungs
-    that the grid of rates may grow by at either end, while a best rate lies there. Raises ValueError for what no grid
-    could be asked.
+    that the grid of rates may grow by at either end, while a best rate lies there. run: one of RUNS. Raises ValueError
+    for what no grid could be asked.
     """
 
     compare: tuple[str, ...]
@@ -71,6 +75,7 @@ class Question:
     match: str | None = None
     by: str | None = None
     extend: int = 0
+    run: str = "all"
 
     def __post_init__(self) -> None:
         roles = {"compare": self.compare, "across": self.across, "tune": self.tune}
@@ -86,6 +91,7 @@ class Question:
         if SEED in placed:
             raise ValueError("seeds pair the runs of two arms; take seed out of the question")
         nearest(RATES, self.at, "at")
+        nearest(RUNS, self.run, "run")
         for name in self.measure:
             nearest(MEASURES, name, "measure")
         if not self.measure:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.verdict.extend import LOST as FAILED
+from train.verdict.outcome import FAILED
 from train.verdict.question import SEED, Cell, Question, place_of, varying
 from train.verdict.runs import Result, loss_of
 
@@ -77,8 +77,9 @@ class _Heat:
 
 
 def is_raced(question: Question) -> bool:
-    """May rates be left out? Only where everything that is measured is measured at each arm's best one."""
-    return question.at == "best rate" and bool(question.tune) and {*question.measure} <= {*RACED}
+    """May rates be left out? Only where all that is measured is measured at each arm's best one."""
+    at_best = question.at == "best rate" and bool(question.tune) and {*question.measure} <= {*RACED}
+    return question.run == "racing" and at_best
 
 
 def next_rung(cells: Sequence[Cell], results: Mapping[int, Result], question: Question) -> Rung:
@@ -212,19 +213,17 @@ class Stop(NamedTuple):
 
 
 def to_stop(
-    cells: Sequence[Cell],
-    losses_KT: np.ndarray,
-    unigram_KT: np.ndarray,
-    initial_K: np.ndarray,
-    question: Question | None,
+    cells: Sequence[Cell], losses_KT: np.ndarray, unigram_KT: np.ndarray, question: Question
 ) -> dict[int, Stop]:
-    """The runs that stop after T steps. cells: of the runs, [K]. unigram_KT, initial_K: see `dead`."""
+    """The runs that stop after T steps; none where the question asks for all. unigram_KT: see `dead`."""
     stops: dict[int, Stop] = {}
-    for k, cell in enumerate(cells):
-        seen = {"initial_loss": initial_K[k], "steps": cell["steps"], "warmup": cell["warmup"]}
-        if outcome := dead(losses_KT[k], unigram_KT[k], **seen):
+    if question.run != "racing":
+        return stops
+    for k, (cell, losses_T, unigram_T) in enumerate(zip(cells, losses_KT, unigram_KT, strict=True)):
+        seen = {"initial_loss": losses_T[0], "steps": cell["steps"], "warmup": cell["warmup"]}
+        if outcome := dead(losses_T, unigram_T, **seen):
             stops[k] = Stop(outcome)
-    if question is None or not is_raced(question):
+    if not is_raced(question):
         return stops
     count, last = losses_KT.shape[1], slice(-(losses_KT.shape[1] // 4), None)
     fixed = [name for name in varying(cells) if name not in question.tune]

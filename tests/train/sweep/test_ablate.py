@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import threading
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from train.sweep.kept import answered
 from train.sweep.results import Results, checksum
 from train.verdict.asked import objections
 from train.verdict.outcome import classify
-from train.verdict.question import arms_of, pairs_of
+from train.verdict.question import Question, arms_of, pairs_of
 from train.verdict.runs import unpacked
 
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
@@ -95,7 +96,7 @@ def test_an_outcome_is_judged_by_training_losses_alone(tmp_path, monkeypatch):
         judged.append((initial_loss, losses[0], unigram_entropy))
         return classify(losses, initial_loss=initial_loss, unigram_entropy=unigram_entropy)
 
-    monkeypatch.setattr("train.sweep.ablate.classify", spy)
+    monkeypatch.setattr("train.sweep.group.classify", spy)
     few = config(tmp_path, "task=text", f"path={tmp_path / 'text'}")
     results = ablate(replace(few, cells=few.cells[:2]))
     for (initial, first, _), result in zip(judged, results, strict=True):
@@ -227,7 +228,10 @@ def test_a_short_group_waits_for_no_long_one(tmp_path, monkeypatch):
         placement = group.config.model["placement"]
         if placement == "pre":
             assert second.wait(30), "the second group was kept back"
-        return [{"key": cell.key, "place": cell.place, "args": {}} for cell in group.cells]
+        return [
+            {"key": cell.key, "place": cell.place, "args": {}, "provenance": {"code": source_digest()}}
+            for cell in group.cells
+        ]
 
     class Seen(Results):
         def add(self, records):
@@ -249,12 +253,12 @@ def test_a_grid_of_rates_grows_while_a_best_one_lies_on_its_edge(tmp_path, monke
     (tmp_path / "mini.toml").write_text((tmp_path / "mini.toml").read_text() + "[question]\nextend = 3\n")
     asked, trained = load(tmp_path / "mini.toml"), []
 
-    def run_group(group, corpus, *_):
+    def run_group(group, sweep):
         trained.extend(cell.key for cell in group.cells)
         return [
             {"key": cell.key, "place": cell.place, "args": cell.config.settings(), "outcome": "worked",
              "val_loss": 2 + math.log10(cell.config.train.lr / best[cell.config.model["placement"]]) ** 2,
-             "initial_loss": 6.0, "windows": "", "corpus": {"sha256": corpus.sha256},
+             "initial_loss": 6.0, "windows": "", "corpus": {"sha256": sweep.corpus.sha256},
              "provenance": {"code": source_digest()}}
             for cell in group.cells
         ]  # fmt: skip
@@ -311,3 +315,49 @@ def test_questions_of_the_repository_are_asked(name, arms, pairs):
     rows = rows_of(asked, asked.cells)
     assert (len(arms_of(rows, asked.question)), len(pairs_of(rows, asked.question))) == (arms, pairs)
     assert list(objections(asked.question, rows)) == []
+
+
+def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Rates far from each arm's best get one seed; killed after the first rung, the same runs follow."""
+    file = tmp_path / "mini.toml"
+    config(tmp_path)
+    rates = "[1e-4, 1e-3, 1e-2, 1e-1]"
+    text = file.read_text().replace(
+        "lr = [1e-3, 1e-2]\nseed = [0, 1]", f"lr = {rates}\nseed = [0, 1, 2, 3]\ndepth = [2, 4]"
+    )
+    file.write_text(text.replace("depth = 2\n", "") + '[question]\nrun = "racing"\n')
+    trained = []
+
+    def run_group(group, sweep):
+        trained.extend(cell.key for cell in group.cells)
+        assert len(group.crew) >= 4 and len(group.cells) <= 4  # a rate each, of one seed: one program for all rungs
+        return [
+            {"key": cell.key, "place": cell.place, "args": cell.config.settings(), "outcome": "worked",
+             "val_loss": 2 + abs(math.log10(cell.config.train.lr) + 2) + 0.01 * (cell.place * 7 % 5),
+             "initial_loss": 6.0, "windows": "", "corpus": {"sha256": sweep.corpus.sha256},
+             "provenance": {"code": source_digest()}}
+            for cell in group.cells
+        ]  # fmt: skip
+
+    monkeypatch.setattr("train.sweep.ablate.run_group", run_group)
+    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: SimpleNamespace(reason="no plan"))
+    monkeypatch.setattr("train.sweep.results.fault", lambda record: "")
+    results = ablate(load(file))
+    seeds = Counter((r["args"]["placement"], r["args"]["depth"], r["args"]["lr"]) for r in results)
+    assert all(count == (4 if lr == 1e-2 else 1) for (_, _, lr), count in seeds.items()) and len(seeds) == 16
+    assert len(trained) == len(set(trained)) == len(results) == 28
+    written = tmp_path / "out" / "mini" / "results.jsonl"
+    lines = written.read_bytes().splitlines(keepends=True)
+    written.write_bytes(b"".join(lines[:19]))
+    assert ablate(load(file)) == results and len(trained) == 28 + 9
+
+
+def test_a_run_that_is_dead_stops_and_touches_no_other(tmp_path):
+    """lr = 1e30 is no number after a step: its record is that of the first chunk, 5 steps of 20."""
+    asked = replace(config(tmp_path), cells=[{"placement": "pre", "lr": lr, "seed": 0} for lr in (1e-3, 1e30)])
+    alive, dead = ablate(replace(asked, question=Question(compare=("lr",), tune=(), at="the same rate", run="racing")))
+    assert (dead["outcome"], dead["stopped"], len(dead["loss"])) == ("diverged", 5, 5)
+    assert dead["tokens"] == 5 * 4 * 12 and {len(looks) for looks in dead["stats_curve"].values()} == {3}
+    assert (alive["stopped"], len(alive["loss"])) == (None, 20)
+    whole = ablate(asked)
+    assert whole[0] == alive and (whole[1]["stopped"], len(whole[1]["loss"])) == (None, 20)

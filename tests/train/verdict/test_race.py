@@ -1,5 +1,7 @@
 """Racing leaves out what cannot change the answer, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from train.verdict.question import Question
 from train.verdict.race import MARGIN, dead, e_value, next_rung, to_stop
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-QUESTION = Question(compare=("placement",), across=("depth",))
+QUESTION = Question(compare=("placement",), across=("depth",), run="racing")
 STEPS = 160
 
 
@@ -95,11 +97,11 @@ def test_an_interrupted_race_goes_on_as_it_would_have():
 
 
 @pytest.mark.parametrize(
-    "asked", [{"measure": ("loss", "failure")}, {"at": "each rate"}, {"measure": ("usable range",)}]
+    "asked", [{"measure": ("loss", "failure")}, {"at": "each rate"}, {"measure": ("usable range",)}, {"run": "all"}]
 )
 def test_where_every_rate_counts_all_run_at_once(asked):
     cells = grid()
-    assert next_rung(cells, {}, Question(compare=("placement",), **asked)).due == list(range(len(cells)))
+    assert next_rung(cells, {}, replace(QUESTION, **asked)).due == list(range(len(cells)))
 
 
 def unigram(rng):
@@ -139,8 +141,8 @@ def test_a_small_rate_far_behind_stops_and_its_record_says_by_how_much_it_would_
     courses = [2 * np.exp(-t / 150), 0.3 * np.exp(-t / 40), 0 * t, 1.0 - 0.0 * t]  # behind the leader, the third
     losses = np.stack([2.5 + 2 * np.exp(-t / 15) + luck + c + 0.02 * rng.standard_normal(STEPS) for c in courses])
     at = 90
-    stops = to_stop(cells, losses[:, :at], np.full((4, at), 3.25), np.full(4, 6.0), QUESTION)
+    stops = to_stop(cells, losses[:, :at], np.full((4, at), 3.25), QUESTION)
     assert list(stops) == [0]
     assert stops[0].outcome == ""
     assert MARGIN < stops[0].behind < courses[0][-1]
-    assert to_stop(cells, losses[:, :at], np.full((4, at), 3.25), np.full(4, 6.0), None) == {}
+    assert to_stop(cells, losses[:, :at], np.full((4, at), 3.25), replace(QUESTION, run="all")) == {}
