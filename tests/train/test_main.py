@@ -67,7 +67,7 @@ def file(tmp_path):
         (("report", "nowhere"), "nowhere is not a sweep"),
         (("sample", "nowhere"), "nowhere is not a run"),
         (("replay", "nowhere"), "nowhere is no case and no sweep"),
-        (("replay", "nowhere", "--set", "lr"), "--set lr has no value"),
+        (("replay", "nowhere", "--set", "lr"), "--set 'lr' has no value"),
         (("sample", "nowhere", "--tokens", "0"), "tokens=0 asks for nothing"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
