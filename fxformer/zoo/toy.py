@@ -42,7 +42,11 @@ MASKS: dict[str, Mask] = {
     "blocks": Blocks(16),
     "full": Full(),
 }
-HEADS: dict[str, type[Tied] | type[Untied]] = {"tied": Tied, "untied": Untied}
+HEADS: dict[str, Callable[[], Tied | Untied]] = {
+    "tied": Tied,
+    "untied": Untied,
+    "zero": lambda: Untied(init=FanIn(gain=0.0)),  # begins by saying nothing: Yang et al. 2022, D.2, for muP
+}
 OLD_HEADS = {"free": "untied"}
 BIASED_NORMS = ("layer", "batch", "dyt")
 FACTORS = {"dyt": 0.5}  # norms that learn a factor on their input, and where it starts
