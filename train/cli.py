@@ -1,4 +1,4 @@
-"""The commands run, ablate, report, sample, probe, replay, combine, reproduce and ladder."""
+"""The commands run, ablate, report, sample, probe, coords, transfer, replay, combine, reproduce and ladder."""
 
 import codecs
 import contextlib
@@ -247,6 +247,53 @@ def replay(
         return 0
     print(f"before, something else was found: {found.sentence}")
     return 1
+
+
+@app.command
+def coords(
+    config: ConfigFile,
+    settings: Settings = (),
+    steps: Annotated[int, arg(help="to train before looking again")] = 4,
+    as_json: Annotated[bool, arg(name="json", help="print JSON")] = False,
+) -> int:
+    """Check coordinates: how the size of every activation, and its change in a few steps, go with width and depth."""
+    from train.sweep.coords import as_data, coordinates, table
+
+    if not 1 <= steps <= 100:
+        raise UserError(f"steps={steps} is no check of a few steps; use 1 to 100")
+    resolved = load(config, settings)
+    keep_compiled(Path(resolved.run.out))
+    told = coordinates(resolved, steps=steps, say=lambda line: print(line, file=sys.stderr))
+    print(json.dumps(as_data(told)) if as_json else table(told))
+    return 0
+
+
+@app.command
+def transfer(
+    config: ConfigFile,
+    settings: Settings = (),
+    as_json: Annotated[bool, arg(name="json", help="print JSON")] = False,
+    only: Cells = (),
+    exclude: Cells = (),
+) -> int:
+    """Run a sweep over rates and widths or depths, and say where the best rate goes; started again, it goes on."""
+    from train.report.transfer import as_data, table, write_transfer
+    from train.sweep.ablate import Interrupted, home_of
+    from train.sweep.transfer import transfer as transferred
+
+    use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    resolved = load(config, settings, Edits(only=only, exclude=exclude))
+    keep_compiled(Path(resolved.run.out))
+    try:
+        results, told = transferred(resolved)
+    except Interrupted:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    written = [write_transfer(each, results, home_of(resolved)) for each in told]
+    print(json.dumps([as_data(each) for each in told]) if as_json else "\n\n".join(table(each) for each in told))
+    for path in written:
+        print(f"plot: {path}", file=sys.stderr)
+    return 0
 
 
 @app.command

@@ -151,8 +151,8 @@ def _rms(x: Array) -> Array:
 def activations(recipe: Recipe, numbers: Numbers, params: Params, rows: Array) -> dict[str, Array]:
     """What every module of the model gives for rows of text, float32, by its path; within blocks "block/…" [layers, …].
 
-    A block hands out what its modules gave among its statistics, and so through the loop over layers. What several
-    modules give, as a layer and its last matrix do, is the innermost one's.
+    Called within `jit`. A block hands out what its modules gave among its statistics, and so through the loop over
+    layers. What several modules give, as a layer and its last matrix do, is the innermost one's.
     """
     heard: list[dict[str, Array]] = [{}]  # of the model, and within a block of that block
 
