@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from train.files import write_whole
 from train.report.figures import COLOURS, DASHES, SYMBOLS
 from train.verdict.question import label
-from train.verdict.stats import Result, by, loss_of
+from train.verdict.runs import Result, by, loss_of
 from train.verdict.transfer import Place, Transfer
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats as scipy_stats
 
-from train.verdict.stats import Result, by, loss_of
+from train.verdict.runs import Result, by, loss_of
 
 SIZES = ("width", "depth")
 LEVEL = 0.95  # of every interval
