@@ -22,6 +22,7 @@ def result(config: Config, cell, *, loss=2.5, logit=3.0, gradient=1.0, rms=None,
         "val_loss": loss + wiggle if works else 3.3 + wiggle,
         "last_ffn_grad_norm": gradient * math.exp(wiggle),
         "params": 1000,
+        "seconds_a_step": 0.9e-3 if args["norm"] == "rms" else 1e-3,
         "stats_final": {
             "attention_logit_max": [logit * math.exp(wiggle)] * layers,
             "residual_rms": [(i + 1) ** (rms or 0.5) * math.exp(wiggle) for i in range(layers)],

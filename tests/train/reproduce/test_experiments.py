@@ -111,7 +111,9 @@ def test_a_norm_is_judged_by_its_loss_and_its_time():
     def plant(c):
         return {"loss": by_rate(c, 0.2) + 0.1 * (c["norm"] == "rms")}
 
-    loss, seconds = found("E4", plant).claims
+    told = found("E4", plant)
+    loss, seconds = told.claims
+    assert "A step took 0.900 of the time" in told.note
     assert loss.answer == "contradicted" and loss.measured.value == pytest.approx(0.1, abs=0.01)
     assert 0 < seconds.measured.low <= seconds.measured.value <= seconds.measured.high
 
