@@ -3,12 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from train.verdict.measures import chosen, is_usable
 from train.verdict.question import Question, arms_of, with_name
-from train.verdict.runs import Result, by, loss_of
-
-LOST = ("diverged", "stuck")  # outcomes of which no loss is good, however it came out
+from train.verdict.runs import Result, by
 
 
 class Rung(NamedTuple):
@@ -39,7 +36,7 @@ def next_rungs(question: Question, plan: Mapping[tuple, Sequence[float]], result
     rungs = []
     for place, here in by(results, *question.across).items():
         plan_here, tried = plan[place], sorted({r["args"]["lr"] for r in here})
-        best = {arm.name: _best([r for r in here if arm.has(r["args"])]) for arm in arms}
+        best = {arm.name: _best([r for r in here if arm.has(r["args"])], question.tune) for arm in arms}
         for edge, beyond in ((plan_here[-1], 1), (plan_here[0], -1)):
             done = sum((rate - edge) * beyond > 0 for rate in tried)
             outermost = tried[-1] if beyond > 0 else tried[0]
@@ -59,11 +56,8 @@ def _rung(rates: Sequence[float], steps: int) -> float:
     return float(f"{(rates[-1] if steps > 0 else rates[0]) * ratio**steps:.2g}")
 
 
-def _best(runs: Sequence[Result]) -> float | None:
-    """The rate of the least mean loss, of those at which at least half of the seeds were not lost."""
-    means = {}
-    for (rate,), group in by(runs, "lr").items():
-        alive = [r for r in group if r["outcome"] not in LOST]
-        if 2 * len(alive) >= len(group):
-            means[rate] = float(np.mean([loss_of(r) for r in alive]))
-    return min(means, key=lambda rate: means[rate], default=None)
+def _best(runs: Sequence[Result], tune: Sequence[str]) -> float | None:
+    """The rate that all seeds choose, of those at which at least half of them are alive; None where there is none."""
+    if not any(is_usable(group) for group in by(runs, *tune).values()):
+        return None
+    return chosen(runs, tune)[tune.index("lr")]
