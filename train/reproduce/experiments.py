@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ from train.reproduce.reading import (
 from train.sweep.group import Look
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.stats import loglog_slope
+from train.verdict.transfer import step_of, transfers
 
 SMALLEST = 0.02  # nats: a smaller difference does not matter
 ABOVE_0 = Expected("more than 0", low=0.0)
@@ -319,6 +321,32 @@ def rezero(config: Config, results: Results) -> Found:
     )
 
 
+def transfer(config: Config, results: Results, *, across: str, still: str, moving: str, source: str) -> Found:
+    """E8, E11. Where the best rate goes as a model grows, in steps of the grid of rates."""
+    found = {each.arm["parametrization"]: each for each in transfers(results, across)}
+    sizes = [best.size for best in found[still].best]
+    span = f"from {across} {sizes[0]} to {sizes[-1]}, in steps of the grid"
+    return Found(
+        claims=[
+            Claim(
+                f"under {still} the best rate stays {span}",
+                source,
+                Expected("one step at most, either way", low=-1.0, high=1.0),
+                Interval(*found[still].shift),
+            ),
+            Claim(
+                f"under {moving} it falls {span}",
+                source,
+                Expected("by more than one step", high=-1.0),
+                Interval(*found[moving].shift),
+            ),
+        ],
+        axes=(across, "best rate"),
+        curves=[Curve(name, sizes, [best.rate for best in each.best]) for name, each in found.items()],
+        note=f"A step of the grid is a factor of {step_of(results):.3g}.",
+    )
+
+
 def cache_bytes(config: Config, results: Results) -> Found:
     """E9. Loss against the bytes that a token leaves in the cache."""
     arms = {
@@ -509,6 +537,14 @@ EXPERIMENTS = {
     "E7": Experiment(
         title="ReZero is the identity", config="e07_rezero", read=rezero, quick={"depth": [32], "seed": range(5)}
     ),
+    "E8": Experiment(
+        title="The best rate over widths",
+        config="e08_mup",
+        read=partial(
+            transfer, across="width", still="mup", moving="standard", source="Yang et al. 2022 (Tensor Programs V)"
+        ),
+        quick={"width": [32, 128]},
+    ),
     "E9": Experiment(
         title="Loss against the size of the cache", config="e09_cache", read=cache_bytes, quick={"seed": range(3)}
     ),
@@ -518,6 +554,14 @@ EXPERIMENTS = {
         read=no_positions,
         beside={"order_gap": order_gap},
         quick={"seed": range(3)},
+    ),
+    "E11": Experiment(
+        title="The best rate over depths",
+        config="e11_depth_mup",
+        read=partial(
+            transfer, across="depth", still="completep", moving="mup", source="Dey et al. 2025 (CompleteP), section 4"
+        ),
+        quick={"depth": [4, 32]},
     ),
     "E12": Experiment(
         title="Remedies against LR sensitivity", config="e12_remedies", read=remedies, quick={"seed": range(3)}

@@ -64,13 +64,21 @@ def remedied(c):
     return {"loss": by_rate(c, 0.4 - 0.05 * count)}
 
 
+def drifting(c, size, still):
+    """The best rate falls as 1 / size, but for one parametrisation; a parabola in the logarithm of the rate."""
+    best = 16e-3 * (1 if c["parametrization"] == still else 4 / c[size] * (8 if size == "width" else 1))
+    return {"loss": 2.5 + 0.1 * np.log2(c["lr"] / best) ** 2}
+
+
 PLANTED = {
     "E1": (gradient, {"reproduced"}),
     "E2": (warmup, {"reproduced"}),
     "E3": (reach, {"reproduced"}),
     "E5": (normed, {"reproduced"}),
     "E6": (lambda c: {"rms": 0.9 if c["placement"] == "pre" else 0.4, "loss": by_rate(c, 0.2)}, {"reproduced"}),
+    "E8": (lambda c: drifting(c, "width", "mup"), {"reproduced"}),
     "E9": (lambda c: {"loss": by_rate(c, 0.2)}, {"reproduced"}),
+    "E11": (lambda c: drifting(c, "depth", "completep"), {"reproduced"}),
     "E12": (remedied, {"reproduced"}),
 }
 OPPOSITE = {
@@ -78,6 +86,8 @@ OPPOSITE = {
     "E3": (no_reach, "DeepNorm trains"),
     "E5": (harmed, "qk-norm lowers"),
     "E6": (lambda c: {"rms": 0.4 if c["placement"] == "pre" else 0.9}, "the stream grows faster"),
+    "E8": (lambda c: drifting(c, "width", "standard"), "under mup the best rate stays"),
+    "E11": (lambda c: drifting(c, "depth", "mup"), "under mup it falls"),
     "E9": (lambda c: {"loss": by_rate(c, 0.2) + 0.1 * (c["kv_heads"] == 1)}, "MQA keeps the loss"),
 }
 
