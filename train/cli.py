@@ -278,7 +278,8 @@ def transfer(
 ) -> int:
     """Run a sweep over rates and widths or depths, and say where the best rate goes; started again, it goes on."""
     from train.report.transfer import as_data, table, write_transfer
-    from train.sweep.ablate import Interrupted, home_of
+    from train.sweep.ablate import home_of
+    from train.sweep.group import Interrupted
     from train.sweep.transfer import transfer as transferred
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

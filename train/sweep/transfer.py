@@ -1,21 +1,20 @@
 """A sweep over rates and sizes, and where the best rate goes: `ablate`, and an answer."""
 
-from typing import Any
-
 from train.config import Config
 from train.data.corpus import load_corpus
 from train.errors import UserError, user_input
 from train.sweep.ablate import ablate, cells_of
+from train.verdict.runs import Result
 from train.verdict.transfer import SIZES, Transfer, transfers
 
 
-def transfer(config: Config) -> tuple[list[dict[str, Any]], list[list[Transfer]]]:
+def transfer(config: Config) -> tuple[list[Result], list[list[Transfer]]]:
     """All results, and the best rates of each arm across the widths, and across the depths, that the grid varies.
 
     Raises UserError before the first step where the grid varies neither, or has rates that say no place.
     """
     corpus = load_corpus(config.data.path, config.data.task)
-    planned: list[dict[str, Any]] = [
+    planned: list[Result] = [
         {"args": cell.config.settings(), "val_loss": 0.0, "initial_loss": None} for cell in cells_of(config, corpus)
     ]
     varied = [name for name in SIZES if len({run["args"][name] for run in planned}) > 1]
