@@ -162,7 +162,7 @@ def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
             metrics = jax.device_get(metrics)
             durations.append((time.perf_counter() - since) / (size * int(alive.sum())))
         told.append(_thinned(metrics, step - size, steps))
-        unigram.append(_unigram(group, sweep, tokens))
+        unigram.append(np.mean(_unigram(group, sweep, tokens), axis=-1))
         sweep.bar.advance(group.work_of_one * size / steps * int(alive.sum()), note=_note(group, metrics.loss[alive]))
         leaving = _leaving(group, sweep.question, alive, told, unigram)
         if leaving:
@@ -178,9 +178,10 @@ def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
             break
     seconds = (time.perf_counter() - begin) / len(group.cells)
     curves: Metrics = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *told)
+    known = np.concatenate(unigram, axis=1), for_each(_unigram(group, sweep, held_out))
     times = {"seconds": seconds, "seconds_a_step": min(durations[1:], default=None)}
     return [
-        _record(cell, sweep, jax.tree.map(lambda x: x[k], (first, curves)), ends[k]) | _finite(times)  # noqa: B023
+        _record(cell, sweep, jax.tree.map(lambda x: x[k], (first, curves, *known)), ends[k]) | _finite(times)  # noqa: B023
         for k, cell in enumerate(group.cells)
     ]
 
@@ -199,11 +200,11 @@ def _leaving(
     return {living[i]: stop for i, stop in stops.items()}
 
 
-def _unigram(group: Group, sweep: Sweep, tokens: np.ndarray) -> np.ndarray:
-    """[K, steps]: the loss of byte frequencies on these tokens, or on average where not all of them are predicted."""
+def _unigram(group: Group, sweep: Sweep, rows: np.ndarray) -> np.ndarray:
+    """The loss of byte frequencies on rows [..., row], or on average where not all of them is predicted: [...]."""
     if group.recipe.objective == "causal":
-        return np.mean(sweep.nats[tokens[..., 1:]], axis=(-2, -1))
-    return np.full(tokens.shape[:2], sweep.entropies.unigram_entropy)
+        return np.mean(sweep.nats[rows[..., 1:]], axis=-1)
+    return np.full(rows.shape[:-1], sweep.entropies.unigram_entropy)
 
 
 def _thinned(metrics: Metrics, begin: int, steps: int) -> Metrics:
@@ -248,15 +249,24 @@ def _note(group: Group, losses: np.ndarray) -> str:
     return f"{structure}  best loss {best:.3f}"
 
 
-def _record(cell: Cell, sweep: Sweep, told: tuple[Judgement, Metrics], end: End) -> dict[str, Any]:
-    (first, curves), last, corpus = told, end.judgement, sweep.corpus
+def _record(
+    cell: Cell, sweep: Sweep, told: tuple[Judgement, Metrics, np.ndarray, np.ndarray], end: End
+) -> dict[str, Any]:
+    (first, curves, unigram_T, unigram_W), last, corpus = told, end.judgement, sweep.corpus
     config, steps = cell.config, cell.config.train.steps
     losses, tokens = np.asarray(curves.loss)[: end.step], end.step * config.tokens_a_step
     looks = [step for step in _looks(steps) if step < end.step]
     layers = {name: values[: len(looks)] for name, values in curves.layers.items()}
     stats_init, stats_final = ({name: values[look] for name, values in layers.items()} for look in (0, -1))
     evenly = sum(step % _every(steps) == 0 for step in looks)
-    outcome = classify(losses, initial_loss=float(losses[0]), unigram_entropy=sweep.entropies.unigram_entropy)
+    counted = last.weights > 0  # a window in which nothing is predicted says nothing
+    outcome = classify(
+        losses,
+        windows=last.windows[counted],
+        unigram=unigram_T[: end.step],
+        unigram_windows=unigram_W[counted],
+        initial=first.windows[first.weights > 0],
+    )
     if end.stop is not None and end.stop.outcome:
         outcome = Outcome(end.stop.outcome, end.step)
     return _finite(

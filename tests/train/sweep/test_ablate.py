@@ -85,22 +85,25 @@ def test_results_of_an_older_edition_are_named_and_their_cells_run_again(swept, 
     assert file.read_bytes().startswith(before) and [r["key"] for r in answered(file.parent)[1]] == [results[0]["key"]]
 
 
-def test_an_outcome_is_judged_by_training_losses_alone(tmp_path, monkeypatch):
-    """Training text of one byte, held-out text of every other: their losses at initialisation differ, as they must."""
+def test_an_outcome_is_judged_against_the_frequency_of_bytes_on_the_same_text(tmp_path, monkeypatch):
+    """Training text of two bytes, equally many; held-out text of every other, which count as if seen once."""
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "train.txt").write_bytes(b"ab" * 500)
-    (tmp_path / "text" / "other.txt").write_bytes(bytes(range(128)) * 8)
+    (tmp_path / "text" / "other.txt").write_bytes(bytes(range(97)) * 8)
     judged = []
 
-    def spy(losses, *, initial_loss, unigram_entropy):
-        judged.append((initial_loss, losses[0], unigram_entropy))
-        return classify(losses, initial_loss=initial_loss, unigram_entropy=unigram_entropy)
+    def spy(losses, **told):
+        judged.append(told)
+        return classify(losses, **told)
 
     monkeypatch.setattr("train.sweep.group.classify", spy)
     few = config(tmp_path, "task=text", f"path={tmp_path / 'text'}")
     results = ablate(replace(few, cells=few.cells[:2]))
-    for (initial, first, _), result in zip(judged, results, strict=True):
-        assert abs(initial - first) < 0.1 < abs(initial - result["initial_loss"])
+    for told, result in zip(judged, results, strict=True):
+        assert np.allclose(told["unigram"], np.log(2)) and len(told["unigram"]) == 20
+        assert np.allclose(told["unigram_windows"], np.log(1000)) and len(told["unigram_windows"]) == 8
+        assert np.mean(told["windows"]) == pytest.approx(result["val_loss"], rel=1e-5)
+        assert np.mean(told["initial"]) == pytest.approx(result["initial_loss"], rel=1e-5)
 
 
 def test_a_second_call_trains_nothing(swept, capsys):
