@@ -1,5 +1,9 @@
 """Outcomes of simulated runs whose fate is known, and how rarely noise alone is taken for an event."""
 
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -159,3 +163,33 @@ def test_short_runs_and_single_numbers_have_an_outcome(count):
         return classify(np.full(count, loss), windows=loss, **known).name
 
     assert (told(2.0), told(3.4), told(6.0)) == ("worked", "stuck", "diverged")
+
+
+def labelled() -> Iterator[tuple[str, str]]:
+    """The label and the outcome of each curve in curves.npz.
+
+    They are of real runs: pre-norm and post-norm of 2 to 8 layers at rates from 1e-4 to 3, on the standard library and
+    on Shakespeare, with and without clipping and warm-up, and stochastic gradient descent without norms. Labels were
+    given by looking at the curves, by the words at the head of train/verdict/outcome.py; "" where looking could not
+    tell. How long a spike lasts and what it is measured by was settled on those of the kinds clip0, pre2, sgd and
+    shake; the others came after.
+    """
+    curves = np.load(Path(__file__).with_name("curves.npz"))
+    held = {name: curves[name].astype(float) for name in ("losses", "windows", "initial", "unigram", "unigram_windows")}
+    for run, label in enumerate(curves["label"]):
+        steps, text = curves["steps"][run], curves["text"][run]
+        outcome = classify(
+            held["losses"][run, :steps],
+            windows=held["windows"][run],
+            unigram=held["unigram"][text, :steps],
+            unigram_windows=held["unigram_windows"][text],
+            initial=held["initial"][run],
+        )
+        yield str(label), outcome.name
+
+
+def test_97_of_100_labels_given_by_hand_are_the_outcomes():
+    pairs = [pair for pair in labelled() if pair[0]]
+    assert {label for label, _ in pairs} == set(OUTCOMES)
+    apart = Counter(pair for pair in pairs if pair[0] != pair[1])
+    assert apart.total() <= 0.03 * len(pairs), apart
