@@ -268,7 +268,7 @@ def activation_growth(config: Config, results: Results) -> Found:
         return loglog_slope(range(1, len(rms) + 1), rms).slope
 
     def level(result: Result) -> float:
-        return math.log(result["stats_final"]["residual_rms"][-1])
+        return result["stats_final"]["residual_rms"][-1]
 
     return Found(
         claims=[
@@ -282,7 +282,13 @@ def activation_growth(config: Config, results: Results) -> Found:
                 "its last layer stands higher in pre-norm, log of the ratio",
                 source,
                 ABOVE_0,
-                difference(same["pre"], same["sandwich"], level),
+                difference(same["pre"], same["sandwich"], lambda result: math.log(level(result))),
+            ),
+            Claim(
+                "its last layer grows faster with the rate in pre-norm, difference of exponents",
+                source,
+                ABOVE_0,
+                of_mean(exponents(arms["pre"], "lr", level) - exponents(arms["sandwich"], "lr", level)),
             ),
         ],
         axes=("layer", "RMS of the stream after training"),

@@ -58,6 +58,12 @@ def harmed(c):
     return {"loss": by_rate(c, 0.6 if qk or c["z_loss"] else 0.4), "logit": 3 * c["lr"] ** (-0.1 if qk else -0.2)}
 
 
+def grown(c):
+    """The stream of pre-norm grows more with depth, and more with the rate."""
+    pre = c["placement"] == "pre"
+    return {"rms": (0.9 if pre else 0.4) + (0.2 if pre else 0.05) * np.log10(c["lr"] / 3e-3), "loss": by_rate(c, 0.2)}
+
+
 def remedied(c):
     """Each remedy takes 0.05 nats of the cost of a factor of ten, so they add up."""
     count = sum([c.get("qk_norm") == "layer", c.get("placement") == "sandwich", "softcap" in c, bool(c.get("z_loss"))])
@@ -75,7 +81,7 @@ PLANTED = {
     "E2": (warmup, {"reproduced"}),
     "E3": (reach, {"reproduced"}),
     "E5": (normed, {"reproduced"}),
-    "E6": (lambda c: {"rms": 0.9 if c["placement"] == "pre" else 0.4, "loss": by_rate(c, 0.2)}, {"reproduced"}),
+    "E6": (grown, {"reproduced"}),
     "E8": (lambda c: drifting(c, "width", "mup"), {"reproduced"}),
     "E9": (lambda c: {"loss": by_rate(c, 0.2)}, {"reproduced"}),
     "E11": (lambda c: drifting(c, "depth", "completep"), {"reproduced"}),
