@@ -205,12 +205,25 @@ def _inner(eqn: JaxprEqn, wanted: Sequence[bool]) -> list[tuple[Any, list[str | 
     results = ["" if want else None for want in wanted]
     match eqn.primitive.name:
         case "scan":
-            return [(told["jaxpr"], [""] * told["num_carry"] + results[told["num_carry"] :])]
+            _, carried = _constant_and_carried(eqn)
+            return [(told["jaxpr"], [""] * carried + results[carried:])]
         case "while":
             return [(told["cond_jaxpr"], [""]), (told["body_jaxpr"], [""] * len(results))]
         case "cond":
             return [(branch, results) for branch in told["branches"]]
     return []
+
+
+def _constant_and_carried(scan: JaxprEqn) -> tuple[int, int]:
+    """How many inputs of a loop are the same in each turn, and how many are carried on: what it goes through, or makes
+    a row of in each turn, has an axis more outside. (Versions of JAX say it in other ways.)"""
+    body, _ = _opened(scan.params["jaxpr"])
+
+    def alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        return sum(outer.aval.ndim == inner.aval.ndim for outer, inner in zip(outside, inside, strict=True))
+
+    carried = alike(scan.outvars, body.outvars)
+    return alike(scan.invars, body.invars) - carried, carried
 
 
 def _computed(
@@ -271,7 +284,8 @@ class _Run:
     def scan(self, step: _Step, values: list[Value], turn: int) -> list[Value]:
         """Turn by turn."""
         told, (body,) = step.eqn.params, step.inner
-        first, last = told["num_consts"], told["num_consts"] + told["num_carry"]
+        first, carried = _constant_and_carried(step.eqn)
+        last = first + carried
         consts, carry, columns = values[:first], values[first:last], values[last:]
         rows: dict[int, list[Value]] = {}
         for i in sorted(range(told["length"]), reverse=told["reverse"]):
