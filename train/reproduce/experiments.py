@@ -7,7 +7,7 @@ A difference is over pairs of runs of one seed. Where rates are swept each arm h
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from train.reproduce.reading import (
     where,
     worked,
 )
+from train.sweep.coords import FLAT, coordinates
 from train.sweep.group import Look
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.stats import loglog_slope
@@ -353,6 +354,31 @@ def transfer(config: Config, results: Results, *, across: str, still: str, movin
     )
 
 
+def mup(config: Config, results: Results) -> Found:
+    """E8. Where the best rate goes as a model widens, and how much a few steps change every activation of it."""
+    source = "Yang et al. 2022 (Tensor Programs V)"
+    found = transfer(config, results, across="width", still="mup", moving="standard", source=source)
+    slopes: dict[str, list[float]] = {"mup": [], "standard": []}
+    for each in coordinates(config, say=lambda line: None):
+        if each.slopes.change is not None:
+            slopes[each.arm["parametrization"]].append(each.slopes.change.slope)
+    checked = [
+        Claim(
+            "under mup a few steps change every activation by as much at every width, the largest exponent",
+            f"{source}, appendix D.1",
+            Expected(f"within {FLAT} of 0", low=-FLAT, high=FLAT),
+            exactly(max(slopes["mup"], key=abs)),
+        ),
+        Claim(
+            "under standard they change every activation by more in a wider model, the smallest exponent",
+            f"{source}, appendix D.1",
+            Expected(f"more than {FLAT}", low=FLAT),
+            exactly(min(slopes["standard"])),
+        ),
+    ]
+    return replace(found, claims=[*found.claims, *checked])
+
+
 def cache_bytes(config: Config, results: Results) -> Found:
     """E9. Loss against the bytes that a token leaves in the cache."""
     arms = {
@@ -546,10 +572,8 @@ EXPERIMENTS = {
     "E8": Experiment(
         title="The best rate over widths",
         config="e08_mup",
-        read=partial(
-            transfer, across="width", still="mup", moving="standard", source="Yang et al. 2022 (Tensor Programs V)"
-        ),
-        quick={"width": [32, 128]},
+        read=mup,
+        quick={"width": [32, 64, 128]},
     ),
     "E9": Experiment(
         title="Loss against the size of the cache", config="e09_cache", read=cache_bytes, quick={"seed": range(3)}

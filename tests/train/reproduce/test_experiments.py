@@ -12,11 +12,14 @@ import fxformer as fx
 from tests.train.reproduce.planted import result
 from train.config import Config
 from train.config.config import Data
+from train.reproduce import experiments
 from train.reproduce.experiments import EXPERIMENTS
 from train.reproduce.looks import order_gap
 from train.reproduce.reproduce import configuration
 from train.step import numbers_of, recipe_of
+from train.sweep.coords import Coordinate, Sizes
 from train.verdict.outcome import WORKED
+from train.verdict.stats import Slope
 
 
 def gradient(c):
@@ -96,6 +99,25 @@ OPPOSITE = {
     "E11": (lambda c: drifting(c, "depth", "mup"), "under mup it falls"),
     "E9": (lambda c: {"loss": by_rate(c, 0.2) + 0.1 * (c["kv_heads"] == 1)}, "MQA keeps the loss"),
 }
+
+
+@pytest.fixture(autouse=True)
+def checked(monkeypatch):
+    """A coordinate check in which training changes activations as theory says; that one is tried in its own room."""
+    monkeypatch.setattr(experiments, "coordinates", lambda config, say: told({"mup": 0.02, "standard": 0.5}))
+
+
+def told(slopes):
+    return [
+        Coordinate({"parametrization": name}, "width", tensor, Sizes(None, None, Slope(slope, 0.01, 0.0)))
+        for name, slope in slopes.items() for tensor in ("embed", "head/out")
+    ]  # fmt: skip
+
+
+def test_a_coordinate_check_that_is_not_flat_contradicts_mup(monkeypatch):
+    monkeypatch.setattr(experiments, "coordinates", lambda config, say: told({"mup": -0.3, "standard": 0.01}))
+    claims = found("E8", lambda c: drifting(c, "width", "mup")).claims
+    assert [claim.answer for claim in claims] == ["reproduced"] * 2 + ["contradicted"] * 2
 
 
 def found(name, plant):
