@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from train.config import Config
 from train.errors import UserError
-from train.run import layout, loop
+from train.run import layout, loop, steps
 from train.step import Judgement, Metrics, State
 from train.sweep import ablate as sweeps
 from train.sweep import group
@@ -53,7 +53,7 @@ def stand_in() -> None:
     def evaluate(recipe, numbers, params, rows, part):
         return Judgement(loss_of(params), jnp.full(len(rows), loss_of(params)), jnp.ones(len(rows)))
 
-    loop.train_step = sweeps.train_step = group.train_step = train_step
+    steps.train_step = sweeps.train_step = group.train_step = train_step
     loop.evaluate = group.evaluate = evaluate
     layout.start = sweeps.start = group.start = start
     # Plans round differently, and timings choose them.
