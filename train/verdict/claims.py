@@ -20,7 +20,7 @@ import numpy as np
 
 from train.verdict.counts import Count, Shares
 from train.verdict.estimate import LEVEL, Estimate, contrast, pooled
-from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best, chosen, is_usable
+from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best, chosen, is_steady, is_usable
 from train.verdict.outcome import FAILED
 from train.verdict.plan import Needed, seeds_needed
 from train.verdict.question import MEASURES, SEED, SIZES, Arm, Question, arms_of, label, pairs_of, place_of, varying
@@ -183,16 +183,58 @@ def _meet(
         if place not in second:
             continue
         a, b = first[place], second[place]
-        judges = [*a, *b] if question.at == "the same rate" else None
-        sides = [Side(runs, rivals, at_best(runs, tune, judges=judges)) for runs, rivals in ((a, b), (b, a))]
-        readings = [FUNCTIONS[measure](side) for side in sides]
+        sides = _sides(question, tune, a, b)
         reason = _reason(measure, question, tune, sides)
-        common = readings[0].keys() & readings[1].keys()
-        if not reason and len(common) < 2:
+        told_a, told_b = _read(measure, sides)
+        if not reason and len(told_a) < 2:
             reason = "too few runs of both work" if measure in ("loss", "growth") else "nothing is measured of both"
-        told_a, told_b = ({seed: each[seed] for seed in sorted(common)} for each in readings)
+        if not reason and tune and measure != "failure":
+            told_a = _unsteady(measure, question, tune, a, b, told_a, told_b)
         cells.append(_Cell(place, told_a, told_b, reason, (_rates_of(a, tune), _rates_of(b, tune))))
     return cells
+
+
+def _sides(question: Question, tune: Sequence[str], a: Sequence[Result], b: Sequence[Result]) -> list[Side]:
+    judges = [*a, *b] if question.at == "the same rate" else None
+    return [Side(runs, rivals, at_best(runs, tune, judges=judges)) for runs, rivals in ((a, b), (b, a))]
+
+
+def _read(measure: str, sides: Sequence[Side]) -> tuple[Readings, Readings]:
+    """What both arms say, of the seeds of which both say something."""
+    first, second = (FUNCTIONS[measure](side) for side in sides)
+    common = sorted(first.keys() & second.keys())
+    return {seed: first[seed] for seed in common}, {seed: second[seed] for seed in common}
+
+
+def _unsteady(
+    measure: str,
+    question: Question,
+    tune: Sequence[str],
+    a: Sequence[Result],
+    b: Sequence[Result],
+    first: Readings,
+    second: Readings,
+) -> Readings:
+    """The first arm's readings, moved so that differences spread as much as the whole procedure does, choice included.
+
+    Where rates are close, each seed sways which one the others choose, and seeds are less independent than they look.
+    Each difference becomes the mean plus n - 1 times what leaving the seed out takes from it, the choice made anew: the
+    jackknife (Efron & Stein 1981). Where the choice is steady that is the difference itself.
+    """
+    judges = [[*a, *b]] if question.at == "the same rate" else [a, b]
+    if all(is_steady(runs, tune) for runs in judges):
+        return first
+    left = {}
+    for seed in first:
+        rest = [[r for r in runs if r["args"]["seed"] != seed] for runs in (a, b)]
+        told = _read(measure, _sides(question, tune, *rest))
+        left[seed] = float(np.mean([told[0][s].value - told[1][s].value for s in told[0]])) if told[0] else math.nan
+    if not all(map(math.isfinite, left.values())):
+        return first
+    differences = {seed: reading.value - second[seed].value for seed, reading in first.items()}
+    mean, middle = float(np.mean(list(differences.values()))), float(np.mean(list(left.values())))
+    moved = {seed: mean + (len(left) - 1) * (middle - value) for seed, value in left.items()}
+    return {seed: r._replace(value=moved[seed] + second[seed].value) for seed, r in first.items()}
 
 
 def _rates_of(runs: Sequence[Result], tune: Sequence[str]) -> str:

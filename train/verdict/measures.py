@@ -6,8 +6,9 @@ alive, among those at which at least half of the seeds are; whether a run works 
 measures, and no mean is over dead runs. A new measure is a function of a side, and a line in FUNCTIONS and MEASURES.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,10 +41,10 @@ class Side(NamedTuple):
 Readings = Mapping[int, Reading]
 
 
-def chosen(runs: Sequence[Result], tune: Sequence[str], *, without: int | None = None) -> Rates:
-    """The values of the tuned settings that are best by all seeds but one."""
+def chosen(runs: Sequence[Result], tune: Sequence[str], *, without: Collection[int] = ()) -> Rates:
+    """The values of the tuned settings that are best by all seeds but some."""
     groups = by(runs, *tune)
-    others = {rates: [r for r in group if r["args"]["seed"] != without] for rates, group in groups.items()}
+    others = {rates: [r for r in group if r["args"]["seed"] not in without] for rates, group in groups.items()}
     judged = {rates: group for rates, group in others.items() if group} or groups
     usable = {rates: alive(group) for rates, group in judged.items() if is_usable(group)}
     if usable:
@@ -71,8 +72,15 @@ def at_best(
     judges = runs if judges is None else judges
     places = {(r["args"]["seed"], *(r["args"].get(name) for name in tune)): r for r in runs}
     seeds = sorted({r["args"]["seed"] for r in runs})
-    picked = {seed: places.get((seed, *chosen(judges, tune, without=seed))) for seed in seeds}
+    picked = {seed: places.get((seed, *chosen(judges, tune, without=(seed,)))) for seed in seeds}
     return {seed: run for seed, run in picked.items() if run is not None}
+
+
+def is_steady(runs: Sequence[Result], tune: Sequence[str]) -> bool:
+    """Are the same rates chosen whichever two seeds are left out?"""
+    seeds = sorted({r["args"]["seed"] for r in runs})
+    picks = {chosen(runs, tune, without=pair) for pair in itertools.combinations(seeds, 2)}
+    return len(picks) <= 1
 
 
 def loss(side: Side) -> Readings:

@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from tests.train.verdict.simulated import RATES, run, sweep
-from train.verdict.claims import claims
+from train.verdict.claims import claims, draw
+from train.verdict.measures import at_best
 from train.verdict.question import Question
 from train.verdict.words import WORDS, sentence
 
@@ -104,6 +107,27 @@ def test_at_each_rate_the_rate_is_a_cell():
     assert len(cells) == len(RATES)
     (trend,) = effects(runs, Question(compare=("placement",), at="each rate"), kind="trend")
     assert trend.axis == "doubling of lr"
+
+
+def test_where_rates_are_close_the_choice_of_one_is_paid_for():
+    """Three rates that are as good as each other, chosen by noise: seeds sway each other's choice, and the spread of
+    the differences alone says too little."""
+    held, by_spread_alone = [], []
+    for key in range(150):
+        random = np.random.default_rng(key)
+        runs = [
+            run(random.normal(2.5, 0.02) + 0.3 * (lr in (RATES[0], RATES[-1])), placement=placement, lr=lr, seed=seed)
+            for placement in AXES["placement"]
+            for lr in RATES
+            for seed in range(8)
+        ]
+        (drawn,) = [each for each in draw(runs, PLACEMENT) if each.evidence is not None]
+        low, high = drawn.evidence.interval(0.05)
+        held.append(low <= 0 <= high)
+        pre, post = (at_best([r for r in runs if r["args"]["placement"] == p], ("lr",)) for p in AXES["placement"])
+        differences = [pre[seed]["val_loss"] - post[seed]["val_loss"] for seed in range(8)]
+        by_spread_alone.append(stats.ttest_1samp(differences, 0).pvalue > 0.05)
+    assert np.mean(held) >= 0.94 > np.mean(by_spread_alone)
 
 
 # Where arms fail.
