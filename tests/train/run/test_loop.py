@@ -22,7 +22,16 @@ from train.run.loop import run
 from train.run.sample import load_run
 
 MODEL = {"width": 16, "heads": 2, "depth": 2}
-SETTINGS = {"length": 12, "batch": 4, "steps": 30, "save_every": 6, "log_every": 1, "validation": 8, "task": "copy"}
+SETTINGS = {
+    "length": 12,
+    "batch": 4,
+    "steps": 30,
+    "save_every": 6,
+    "log_every": 1,
+    "validation": 8,
+    "watch": 4,
+    "task": "copy",
+}
 
 
 def config(tmp_path, **settings):
@@ -42,6 +51,8 @@ def test_a_run_learns_and_leaves_what_it_says(tmp_path):
     assert (result.outcome, result.step, len(losses)) == ("finished", 30, 30)
     assert losses[-1] < losses[0] - 1
     assert len(lines[0]["layers"]["grad_norm"]) == 2
+    assert [len(lines[0]["layers"][name]) for name in ("log_z", "logit_mean")] == [1, 1]
+    assert [line["windows"] for line in lines if "val_loss" in line] == [4, 4, 4, 4, 8]  # all of them at the end only
     assert result.val_loss == [line["val_loss"] for line in lines if "val_loss" in line][-1]
 
 
