@@ -552,7 +552,7 @@ EXPERIMENTS = {
         title="How deep a stack trains",
         config="e03_depth_reach",
         read=depth_reach,
-        quick={"depth": [2, 32], "seed": range(4)},
+        quick={"depth": [2, 32], "lr": [1e-2], "seed": range(4)},
     ),
     "E4": Experiment(
         title="RMSNorm against LayerNorm", config="e04_norm_kinds", read=norm_kinds, quick={"seed": range(5)}
@@ -567,7 +567,10 @@ EXPERIMENTS = {
         quick={"seed": range(3)},
     ),
     "E7": Experiment(
-        title="ReZero is the identity", config="e07_rezero", read=rezero, quick={"depth": [32], "seed": range(5)}
+        title="ReZero is the identity",
+        config="e07_rezero",
+        read=rezero,
+        quick={"depth": [32], "lr": [1e-3, 3e-3], "seed": range(5)},
     ),
     "E8": Experiment(
         title="The best rate over widths",
@@ -594,6 +597,9 @@ EXPERIMENTS = {
         quick={"depth": [4, 32]},
     ),
     "E12": Experiment(
-        title="Remedies against LR sensitivity", config="e12_remedies", read=remedies, quick={"seed": range(3)}
+        title="Remedies against LR sensitivity",
+        config="e12_remedies",
+        read=remedies,
+        quick={"lr": [1e-2, 1e-1, 3e-1], "seed": range(3)},
     ),
 }
