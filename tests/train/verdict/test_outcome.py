@@ -172,7 +172,7 @@ def labelled() -> Iterator[tuple[str, str]]:
     on Shakespeare, with and without clipping and warm-up, and stochastic gradient descent without norms. Labels were
     given by looking at the curves, by the words at the head of train/verdict/outcome.py; "" where looking could not
     tell. How long a spike lasts and what it is measured by was settled on those of the kinds clip0, pre2, sgd and
-    shake; the others came after.
+    shake; post4 and post8 were labelled before the rules saw them.
     """
     curves = np.load(Path(__file__).with_name("curves.npz"))
     held = {name: curves[name].astype(float) for name in ("losses", "windows", "initial", "unigram", "unigram_windows")}
