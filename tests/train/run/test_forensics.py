@@ -19,6 +19,7 @@ from train.run.loop import run
 from train.run.taps import Value
 from train.step import numbers_of, recipe_of, start, train_step
 from train.sweep.results import Results
+from train.verdict.outcome import SUSTAINED
 
 MODEL = {"width": 16, "heads": 2, "depth": 2}
 SETTINGS = {"length": 12, "batch": 4, "steps": 30, "save_every": 6, "log_every": 1, "validation": 8, "task": "copy"}
@@ -162,15 +163,16 @@ def test_a_spike_is_looked_at_and_changes_nothing(tmp_path, monkeypatch):
     plain = run(config(tmp_path / "plain"))
     assert not (tmp_path / "plain" / "run" / "forensics").exists()
     monkeypatch.setattr(loop, "has_spiked", lambda losses: len(losses) == 12)
+    step = 13 - SUSTAINED
     spiked = run(config(tmp_path / "spiked"))
     logs = [read(tmp_path / name / "run" / "log.jsonl") for name in ("plain", "spiked")]
     losses = [{line["step"]: line["loss"] for line in log if "loss" in line} for log in logs]
     assert losses[0] == losses[1] and plain.val_loss == spiked.val_loss
-    assert [line for line in logs[1] if "event" in line] == [{"step": 10, "event": "spike"}]
-    case, found = examine_again(tmp_path / "spiked" / "run" / "forensics" / "step_10")
-    assert case.finding.name == found.name and found.name[:3] == ("growth", 10, "forward")
-    streams = [next(line["layers"]["residual_rms"] for line in logs[1] if line["step"] == step) for step in (9, 10)]
-    for layer, told in enumerate(zip(*streams, strict=True)):
+    assert [line for line in logs[1] if "event" in line] == [{"step": step, "event": "spike"}]
+    case, found = examine_again(tmp_path / "spiked" / "run" / "forensics" / f"step_{step}")
+    assert case.finding.name == found.name and found.name[:3] == ("growth", step, "forward")
+    layers = {line["step"]: line["layers"] for line in logs[1] if "layers" in line}
+    for layer, told in enumerate(zip(*(layers[each]["residual_rms"] for each in (step - 1, step)), strict=True)):
         (row,) = (row for row in case.rows if row.name == ("forward", layer, "ffn_residual", "stream"))
         assert (row.before, row.rms) == pytest.approx(told, rel=1e-5)
     most = max((row for row in case.rows if row.phase == "forward"), key=lambda row: row.rms / (row.before or np.inf))
