@@ -124,7 +124,8 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                     )
                 for records in run_groups(groups, sweep):
                     results.add(records)
-                bar.say(f"{len({group.recipe for group in groups})} training programs for {len(missing)} runs")
+                programs = {_program(cell) for cell in missing}
+                bar.say(f"{len(programs)} training programs for {len(missing)} runs")
                 grid = grown(grid.config, question, config, corpus, results, beside)
 
 
