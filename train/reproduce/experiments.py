@@ -576,7 +576,7 @@ EXPERIMENTS = {
         title="The best rate over widths",
         config="e08_mup",
         read=mup,
-        quick={"width": [32, 64, 128]},
+        quick={"width": [32, 64, 128], "seed": range(3)},
     ),
     "E9": Experiment(
         title="Loss against the size of the cache", config="e09_cache", read=cache_bytes, quick={"seed": range(3)}
@@ -594,7 +594,7 @@ EXPERIMENTS = {
         read=partial(
             transfer, across="depth", still="completep", moving="mup", source="Dey et al. 2025 (CompleteP), section 4"
         ),
-        quick={"depth": [4, 32]},
+        quick={"depth": [4, 32], "seed": range(3)},
     ),
     "E12": Experiment(
         title="Remedies against LR sensitivity",
