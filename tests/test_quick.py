@@ -149,7 +149,11 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     call(cli.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
     call(cli.report, tmp_path / "sweeps" / "small")
     call(cli.replay, tmp_path / "sweeps" / "small", settings=("lr=1e-3", "seed=0"))
-    elsewhere = {"coords", "transfer"}  # sweeps over sizes, each of which is compiled: see tests/train/sweep
+    arms = [f"{tmp_path / 'sweeps' / 'small'}:{name}" for name in ("lr 0.001", "lr 0.01")]
+    assert cli.judge(*arms) == 2, "two seeds are no comparison"
+    said["judge"] = capsys.readouterr().out
+    # Sweeps over sizes, each of which is compiled: see tests/train/sweep and tests/train/reproduce.
+    elsewhere = {"coords", "transfer", "ladder", "reproduce"}
     assert set(said) | elsewhere == commands("train", capsys)
     assert "at step 2 of 2: validation loss" in said["run"]
     assert said["sample"].startswith("ab")
