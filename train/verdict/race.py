@@ -27,6 +27,7 @@ import numpy as np
 from train.verdict.outcome import FAILED
 from train.verdict.question import SEED, Cell, Question, place_of, varying
 from train.verdict.runs import Result, loss_of
+from train.verdict.sequential import log_e
 
 LEVEL = 0.05  # chance to lose the best rate of a cell
 PRIOR = 16.0  # variance of the effect size: rates a factor of three apart differ by some four spreads
@@ -162,9 +163,7 @@ def e_value(difference: float, pairs: float, spread: float, dof: int) -> float:
     """
     if spread == 0:
         return 1.0 if difference == 0 else math.inf
-    ratio, t2 = 1 + pairs * PRIOR, pairs * (difference / spread) ** 2
-    log = (dof + 1) / 2 * (math.log1p(t2 / dof) - math.log1p(t2 / (dof * ratio))) - math.log(ratio) / 2
-    return math.exp(min(log, 700.0))
+    return math.exp(min(log_e(pairs * (difference / spread) ** 2, pairs, dof, prior=PRIOR), 700.0))
 
 
 def dead(losses_T: np.ndarray, unigram_T: np.ndarray | float, *, initial_loss: float, steps: int, warmup: int) -> str:

@@ -8,10 +8,7 @@ t-tests and confidence sequences for Gaussian means with unknown variance", sect
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from train.verdict.counts import Shares
 from train.verdict.estimate import LEVEL, Estimate
@@ -20,25 +17,13 @@ FIRST, LATER = 0.9, 0.1  # shares of a level: for the first look, and kept for a
 PRIOR = 4.0  # variance of the effect size before anything is seen: effects that matter are a few spreads large here
 
 
-def e_value(differences: Sequence[float] | np.ndarray) -> float:
-    """Evidence against mean zero: 1 on average where it is zero, at any time; 20 is a claim at 5 %.
+def log_e(t2: float, pairs: float, dof: float, *, prior: float = PRIOR) -> float:
+    """Logarithm of the e-value of a squared t statistic: evidence against mean zero, of mean 1 where it is zero.
 
-    Of fewer than two differences it is 1, and where all are equal and not zero it is infinite.
+    pairs: differences that the mean is of. dof: of the spread. prior: variance of the effect size.
     """
-    x = np.asarray(differences, float)
-    n = len(x)
-    if n < 2:
-        return 1.0
-    spread = float(np.var(x, ddof=1))
-    if spread == 0:
-        return 1.0 if x[0] == 0 else math.inf
-    t2 = n * float(np.mean(x)) ** 2 / spread
-    return math.exp(_log_e(t2, n))
-
-
-def _log_e(t2: float, n: int) -> float:
-    ratio = 1 + n * PRIOR
-    return -math.log(ratio) / 2 + n / 2 * (math.log1p(t2 / (n - 1)) - math.log1p(t2 / ((n - 1) * ratio)))
+    ratio = 1 + pairs * prior
+    return (dof + 1) / 2 * (math.log1p(t2 / dof) - math.log1p(t2 / (dof * ratio))) - math.log(ratio) / 2
 
 
 class Anytime(NamedTuple):
@@ -59,11 +44,16 @@ class Anytime(NamedTuple):
         return max(2, int(self.estimate.dof + 1 + 1e-9))
 
     @property
+    def e_value(self) -> float:
+        """Evidence against zero: 20 is a claim at 5 %."""
+        if self.estimate.error == 0:
+            return 1.0 if self.value == 0 else math.inf
+        return math.exp(min(log_e((self.value / self.estimate.error) ** 2, self.seeds, self.seeds - 1), 700.0))
+
+    @property
     def p(self) -> float:
         """1 / e-value, at most 1."""
-        if self.estimate.error == 0:
-            return float(self.value == 0)
-        return min(1.0, math.exp(-_log_e((self.value / self.estimate.error) ** 2, self.seeds)))
+        return min(1.0, 1 / self.e_value)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """All numbers whose e-value is below 1 / level; infinite while seeds are too few."""
