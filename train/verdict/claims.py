@@ -18,18 +18,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from train.verdict.cells import Cell, meet, runs_of
 from train.verdict.counts import Count, Shares
 from train.verdict.estimate import LEVEL, Estimate, contrast, pooled
-from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best, chosen, is_steady, is_usable
+from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best
 from train.verdict.outcome import FAILED
 from train.verdict.plan import Needed, seeds_needed
-from train.verdict.question import MEASURES, SEED, SIZES, Arm, Question, arms_of, label, pairs_of, place_of, varying
+from train.verdict.question import MEASURES, SEED, Arm, Question, arms_of, label, pairs_of, varying
 from train.verdict.runs import Result
 from train.verdict.sequential import FIRST, LATER, Anytime, Spent
 
-FEWEST_SEEDS = 3
-BUDGETS = ("params", "tokens", "flops")
-BUDGET_TOLERANCE = 0.05  # of each: a norm's bias is within it, a wider layer is not
 COURSES = ("largest rate", "usable range", "growth")  # measures of which one arm's course is told too
 ROUNDED = 1e-5  # nats: a record has six digits
 
@@ -85,16 +83,6 @@ class Drawn(NamedTuple):
     seeds: float = 0.0
 
 
-class _Cell(NamedTuple):
-    """Where two arms meet: values of what is swept, what was read of both, and why they may not be compared."""
-
-    place: tuple
-    first: Readings
-    second: Readings
-    reason: str
-    rates: tuple[str, str]
-
-
 def claims(results: Sequence[Result], question: Question, *, looks: int = 0) -> list[Claim]:
     """All that may be said, effects first. looks: how often the question was looked at before, with fewer seeds."""
     return _levelled(draw(results, question, looks=looks), looks)
@@ -110,12 +98,12 @@ def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> li
     drawn: list[Drawn] = []
     for measure in _asked(results, question):
         places = [name for name in left if name != MEASURES[measure].over]
-        runs = {arm.name: _runs_of(arm, results, places) for arm in arms}
+        runs = {arm.name: runs_of(arm, results, places) for arm in arms}
         for each in rivals:
             cells = [
                 cell._replace(place=(*where, *cell.place))
                 for where, a, b in each.pairs
-                for cell in _meet(measure, question, tune, runs[a.name], runs[b.name])
+                for cell in meet(measure, question, tune, runs[a.name], runs[b.name])
             ]
             drawn += _about_two(measure, question, [*each.shared, *places], each, cells, looks)
         if measure in COURSES:
@@ -162,120 +150,8 @@ def _asked(results: Sequence[Result], question: Question) -> list[str]:
     return measures
 
 
-def _runs_of(arm: Arm, results: Sequence[Result], places: Sequence[str]) -> dict[tuple, list[Result]]:
-    runs: dict[tuple, list[Result]] = {}
-    for r in results:
-        if arm.has(r["args"]):
-            runs.setdefault(place_of(r["args"], places), []).append(r)
-    return runs
-
-
-def _meet(
-    measure: str,
-    question: Question,
-    tune: Sequence[str],
-    first: Mapping[tuple, list[Result]],
-    second: Mapping[tuple, list[Result]],
-) -> list[_Cell]:
-    """The cells that both arms have runs in."""
-    cells = []
-    for place in first:
-        if place not in second:
-            continue
-        a, b = first[place], second[place]
-        sides = _sides(question, tune, a, b)
-        reason = _reason(measure, question, tune, sides)
-        told_a, told_b = _read(measure, sides)
-        if not reason and len(told_a) < 2:
-            reason = "too few runs of both work" if measure in ("loss", "growth") else "nothing is measured of both"
-        if not reason and tune and measure != "failure":
-            told_a = _unsteady(measure, question, tune, a, b, told_a, told_b)
-        cells.append(_Cell(place, told_a, told_b, reason, (_rates_of(a, tune), _rates_of(b, tune))))
-    return cells
-
-
-def _sides(question: Question, tune: Sequence[str], a: Sequence[Result], b: Sequence[Result]) -> list[Side]:
-    judges = [*a, *b] if question.at == "the same rate" else None
-    return [Side(runs, rivals, at_best(runs, tune, judges=judges)) for runs, rivals in ((a, b), (b, a))]
-
-
-def _read(measure: str, sides: Sequence[Side]) -> tuple[Readings, Readings]:
-    """What both arms say, of the seeds of which both say something."""
-    first, second = (FUNCTIONS[measure](side) for side in sides)
-    common = sorted(first.keys() & second.keys())
-    return {seed: first[seed] for seed in common}, {seed: second[seed] for seed in common}
-
-
-def _unsteady(
-    measure: str,
-    question: Question,
-    tune: Sequence[str],
-    a: Sequence[Result],
-    b: Sequence[Result],
-    first: Readings,
-    second: Readings,
-) -> Readings:
-    """The first arm's readings, moved so that differences spread as much as the whole procedure does, choice included.
-
-    Where rates are close, each seed sways which one the others choose, and seeds are less independent than they look.
-    Each difference becomes the mean plus n - 1 times what leaving the seed out takes from it, the choice made anew: the
-    jackknife (Efron & Stein 1981). Where the choice is steady that is the difference itself.
-    """
-    judges = [[*a, *b]] if question.at == "the same rate" else [a, b]
-    if all(is_steady(runs, tune) for runs in judges):
-        return first
-    left = {}
-    for seed in first:
-        rest = [[r for r in runs if r["args"]["seed"] != seed] for runs in (a, b)]
-        told = _read(measure, _sides(question, tune, *rest))
-        left[seed] = float(np.mean([told[0][s].value - told[1][s].value for s in told[0]])) if told[0] else math.nan
-    if not all(map(math.isfinite, left.values())):
-        return first
-    differences = {seed: reading.value - second[seed].value for seed, reading in first.items()}
-    mean, middle = float(np.mean(list(differences.values()))), float(np.mean(list(left.values())))
-    moved = {seed: mean + (len(left) - 1) * (middle - value) for seed, value in left.items()}
-    return {seed: r._replace(value=moved[seed] + second[seed].value) for seed, r in first.items()}
-
-
-def _rates_of(runs: Sequence[Result], tune: Sequence[str]) -> str:
-    """What is best for an arm in a cell, by all its seeds."""
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in chosen(runs, tune))
-
-
-def _reason(measure: str, question: Question, tune: Sequence[str], sides: Sequence[Side]) -> str:
-    """Why two arms may not be compared in a cell; empty where they may."""
-    grids = [{tuple(r["args"].get(name) for name in tune) for r in side.runs} for side in sides]
-    if grids[0] != grids[1]:
-        return f"the arms were given different grids of {', '.join(tune)}"
-    seeds = [{r["args"]["seed"] for r in side.runs} for side in sides]
-    if len(seeds[0] & seeds[1]) < FEWEST_SEEDS:
-        return f"{len(seeds[0] & seeds[1])} seeds ran, {FEWEST_SEEDS} are needed"
-    if question.match is None and not set(question.compare) & set(SIZES):
-        for budget in BUDGETS:
-            first, second = (side.runs[0][budget] for side in sides)
-            if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
-                return f"the budgets differ: {first:g} and {second:g} {budget}"
-    if measure not in ("loss", "growth") or question.at != "best rate":
-        return ""
-    if not any(is_usable(list(side.best.values())) for side in sides):
-        return "no run of either works"
-    if tune and len(grids[0]) < 2:
-        return "only one rate was tried"
-    for side in sides:
-        if not is_usable(list(side.best.values())):
-            continue  # no rate is best where none works: that it fails is another claim
-        if 2 * sum(r["outcome"] == "slow" for r in side.best.values()) > len(side.best):
-            return "the best runs of an arm are still slow: give them more steps"
-        for axis, name in enumerate(tune):
-            values = sorted({rates[axis] for rates in grids[0]})
-            best = chosen(side.runs, tune)[axis]
-            if len(values) > 1 and name == "lr" and best in (values[0], values[-1]):
-                return f"a best rate, {best:g}, lies on the edge of the grid"
-    return ""
-
-
 def _about_two(
-    measure: str, question: Question, places: Sequence[str], rivals: _Rivals, cells: Sequence[_Cell], looks: int
+    measure: str, question: Question, places: Sequence[str], rivals: _Rivals, cells: Sequence[Cell], looks: int
 ) -> Iterator[Drawn]:
     """The effect, its trends, and each cell."""
     fair = [cell for cell in cells if not cell.reason]
@@ -325,7 +201,7 @@ def _about_one(
         readings = FUNCTIONS[measure](Side(own, own, at_best(own, tune)))
         if len(readings) >= 2:
             nothing = {seed: _zero(reading) for seed, reading in readings.items()}
-            cells.append(_Cell(place, readings, nothing, "", ("", "")))
+            cells.append(Cell(place, readings, nothing, "", ("", "")))
     empty = Claim(
         kind="course", measure=measure, first=arm.name, second="", where=_where([c.place for c in cells], places),
         answer="open", smallest=smallest_of(measure, question),
@@ -338,7 +214,7 @@ def _zero(reading: Reading) -> Reading:
     return Reading(0.0, None if reading.windows is None else np.zeros_like(reading.windows))
 
 
-def _drawn(claim: Claim, cells: Sequence[_Cell], weights: np.ndarray, looks: int) -> Drawn:
+def _drawn(claim: Claim, cells: Sequence[Cell], weights: np.ndarray, looks: int) -> Drawn:
     """A claim with its evidence: a contrast of these cells."""
     used = [(cell, weight) for cell, weight in zip(cells, weights, strict=True) if weight != 0]
     runs = sum(len(cell.first) for cell, _ in used)
@@ -361,7 +237,7 @@ def _happened(readings: Readings) -> tuple[int, int]:
     return int(sum(r.value for r in readings.values())), len(readings)
 
 
-def _contrast(claim: Claim, used: Sequence[tuple[_Cell, float]]) -> Estimate:
+def _contrast(claim: Claim, used: Sequence[tuple[Cell, float]]) -> Estimate:
     most = max(len(cell.first) for cell, _ in used)
     d_CN = np.full((len(used), most), np.nan)
     seeds_CN = np.full((len(used), most), -1)
@@ -385,7 +261,7 @@ def _contrast(claim: Claim, used: Sequence[tuple[_Cell, float]]) -> Estimate:
     )
 
 
-def _resolution(claim: Claim, used: Sequence[tuple[_Cell, float]]) -> float:
+def _resolution(claim: Claim, used: Sequence[tuple[Cell, float]]) -> float:
     """The standard deviation of what rounding does to a difference: to a rung of the grid, or to the last digit."""
     values = sorted({r.value for cell, _ in used for side in (cell.first, cell.second) for r in side.values()})
     if MEASURES[claim.measure].unit != "octaves" or len(values) < 2:
@@ -394,7 +270,7 @@ def _resolution(claim: Claim, used: Sequence[tuple[_Cell, float]]) -> float:
     return rung * math.sqrt((1 if claim.kind == "course" else 2) / 12)
 
 
-def _axes(cells: Sequence[_Cell], places: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _axes(cells: Sequence[Cell], places: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Along what the cells vary, in words, and the weights of how a difference changes along it, all else equal."""
     for i, name in enumerate(places):
         groups: dict[tuple, list[int]] = {}
@@ -473,7 +349,7 @@ def _answered(drawn: Drawn, level: float) -> Claim:
     return replace(claim, answer=answer, value=evidence.value, low=low, high=high, p=p, needed=needed)
 
 
-def _rates(cells: Sequence[_Cell]) -> tuple[str, str]:
+def _rates(cells: Sequence[Cell]) -> tuple[str, str]:
     first, second = (", ".join(dict.fromkeys(cell.rates[i] for cell in cells)) for i in (0, 1))
     return first, second
 
@@ -490,7 +366,7 @@ def _said(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def _left_out(cells: Sequence[_Cell], names: Sequence[str]) -> str:
+def _left_out(cells: Sequence[Cell], names: Sequence[str]) -> str:
     """Why cells are not pooled, in words; empty where all are."""
     reasons: dict[str, list[tuple]] = {}
     for cell in cells:
