@@ -65,10 +65,3 @@ class Shares(NamedTuple):
             offset += least
         seen = self.totals.first - offset
         return float(distribution[: seen + 1].sum()), float(distribution[seen:].sum())
-
-
-def share_interval(successes: int, runs: int, level: float = LEVEL) -> tuple[float, float]:
-    """Of one share: Clopper & Pearson 1934, exact."""
-    low = float(stats.beta.ppf(level / 2, successes, runs - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - level / 2, successes + 1, runs - successes)) if successes < runs else 1.0
-    return low, high

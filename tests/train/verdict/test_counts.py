@@ -2,11 +2,10 @@
 
 import itertools
 
-import numpy as np
 import pytest
 from scipy import stats
 
-from train.verdict.counts import Count, Shares, share_interval
+from train.verdict.counts import Count, Shares
 
 
 @pytest.mark.parametrize("count", [Count(5, 5, 0, 5), Count(1, 3, 2, 4), Count(0, 3, 0, 3), Count(9, 10, 4, 10)])
@@ -48,10 +47,3 @@ def test_intervals_of_a_difference_hold_the_truth_in_94_of_100_or_more(chances, 
         chance = stats.binom.pmf(a, runs, chances[0]) * stats.binom.pmf(b, runs, chances[1])
         held += float(chance) * (low <= chances[0] - chances[1] <= high)
     assert held >= 0.94
-
-
-def test_the_interval_of_one_share_is_clopper_and_pearsons():
-    assert share_interval(3, 10) == pytest.approx(tuple(stats.binomtest(3, 10).proportion_ci(method="exact")))
-    assert share_interval(0, 4)[0] == 0
-    assert share_interval(4, 4)[1] == 1
-    assert np.isclose(share_interval(0, 4)[1], 1 - 0.025 ** (1 / 4))
