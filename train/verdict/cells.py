@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.verdict.measures import FUNCTIONS, Readings, Side, at_best, chosen, is_steady, is_usable
+from train.verdict.measures import FUNCTIONS, Choice, Readings, Side, at_best, is_usable
 from train.verdict.question import SIZES, Arm, Question, place_of
-from train.verdict.runs import Result
+from train.verdict.runs import Result, by
 
 FEWEST_SEEDS = 3
 BUDGETS = ("params", "tokens", "flops")
@@ -28,11 +28,14 @@ class Cell(NamedTuple):
     rates: tuple[str, str]
 
 
-def runs_of(arm: Arm, results: Sequence[Result], places: Sequence[str]) -> dict[tuple, list[Result]]:
-    runs: dict[tuple, list[Result]] = {}
-    for r in results:
-        if arm.has(r["args"]):
-            runs.setdefault(place_of(r["args"], places), []).append(r)
+def runs_of(
+    arms: Sequence[Arm], results: Sequence[Result], compare: Sequence[str], places: Sequence[str]
+) -> dict[str, dict[tuple, list[Result]]]:
+    """The runs of each arm, by its name, at each of its places."""
+    called = {tuple(value for _, value in arm.settings): arm.name for arm in arms}
+    runs: dict[str, dict[tuple, list[Result]]] = {arm.name: {} for arm in arms}
+    for place, group in by(results, *compare, *places).items():
+        runs[called[place[: len(compare)]]][place[len(compare) :]] = group
     return runs
 
 
@@ -49,20 +52,26 @@ def meet(
         if place not in second:
             continue
         a, b = first[place], second[place]
-        sides = _sides(question, tune, a, b)
-        reason = _reason(measure, question, tune, sides)
+        choices = _choices(question, tune, a, b)
+        sides = _sides(tune, a, b, choices)
+        reason = _reason(measure, question, tune, sides, choices)
         told_a, told_b = _read(measure, sides)
         if not reason and len(told_a) < 2:
             reason = "too few runs of both work" if measure in ("loss", "growth") else "nothing is measured of both"
-        if not reason and tune and measure != "failure":
-            told_a = _unsteady(measure, question, tune, a, b, told_a, told_b)
-        cells.append(Cell(place, told_a, told_b, reason, (_rates_of(a, tune), _rates_of(b, tune))))
+        if not reason and tune and measure != "failure" and not all(choice.is_steady for choice in choices):
+            told_a = _unsteady(measure, question, tune, sides, told_a, told_b)
+        cells.append(Cell(place, told_a, told_b, reason, (_in_words(choices[0]), _in_words(choices[1]))))
     return cells
 
 
-def _sides(question: Question, tune: Sequence[str], a: Sequence[Result], b: Sequence[Result]) -> list[Side]:
-    judges = [*a, *b] if question.at == "the same rate" else None
-    return [Side(runs, rivals, at_best(runs, tune, judges=judges)) for runs, rivals in ((a, b), (b, a))]
+def _choices(question: Question, tune: Sequence[str], a: Sequence[Result], b: Sequence[Result]) -> list[Choice]:
+    """Who chooses for each arm: its own runs, or those of both."""
+    return [Choice([*a, *b], tune)] * 2 if question.at == "the same rate" else [Choice(a, tune), Choice(b, tune)]
+
+
+def _sides(tune: Sequence[str], a: Sequence[Result], b: Sequence[Result], choices: Sequence[Choice]) -> list[Side]:
+    first, second = (at_best(runs, tune, choice=choice) for runs, choice in zip((a, b), choices, strict=True))
+    return [Side(a, b, first), Side(b, a, second)]
 
 
 def _read(measure: str, sides: Sequence[Side]) -> tuple[Readings, Readings]:
@@ -76,8 +85,7 @@ def _unsteady(
     measure: str,
     question: Question,
     tune: Sequence[str],
-    a: Sequence[Result],
-    b: Sequence[Result],
+    sides: Sequence[Side],
     first: Readings,
     second: Readings,
 ) -> Readings:
@@ -87,13 +95,11 @@ def _unsteady(
     Each difference becomes the mean plus n - 1 times what leaving the seed out takes from it, the choice made anew: the
     jackknife (Efron & Stein 1981). Where the choice is steady that is the difference itself.
     """
-    judges = [[*a, *b]] if question.at == "the same rate" else [a, b]
-    if all(is_steady(runs, tune) for runs in judges):
-        return first
+    bare = [[{**r, "windows": None} for r in side.runs] for side in sides]  # means are read, and windows cost most
     left = {}
     for seed in first:
-        rest = [[r for r in runs if r["args"]["seed"] != seed] for runs in (a, b)]
-        told = _read(measure, _sides(question, tune, *rest))
+        a, b = ([r for r in runs if r["args"]["seed"] != seed] for runs in bare)
+        told = _read(measure, _sides(tune, a, b, _choices(question, tune, a, b)))
         left[seed] = float(np.mean([told[0][s].value - told[1][s].value for s in told[0]])) if told[0] else math.nan
     if not all(map(math.isfinite, left.values())):
         return first
@@ -103,14 +109,16 @@ def _unsteady(
     return {seed: r._replace(value=moved[seed] + second[seed].value) for seed, r in first.items()}
 
 
-def _rates_of(runs: Sequence[Result], tune: Sequence[str]) -> str:
-    """What is best for an arm in a cell, by all its seeds."""
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in chosen(runs, tune))
+def _in_words(choice: Choice) -> str:
+    """What all seeds choose."""
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in choice.rates)
 
 
-def _reason(measure: str, question: Question, tune: Sequence[str], sides: Sequence[Side]) -> str:
+def _reason(
+    measure: str, question: Question, tune: Sequence[str], sides: Sequence[Side], choices: Sequence[Choice]
+) -> str:
     """Why two arms may not be compared in a cell; empty where they may."""
-    grids = [{tuple(r["args"].get(name) for name in tune) for r in side.runs} for side in sides]
+    grids = [{place_of(r["args"], tune) for r in side.runs} for side in sides]
     if grids[0] != grids[1]:
         return f"the arms were given different grids of {', '.join(tune)}"
     seeds = [{r["args"]["seed"] for r in side.runs} for side in sides]
@@ -127,14 +135,14 @@ def _reason(measure: str, question: Question, tune: Sequence[str], sides: Sequen
         return "no run of either works"
     if tune and len(grids[0]) < 2:
         return "only one rate was tried"
-    for side in sides:
+    for side, choice in zip(sides, choices, strict=True):
         if not is_usable(list(side.best.values())):
             continue  # no rate is best where none works: that it fails is another claim
         if 2 * sum(r["outcome"] == "slow" for r in side.best.values()) > len(side.best):
             return "the best runs of an arm are still slow: give them more steps"
         for axis, name in enumerate(tune):
             values = sorted({rates[axis] for rates in grids[0]})
-            best = chosen(side.runs, tune)[axis]
+            best = choice.rates[axis]
             if len(values) > 1 and name == "lr" and best in (values[0], values[-1]):
                 return f"a best rate, {best:g}, lies on the edge of the grid"
     return ""

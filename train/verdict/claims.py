@@ -85,7 +85,7 @@ class Drawn(NamedTuple):
 
 def claims(results: Sequence[Result], question: Question, *, looks: int = 0) -> list[Claim]:
     """All that may be said, effects first. looks: how often the question was looked at before, with fewer seeds."""
-    return _levelled(draw(results, question, looks=looks), looks)
+    return levelled(draw(results, question, looks=looks), looks)
 
 
 def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> list[Drawn]:
@@ -98,7 +98,7 @@ def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> li
     drawn: list[Drawn] = []
     for measure in _asked(results, question):
         places = [name for name in left if name != MEASURES[measure].over]
-        runs = {arm.name: runs_of(arm, results, places) for arm in arms}
+        runs = runs_of(arms, results, question.compare, places)
         for each in rivals:
             cells = [
                 cell._replace(place=(*where, *cell.place))
@@ -315,7 +315,7 @@ SMALLEST = {  # beside losses, for which the question says it
 }
 
 
-def _levelled(drawn: Sequence[Drawn], looks: int) -> list[Claim]:
+def levelled(drawn: Sequence[Drawn], looks: int = 0) -> list[Claim]:
     """Each claim with its answer. Effects and cells have one half of LEVEL each, in equal parts."""
     cells = [each for each in drawn if each.claim.kind == "cell" and each.evidence is not None]
     effects = [each for each in drawn if each.claim.kind != "cell" and each.evidence is not None]

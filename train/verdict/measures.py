@@ -8,7 +8,8 @@ measures, and no mean is over dead runs. A new measure is a function of a side, 
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -41,14 +42,62 @@ class Side(NamedTuple):
 Readings = Mapping[int, Reading]
 
 
-def chosen(runs: Sequence[Result], tune: Sequence[str], *, without: Collection[int] = ()) -> Rates:
-    """The values of the tuned settings that are best by all seeds but some."""
-    groups = by(runs, *tune)
-    others = {rates: [r for r in group if r["args"]["seed"] not in without] for rates, group in groups.items()}
-    judged = {rates: group for rates, group in others.items() if group} or groups
-    usable = {rates: alive(group) for rates, group in judged.items() if is_usable(group)}
-    if usable:
-        return min(usable, key=lambda rates: float(np.mean([loss_of(r) for r in usable[rates]])))
+class Choice:
+    """The values of the tuned settings that are best, by all seeds but some: a table, made once and asked often.
+
+    R: rates in order of appearance. S: seeds. L: sets of seeds that are left out.
+    """
+
+    def __init__(self, runs: Sequence[Result], tune: Sequence[str]) -> None:
+        self.groups = by(runs, *tune)
+        self.seeds = sorted({r["args"]["seed"] for r in runs})
+        row, column = ({name: i for i, name in enumerate(names)} for names in (self.groups, self.seeds))
+        place = [row[rates] * len(column) + column[r["args"]["seed"]] for rates in row for r in self.groups[rates]]
+        told = [(0.0, 0.0) if r["outcome"] in FAILED else (1.0, loss_of(r)) for g in self.groups.values() for r in g]
+        alive, loss = zip(*told, strict=True)
+        self.count_RS, self.alive_RS, self.loss_RS = (
+            np.bincount(place, weights, len(row) * len(column)).reshape(len(row), len(column))
+            for weights in (None, alive, loss)
+        )
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What all seeds choose."""
+        return self.without([()])[0]
+
+    @cached_property
+    def is_steady(self) -> bool:
+        """Are the same rates chosen whichever two seeds are left out?"""
+        return len(set(self.without(list(itertools.combinations(self.seeds, 2))))) <= 1
+
+    def without(self, left_out: Sequence[Collection[int]]) -> list[Rates]:
+        """What is chosen without each of some sets of seeds; who leaves all out leaves none out."""
+        kept_LS = np.array([[seed not in without for seed in self.seeds] for without in left_out], float)
+        kept_LS = kept_LS.reshape(-1, len(self.seeds))
+        kept_LS[~kept_LS.any(axis=1)] = 1
+        # einsum sums every row alike, so that rates that are equal to the bit stay equal; BLAS need not.
+        count_LR, alive_LR, loss_LR = (
+            np.einsum("ls,rs->lr", kept_LS, each_RS) for each_RS in (self.count_RS, self.alive_RS, self.loss_RS)
+        )
+        usable_LR = (count_LR > 0) & (2 * alive_LR >= count_LR)
+        best_L = np.argmin(np.where(usable_LR, loss_LR / np.maximum(alive_LR, 1), np.inf), axis=1)
+        rates, found = list(self.groups), usable_LR.any(axis=1)
+        return [
+            rates[best] if any_found else _least_bad(self.groups, itertools.compress(self.seeds, kept_S))
+            for best, any_found, kept_S in zip(best_L, found, kept_LS, strict=True)
+        ]
+
+
+def chosen(runs: Sequence[Result], tune: Sequence[str]) -> Rates:
+    """The values of the tuned settings that are best by all seeds."""
+    return Choice(runs, tune).rates
+
+
+def _least_bad(groups: Mapping[Rates, Sequence[Result]], seeds: Iterable[int]) -> Rates:
+    """Where no rate is usable: the one with most runs alive, of those the one of the least mean loss."""
+    kept = set(seeds)
+    own = {rates: [r for r in group if r["args"]["seed"] in kept] for rates, group in groups.items()}
+    judged = {rates: group for rates, group in own.items() if group}
     return min(judged, key=lambda rates: (-len(alive(judged[rates])), np.mean([loss_of(r) for r in judged[rates]])))
 
 
@@ -62,25 +111,17 @@ def is_usable(runs: Sequence[Result]) -> bool:
     return 2 * len(alive(runs)) >= len(runs) > 0
 
 
-def at_best(
-    runs: Sequence[Result], tune: Sequence[str], *, judges: Sequence[Result] | None = None
-) -> dict[int, Result]:
+def at_best(runs: Sequence[Result], tune: Sequence[str], *, choice: Choice | None = None) -> dict[int, Result]:
     """The run of each seed at the rates that the other seeds choose; a seed that has none there is left out.
 
-    judges: the runs that choose, where they are not these alone: those of both arms choose one rate for both.
+    choice: of the runs that choose, where they are not these alone: those of both arms choose one rate for both.
     """
-    judges = runs if judges is None else judges
-    places = {(r["args"]["seed"], *(r["args"].get(name) for name in tune)): r for r in runs}
+    choice = Choice(runs, tune) if choice is None else choice
+    places = {(r["args"]["seed"], *map(r["args"].get, tune)): r for r in runs}
     seeds = sorted({r["args"]["seed"] for r in runs})
-    picked = {seed: places.get((seed, *chosen(judges, tune, without=(seed,)))) for seed in seeds}
+    picked = {seed: places.get((seed, *rates)) for seed, rates in
+              zip(seeds, choice.without([(seed,) for seed in seeds]), strict=True)}  # fmt: skip
     return {seed: run for seed, run in picked.items() if run is not None}
-
-
-def is_steady(runs: Sequence[Result], tune: Sequence[str]) -> bool:
-    """Are the same rates chosen whichever two seeds are left out?"""
-    seeds = sorted({r["args"]["seed"] for r in runs})
-    picks = {chosen(runs, tune, without=pair) for pair in itertools.combinations(seeds, 2)}
-    return len(picks) <= 1
 
 
 def loss(side: Side) -> Readings:

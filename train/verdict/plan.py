@@ -4,8 +4,7 @@ import bisect
 import math
 from typing import NamedTuple
 
-from scipy import stats
-from scipy.special import ncfdtr
+from scipy.special import chdtri, ncfdtr, stdtrit
 
 from train.verdict.estimate import LEVEL, Estimate
 
@@ -30,7 +29,7 @@ class Needed(NamedTuple):
 
 def power(effect: float, error: float, dof: float, level: float = LEVEL) -> float:
     """The chance that a two-sided t test at `level` finds `effect`: t^2 is a noncentral F. Cohen 1988."""
-    critical = float(stats.t.ppf(1 - level / 2, dof))
+    critical = float(stdtrit(dof, 1 - level / 2))
     missed = float(ncfdtr(1, dof, (effect / error) ** 2, critical**2))
     return 1 - missed if math.isfinite(missed) else float(abs(effect / error) > critical)  # beyond what it computes
 
@@ -42,7 +41,7 @@ def seeds_needed(estimate: Estimate, seeds: float, effect: float, level: float =
     grow with the seeds. The range is that of the spread's own uncertainty: its SURE interval by chi-square.
     """
     own = estimate.error**2 * seeds
-    few, many = (estimate.dof / float(stats.chi2.ppf(tail, estimate.dof)) for tail in ((1 + SURE) / 2, (1 - SURE) / 2))
+    few, many = (estimate.dof / float(chdtri(estimate.dof, tail)) for tail in ((1 - SURE) / 2, (1 + SURE) / 2))
 
     def least(spread: float) -> int | None:
         def enough(n: int) -> bool:

@@ -138,7 +138,7 @@ def arms_of(cells: Sequence[Cell], question: Question) -> list[Arm]:
     has the same names; of numbers that change together one is said.
     """
     names = question.compare
-    combinations = list(dict.fromkeys(tuple(cell.get(name) for name in names) for cell in cells))
+    combinations = list(dict.fromkeys(place_of(cell, names) for cell in cells))
     texts = [name for name in names if any(_says_itself(cell.get(name)) for cell in cells)]
     numbers = [name for name in names if name not in texts]
     for name in reversed(numbers):
@@ -260,7 +260,7 @@ def values_of(cells: Sequence[Cell], name: str) -> list[Any]:
 
 
 def place_of(cell: Cell, names: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(cell.get(name) for name in names)
+    return tuple(map(cell.get, names))
 
 
 def determined(name: str, by: Sequence[str], cells: Sequence[Cell]) -> bool:

@@ -23,7 +23,7 @@ def by(results: Sequence[Result], *names: str) -> dict[tuple, list[Result]]:
     """Results grouped by the values of some settings, in order of appearance."""
     groups: dict[tuple, list[Result]] = defaultdict(list)
     for result in results:
-        groups[tuple(result["args"].get(name) for name in names)].append(result)
+        groups[tuple(map(result["args"].get, names))].append(result)
     return dict(groups)
 
 

@@ -100,6 +100,13 @@ def test_two_arms_may_be_compared_at_one_fixed_rate():
     assert claim.answer == "better"
 
 
+def test_of_one_rate_for_both_arms_that_one_is_told():
+    worse = lambda c: 0.5 * (c["placement"] == "post") * (c["lr"] == 0.01)  # noqa: E731
+    assert the_effect(sweep(worse, **AXES)).rates == ("0.01", "0.03")
+    same = Question(compare=("placement",), at="the same rate")
+    assert the_effect(sweep(worse, **AXES), same).rates == ("0.03", "0.03")
+
+
 def test_at_each_rate_the_rate_is_a_cell():
     runs = sweep(lambda c: 0.3 * (c["placement"] == "post") * (c["lr"] > 0.02), **AXES)
     cells = effects(runs, Question(compare=("placement",), at="each rate"), kind="cell")

@@ -1,11 +1,13 @@
 """Measures by hand: which rate is chosen, and what is read at it."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 
 from tests.train.verdict.simulated import RATES, run, sweep
-from train.verdict.measures import FUNCTIONS, Side, at_best, chosen
+from train.verdict.measures import FUNCTIONS, Choice, Side, at_best, chosen
 from train.verdict.question import MEASURES
 
 
@@ -42,6 +44,16 @@ def test_the_best_rate_is_one_at_which_half_of_the_seeds_work_by_the_loss_of_tho
     runs += [run(2.4, lr=0.01, seed=0), run(2.4, lr=0.01, seed=1), run(3.3, "stuck", lr=0.01, seed=2)]
     runs += [run(2.5, lr=0.003, seed=seed) for seed in range(3)]
     assert chosen(runs, ("lr",)) == (0.01,)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_who_leaves_seeds_out_chooses_as_if_they_had_never_run(share, rng=np.random.default_rng(0)):
+    fails = lambda cell: rng.random() < share  # noqa: E731
+    for key in range(10):
+        runs = [r for r in sweep(noise=0.3, key=key, seeds=5, fails=fails) if rng.random() < 0.8]
+        sets = [(), (0,), *itertools.combinations(range(5), 2), (0, 2, 4)]
+        rest = [[r for r in runs if r["args"]["seed"] not in each] for each in sets]
+        assert Choice(runs, ("lr",)).without(sets) == [chosen(each, ("lr",)) for each in rest]
 
 
 def test_where_nothing_works_the_rate_of_the_least_loss_is_looked_at():
