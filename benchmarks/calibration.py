@@ -142,8 +142,21 @@ FOUND = 0.02  # nats: the difference that power is told of
 Tallies = dict[str, list[float]]
 
 
+def coverage(shape: Shape, sweeps: int, *, seed: int = 0) -> dict[str, float]:
+    """Shares of simulated sweeps: intervals that hold the truth, each alone at 95 %; `false`: sweeps in which one of
+    those that are told, at their joint level, does not."""
+    rng, told = np.random.default_rng(seed), defaultdict(list)
+    for _ in range(sweeps):
+        _new(sweep(shape, rng), shape, told)
+    return _shares(told)
+
+
+def _shares(told: Tallies) -> dict[str, float]:
+    return {name: float(np.mean(each)) for name, each in told.items()}
+
+
 def tally(shape: Shape, sweeps: int, *, seed: int = 0) -> dict[str, float]:
-    """Shares of simulated sweeps: intervals that hold the truth (each alone at 95 %), false claims, claims found."""
+    """The same, and beside it how often a difference is found, and what the first edition says of these sweeps."""
     rng, told = np.random.default_rng(seed), defaultdict(list)
     for _ in range(sweeps):
         records = sweep(shape, rng)
@@ -155,7 +168,7 @@ def tally(shape: Shape, sweeps: int, *, seed: int = 0) -> dict[str, float]:
         told["found"].append(any(c.answer != "withheld" and c.high < 0 for c in effects))
         value_C, _, p_C = _first_edition(records, shape)
         told["old found"].append(any((p_C < LEVEL) & (value_C < 0)))
-    return {name: float(np.mean(each)) for name, each in told.items()}
+    return _shares(told)
 
 
 def _new(records: list[dict[str, Any]], shape: Shape, told: Tallies) -> None:
@@ -214,13 +227,16 @@ def _first_edition(records: list[dict[str, Any]], shape: Shape) -> tuple[np.ndar
 
 
 def races(shape: Shape, count: int, *, most: int = 20, seed: int = 0) -> float:
-    """The share of races between equals that end with a claim: a seed is added, and looked at, until one is made."""
-    rng, ended = np.random.default_rng(seed), 0
+    """The share of races between equals that end with a claim: a seed is added, and looked at, until one is made.
+
+    The smallest difference that matters is next to nothing: who is called the same is not called better.
+    """
+    rng, ended, question = np.random.default_rng(seed), 0, replace(QUESTION, smallest=FOUND / 1000)
     for _ in range(count):
         records = sweep(replace(shape, seeds=most, cells=1), rng)
         for looks, seeds in enumerate(range(3, most + 1)):
             seen = [r for r in records if r["args"]["seed"] % 100 < seeds]
-            if any(c.answer == "better" for c in claims(seen, QUESTION, looks=looks)):
+            if any(c.answer == "better" for c in claims(seen, question, looks=looks)):
                 ended += 1
                 break
     return ended / count
