@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from train.verdict.claims import Claim, claims, draw, levelled
+from train.verdict.claims import Claim, claims, draw, effects, levelled
 from train.verdict.estimate import LEVEL, Estimate
 from train.verdict.measures import alive, at_best
-from train.verdict.plan import POWER, seeds_needed
+from train.verdict.plan import MOST_SEEDS, POWER, plan, seeds_needed
 from train.verdict.question import Question
 from train.verdict.runs import by, loss_of
 from train.verdict.sequential import FIRST
@@ -135,6 +135,13 @@ def _noise(shape: Shape, rng: np.random.Generator, size: tuple[int, ...]) -> np.
     if not shape.tails:
         return rng.normal(size=size)
     return rng.standard_t(shape.tails, size=size) / math.sqrt(shape.tails / (shape.tails - 2))
+
+
+PILOTS = (
+    Shape(name="3 seeds, 4 cells", seeds=3, effect=0.003, window=0.0),
+    Shape(name="5 seeds, 1 cell", seeds=5, cells=1, effect=0.005, window=0.0),
+    Shape(name="8 seeds, 1 cell", seeds=8, cells=1, effect=0.004, window=0.0),
+)
 
 
 QUESTION = Question(compare=("arm",), across=("depth",), smallest=0.02)
@@ -265,6 +272,20 @@ def planned(effect: float, sweeps: int, *, seed: int = 0) -> Planned:
     return Planned(effect, seeds, found / sweeps)
 
 
+def detected(shape: Shape, sweeps: int, *, seed: int = 0) -> Planned:
+    """Fresh seeds planned from pilots of this shape, for its effect: the median of how many, how often they find it."""
+    question = replace(QUESTION, smallest=shape.effect / 10)
+    rng, planned, found = np.random.default_rng(seed), [], 0
+    for _ in range(sweeps):
+        (pilot,) = effects(draw(sweep(shape, rng), question))
+        asked = max(shape.effect, pilot.least)
+        seeds = plan(pilot.estimate, pilot.seeds, asked, pilot.level, windows=WINDOWS, available=WINDOWS).seeds
+        planned.append(max(seeds or MOST_SEEDS, shape.seeds + 1))
+        made = claims(sweep(replace(shape, seeds=planned[-1]), rng), question)
+        found += any(c.kind == "effect" and c.high < 0 for c in made)
+    return Planned(shape.effect, int(np.median(planned)), found / sweeps)
+
+
 COLUMNS = ("effect", "best", "trend", "cell", "failure", "false", "found", "old cell", "old false", "old found")
 
 
@@ -289,6 +310,9 @@ def main() -> None:
     print(f"\nseeds planned for an effect with power {POWER}, and how often they find it")
     for effect in (0.004, 0.005, 0.006):
         print(f"  {planned(effect, given.sweeps)}", flush=True)
+    print("\nthe same from pilots, which tell a spread by their few seeds")
+    for pilot in PILOTS:
+        print(f"  {pilot.name}: {detected(pilot, given.sweeps // 2)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -77,9 +77,11 @@ def ablate(
     add_rates: Annotated[str, arg(metavar="RATES", help="like 1e-4,3e-4, beside the grid's")] = "",
     only: Cells = (),
     exclude: Cells = (),
+    detect: Annotated[float | None, arg(metavar="NATS", help="plan seeds and windows that find this effect")] = None,
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.report.report import say_verdicts, write_report
+    from train.sweep import detect as planning
     from train.sweep.ablate import ablate, home_of, preview
     from train.sweep.group import Interrupted
     from train.sweep.kept import answered
@@ -89,9 +91,12 @@ def ablate(
     folder = home_of(resolved)
     keep_compiled(Path(resolved.run.out))
     if dry_run:
-        print(preview(resolved))
+        print(preview(resolved) if detect is None else planning.preview_detection(resolved, detect))
         return 0
     try:
+        if detect is not None:
+            resolved, said = planning.detect(resolved, detect)
+            print(*said, sep="\n")
         ablate(resolved)
     except Interrupted:
         if (folder / "results.jsonl").exists():

@@ -68,6 +68,12 @@ def with_rates(config: Config, question: Question, rates: Sequence[tuple[tuple, 
     return replace(config, cells=tuple(_once([*config.cells, *more])))
 
 
+def with_seeds(config: Config, seeds: Sequence[int], validation: int) -> Config:
+    """The configuration with these seeds in place of the grid's, judged on so many windows of the held-out text."""
+    grid = product(of=[_without(config.cells, SEED)], seed=seeds)
+    return replace(config, cells=tuple(grid), data=replace(config.data, validation=validation))
+
+
 def asked_of(question: Question, rows: Sequence[Mapping[str, Any]]) -> Question | None:
     """The part of a question that these cells, which are a part of its grid, can answer; None where they compare
     nothing."""
@@ -89,7 +95,7 @@ def _rate(word: str) -> float:
     return rate
 
 
-def _without(cells: Sequence[dict[str, Any]], name: str) -> Grid:
+def _without(cells: Sequence[Mapping[str, Any]], name: str) -> Grid:
     return _once([{key: value for key, value in cell.items() if key != name} for cell in cells])
 
 

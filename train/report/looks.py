@@ -12,6 +12,7 @@ from train.verdict.question import SEED, Question
 from train.verdict.runs import Result
 
 KINDS = {"question": TEXT, "seeds": COUNT, "time": TEXT}
+FILE = "looks.jsonl"
 REMEDY = "remove the file; that the question was looked at before is then forgotten"
 
 
@@ -20,13 +21,21 @@ def looked_at(folder: Path, question: Question | None, results: Sequence[Result]
 
     looks.jsonl of the folder holds them. Raises UserError where it is damaged.
     """
-    asked = json.dumps(None if question is None else asdict(question))
-    now, file = _seeds(results), folder / "looks.jsonl"
-    looks = [look for look in read_lines(file, KINDS, REMEDY) if look["question"] == asked]
-    if all(look["seeds"] != now for look in looks):
+    now, looks = _seeds(results), looks_at(folder, question)
+    if now not in looks:
         time = datetime.now().astimezone().isoformat(timespec="seconds")
-        append_lines(file, [{"question": asked, "seeds": now, "time": time}])
-    return len({look["seeds"] for look in looks if look["seeds"] < now})
+        append_lines(folder / FILE, [{"question": _asked(question), "seeds": now, "time": time}])
+    return sum(seeds < now for seeds in looks)
+
+
+def looks_at(folder: Path, question: Question | None) -> set[int]:
+    """With how many seeds this question was looked at; nothing is written. Raises UserError for a damaged file."""
+    looks = read_lines(folder / FILE, KINDS, REMEDY)
+    return {look["seeds"] for look in looks if look["question"] == _asked(question)}
+
+
+def _asked(question: Question | None) -> str:
+    return json.dumps(None if question is None else asdict(question))
 
 
 def _seeds(results: Sequence[Result]) -> int:

@@ -26,7 +26,7 @@ from train.verdict.outcome import FAILED
 from train.verdict.plan import Needed, seeds_needed
 from train.verdict.question import MEASURES, SEED, Arm, Question, arms_of, label, pairs_of, varying
 from train.verdict.runs import Result
-from train.verdict.sequential import FIRST, LATER, Anytime, Spent
+from train.verdict.sequential import FIRST, LATER, Anytime, Spent, critical
 
 COURSES = ("largest rate", "usable range", "growth")  # measures of which one arm's course is told too
 ROUNDED = 1e-5  # nats: a record has six digits
@@ -315,25 +315,48 @@ SMALLEST = {  # beside losses, for which the question says it
 }
 
 
+class Effect(NamedTuple):
+    """A difference of losses, pooled over cells: the claim, its estimate from so many seeds a cell, and its level."""
+
+    claim: Claim
+    estimate: Estimate
+    seeds: float
+    level: float
+
+    @property
+    def least(self) -> float:
+        """The smallest difference, either way, that its interval leaves possible."""
+        return max(0.0, self.claim.low, -self.claim.high)
+
+
+def effects(drawn: Sequence[Drawn], looks: int = 0) -> list[Effect]:
+    """What a plan for more seeds is made from; withheld effects are left out."""
+    return [
+        Effect(_answered(each, level, looks), _estimate(each), each.seeds, level)
+        for each, level in _levels(drawn, looks)
+        if each.claim.kind == "effect" and each.claim.measure == "loss" and each.seeds > 1
+    ]
+
+
 def levelled(drawn: Sequence[Drawn], looks: int = 0) -> list[Claim]:
-    """Each claim with its answer. Effects and cells have one half of LEVEL each, in equal parts."""
-    cells = [each for each in drawn if each.claim.kind == "cell" and each.evidence is not None]
-    effects = [each for each in drawn if each.claim.kind != "cell" and each.evidence is not None]
-    families = 2 if cells and effects else 1
-    whole = LEVEL * (LATER if looks else FIRST) / families
-    said = []
-    for each in drawn:
-        if each.evidence is None:
-            said.append(each.claim)
-            continue
-        family = cells if each.claim.kind == "cell" else effects
-        said.append(_answered(each, whole / len(family)))
+    """Each claim with its answer, effects first."""
+    said = [_answered(each, level, looks) for each, level in _levels(drawn, looks)]
     return sorted(said, key=lambda claim: claim.kind == "cell")
 
 
-def _answered(drawn: Drawn, level: float) -> Claim:
+def _levels(drawn: Sequence[Drawn], looks: int) -> Iterator[tuple[Drawn, float]]:
+    """Effects and cells have one half of LEVEL each, in equal parts."""
+    counts = Counter(each.claim.kind == "cell" for each in drawn if each.evidence is not None)
+    whole = LEVEL * (LATER if looks else FIRST) / max(1, len(counts))
+    for each in drawn:
+        yield each, whole / max(1, counts[each.claim.kind == "cell"])
+
+
+def _answered(drawn: Drawn, level: float, looks: int) -> Claim:
+    """The claim with its answer; who adds seeds then looks again, and is told how many it takes so."""
     claim, evidence = drawn.claim, drawn.evidence
-    assert evidence is not None
+    if evidence is None:
+        return claim
     low, high = evidence.interval(level)
     if max(-low, high) <= claim.smallest:
         answer = "same"
@@ -341,12 +364,19 @@ def _answered(drawn: Drawn, level: float) -> Claim:
         answer = "better"
     else:
         answer = "open"
-    estimate = evidence.estimate if isinstance(evidence, Anytime) else evidence
     needed = None
-    if answer == "open" and isinstance(estimate, Estimate) and drawn.seeds > 1:
-        needed = seeds_needed(estimate, drawn.seeds, claim.smallest, level)
+    if answer == "open" and drawn.seeds > 1:
+        again = level * LATER / (LATER if looks else FIRST)
+        needed = seeds_needed(_estimate(drawn), drawn.seeds, claim.smallest, again, critical=critical)
     p = min(1.0, evidence.p * LEVEL / level)
     return replace(claim, answer=answer, value=evidence.value, low=low, high=high, p=p, needed=needed)
+
+
+def _estimate(drawn: Drawn) -> Estimate:
+    """Of a claim that is no count of runs."""
+    estimate = drawn.evidence.estimate if isinstance(drawn.evidence, Anytime) else drawn.evidence
+    assert isinstance(estimate, Estimate)
+    return estimate
 
 
 def _rates(cells: Sequence[Cell]) -> tuple[str, str]:

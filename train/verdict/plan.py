@@ -1,9 +1,12 @@
-"""How many seeds it takes: the chance to see a difference, from the spread that was seen and how sure that is."""
+"""How many seeds, and how much text, it takes: the chance to see a difference, from the spread that was seen and how
+sure that is."""
 
 import bisect
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import chdtri, ncfdtr, stdtrit
 
 from train.verdict.estimate import LEVEL, Estimate
@@ -11,6 +14,10 @@ from train.verdict.estimate import LEVEL, Estimate
 POWER = 0.8  # the chance to see the difference
 SURE = 0.8  # the chance that the spread lies where the range of seeds was taken from
 MOST_SEEDS = 1000
+TEXT_SHARE = 0.1  # of the variance that may come of the text: more windows lessen it at less cost than seeds do
+SPREADS = 64  # that an average over what the spread may be is taken from
+
+Critical = Callable[[float, float], float]  # (dof, level) -> half of an interval, in standard errors
 
 
 class Needed(NamedTuple):
@@ -27,29 +34,102 @@ class Needed(NamedTuple):
         return f"{self.few} seeds" if self.few == self.many else f"{self.few} to {many} seeds"
 
 
+class Plan(NamedTuple):
+    """What finds an effect: seeds for each cell, None for MOST_SEEDS or more; their range; windows of text."""
+
+    seeds: int | None
+    needed: Needed
+    windows: int
+
+
+def student(dof: float, level: float) -> float:
+    """Half of Student's interval, in standard errors."""
+    return float(stdtrit(dof, 1 - level / 2))
+
+
 def power(effect: float, error: float, dof: float, level: float = LEVEL) -> float:
     """The chance that a two-sided t test at `level` finds `effect`: t^2 is a noncentral F. Cohen 1988."""
-    critical = float(stdtrit(dof, 1 - level / 2))
-    missed = float(ncfdtr(1, dof, (effect / error) ** 2, critical**2))
-    return 1 - missed if math.isfinite(missed) else float(abs(effect / error) > critical)  # beyond what it computes
+    return float(_found(effect, np.array(error), dof, student(dof, level)))
 
 
-def seeds_needed(estimate: Estimate, seeds: float, effect: float, level: float = LEVEL) -> Needed:
+def _found(effect: float, error: np.ndarray, dof: float, critical: float) -> np.ndarray:
+    if math.isinf(critical):
+        return np.zeros_like(error)
+    squared = (effect / np.maximum(error, 1e-150)) ** 2
+    missed = ncfdtr(1, dof, squared, critical**2)
+    return np.where(np.isfinite(missed), 1 - missed, squared > critical**2)  # no number: beyond what it computes
+
+
+def seeds_needed(
+    estimate: Estimate, seeds: float, effect: float, level: float = LEVEL, *, critical: Critical = student
+) -> Needed:
     """Seeds for each cell at which `effect` is found with POWER, if the error of `estimate` came of `seeds` seeds.
 
     The part of the error that comes of seeds falls as one over their root, that of the text stays; degrees of freedom
-    grow with the seeds. The range is that of the spread's own uncertainty: its SURE interval by chi-square.
+    grow with the seeds. The range is that of the spread's own uncertainty: its SURE interval by chi-square. critical:
+    of the interval that will tell, as its degrees of freedom and `level` make it.
+    """
+    return _needed(estimate, seeds, effect, level, critical, lambda n: estimate.text)
+
+
+def plan(
+    estimate: Estimate,
+    seeds: float,
+    effect: float,
+    level: float = LEVEL,
+    *,
+    windows: int,
+    available: int,
+    critical: Critical = student,
+) -> Plan:
+    """Seeds and windows at which `effect` is found with POWER on average over what the spread may be.
+
+    estimate: of a pilot of `seeds` seeds a cell and `windows` windows, of which the held-out text has `available`. The
+    spread that few seeds show is often too small by far, and one that is planned by as if it were known fails as often;
+    given what they show, sigma^2 is as dof s^2 / chi^2(dof), and since s^2 / sigma^2 is a pivot the average over that
+    is the one over pilots (assurance; O'Hagan, Stevens & Campbell 2005). Windows are as many as leave TEXT_SHARE of the
+    variance to the text, or all there are.
     """
     own = estimate.error**2 * seeds
+    floor = min(estimate.text, estimate.text * windows / available)
+
+    def text(n: int) -> float:
+        return min(max(own / n * TEXT_SHARE / (1 - TEXT_SHARE), floor), estimate.text)
+
+    middles = (np.arange(SPREADS) + 0.5) / SPREADS
+    spreads = own * estimate.dof / chdtri(estimate.dof, middles)
+    found = _least(spreads, estimate, seeds, effect, level, critical, text)
+    least = text(found) if found else floor
+    wanted = windows if estimate.text == 0 else math.ceil(windows * estimate.text / least - 1e-9)
+    needed = _needed(estimate, seeds, effect, level, critical, text)
+    return Plan(found, needed, min(max(wanted, windows), max(available, windows)))
+
+
+def _needed(
+    estimate: Estimate, seeds: float, effect: float, level: float, critical: Critical, text: Callable[[int], float]
+) -> Needed:
+    own = estimate.error**2 * seeds
     few, many = (estimate.dof / float(chdtri(estimate.dof, tail)) for tail in ((1 - SURE) / 2, (1 + SURE) / 2))
+    few_likely_many = (np.array([own * times]) for times in (few, 1.0, many))
+    return Needed(*(_least(each, estimate, seeds, effect, level, critical, text) for each in few_likely_many))
 
-    def least(spread: float) -> int | None:
-        def enough(n: int) -> bool:
-            error = math.sqrt(spread / n + estimate.text)
-            return error == 0 or power(effect, error, estimate.dof * (n - 1) / (seeds - 1), level) >= POWER
 
-        sizes = range(2, MOST_SEEDS)
-        found = bisect.bisect_left(sizes, True, key=enough)
-        return sizes[found] if found < len(sizes) else None
+def _least(
+    spreads: np.ndarray,
+    estimate: Estimate,
+    seeds: float,
+    effect: float,
+    level: float,
+    critical: Critical,
+    text: Callable[[int], float],
+) -> int | None:
+    """The fewest seeds that find it with POWER on average over these variances of one seed; text: its variance."""
 
-    return Needed(least(own * few), least(own), least(own * many))
+    def enough(n: int) -> bool:
+        dof = estimate.dof * (n - 1) / (seeds - 1)
+        found = _found(effect, np.sqrt(spreads / n + text(n)), dof, critical(dof, level))
+        return bool(np.mean(found) >= POWER)
+
+    sizes = range(2, MOST_SEEDS)
+    least = bisect.bisect_left(sizes, True, key=enough)
+    return sizes[least] if least < len(sizes) else None

@@ -26,6 +26,18 @@ def log_e(t2: float, pairs: float, dof: float, *, prior: float = PRIOR) -> float
     return (dof + 1) / 2 * (math.log1p(t2 / dof) - math.log1p(t2 / (dof * ratio))) - math.log(ratio) / 2
 
 
+def critical(dof: float, level: float) -> float:
+    """Half of the confidence sequence's interval, in standard errors; infinite while seeds, dof + 1, are too few."""
+    n = _seeds(dof)
+    ratio = 1 + n * PRIOR
+    bound = (math.sqrt(ratio) / level) ** (2 / n)
+    return math.inf if bound >= ratio else math.sqrt((n - 1) * (bound - 1) / (1 - bound / ratio))
+
+
+def _seeds(dof: float) -> int:
+    return max(2, int(dof + 1 + 1e-9))
+
+
 class Anytime(NamedTuple):
     """An estimate that may be looked at after each seed: its interval is a confidence sequence.
 
@@ -41,7 +53,7 @@ class Anytime(NamedTuple):
 
     @property
     def seeds(self) -> int:
-        return max(2, int(self.estimate.dof + 1 + 1e-9))
+        return _seeds(self.estimate.dof)
 
     @property
     def e_value(self) -> float:
@@ -57,11 +69,8 @@ class Anytime(NamedTuple):
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """All numbers whose e-value is below 1 / level; infinite while seeds are too few."""
-        n, ratio = self.seeds, 1 + self.seeds * PRIOR
-        bound = (math.sqrt(ratio) / level) ** (2 / n)
-        if bound >= ratio:
-            return -math.inf, math.inf
-        half = self.estimate.error * math.sqrt((n - 1) * (bound - 1) / (1 - bound / ratio))
+        half = critical(self.estimate.dof, level)
+        half = half * self.estimate.error if math.isfinite(half) else half
         return self.value - half, self.value + half
 
 

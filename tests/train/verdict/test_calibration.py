@@ -53,7 +53,7 @@ def judged_where_it_chose(runs, tune, *, choice):
 
 
 def each_at_the_whole_level(drawn, looks=0):
-    return [claims._answered(each, estimate.LEVEL) for each in drawn if each.evidence is not None]
+    return [claims._answered(each, estimate.LEVEL, looks) for each in drawn if each.evidence is not None]
 
 
 @pytest.mark.parametrize(

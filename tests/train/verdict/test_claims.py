@@ -236,6 +236,12 @@ def test_who_looked_before_pays_for_it():
     assert again.value == once.value
 
 
+def test_seeds_that_would_show_it_are_those_of_who_looks_again_at_a_first_look_too():
+    runs = sweep(noise=0.03, seeds=5, **AXES)
+    assert the_effect(runs).answer == "open"
+    assert the_effect(runs).needed == the_effect(runs, looks=1).needed
+
+
 @pytest.mark.parametrize("measure", WORDS)
 def test_every_measure_has_its_words(measure):
     stats = {"stats_final": {"residual_rms": [1.0, 1.5, 2.1, 2.9]}, "seconds_a_step": 0.2, "cache_bytes": 64}
