@@ -5,7 +5,7 @@ effect pooled over them, weights that sum to zero say how the difference changes
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,18 +35,23 @@ class Estimate(NamedTuple):
     @property
     def p(self) -> float:
         """The level whose interval just reaches zero: of a difference as large where there is none; two-sided."""
-        if self._half(_SMALLEST) < abs(self.value):
-            return _SMALLEST
-        if self.value == 0:
-            return 1.0
-        return float(brentq(lambda level: self._half(level) - abs(self.value), _SMALLEST, 1.0, xtol=1e-15))
+        return level_at(self._half, self.value)
 
     def _half(self, level: float) -> float:
         seeds = float(stdtrit(self.dof, 1 - level / 2)) * self.error
         return math.hypot(seeds, float(ndtri(1 - level / 2)) * math.sqrt(self.text))
 
 
-_SMALLEST = 1e-12
+SMALLEST = 1e-12  # of all p
+
+
+def level_at(half: Callable[[float], float], value: float, *, least: float = SMALLEST) -> float:
+    """The level, `least` or more, at which half of an interval is as long as `value`: its p. half: falls with it."""
+    if half(least) < abs(value):
+        return least
+    if half(1.0) >= abs(value):
+        return 1.0
+    return float(brentq(lambda level: half(level) - abs(value), least, 1.0, xtol=1e-15))
 
 
 def contrast(

@@ -10,8 +10,10 @@ t-tests and confidence sequences for Gaussian means with unknown variance", sect
 import math
 from typing import NamedTuple
 
+from scipy.special import ndtri
+
 from train.verdict.counts import Shares
-from train.verdict.estimate import LEVEL, Estimate
+from train.verdict.estimate import LEVEL, SMALLEST, Estimate, level_at
 
 FIRST, LATER = 0.9, 0.1  # shares of a level: for the first look, and kept for all that may come after it
 PRIOR = 4.0  # variance of the effect size before anything is seen: effects that matter are a few spreads large here
@@ -27,7 +29,7 @@ def log_e(t2: float, pairs: float, dof: float, *, prior: float = PRIOR) -> float
 
 
 def critical(dof: float, level: float) -> float:
-    """Half of the confidence sequence's interval, in standard errors; infinite while seeds, dof + 1, are too few."""
+    """Half of the interval of a confidence sequence, in standard errors; infinite while seeds, dof + 1, are too few."""
     n = _seeds(dof)
     ratio = 1 + n * PRIOR
     bound = (math.sqrt(ratio) / level) ** (2 / n)
@@ -42,7 +44,8 @@ class Anytime(NamedTuple):
     """An estimate that may be looked at after each seed: its interval is a confidence sequence.
 
     All intervals together, one after each seed, miss the true number with chance `level` at most, and p falls below
-    `level` with that chance where the true number is zero. Seeds are dof + 1: what the error is as good as.
+    `level` with that chance where the true number is zero. Seeds are dof + 1: what the error is as good as. The text is
+    the same at every look: what it adds is missed once or never, and an interval never becomes shorter than that.
     """
 
     estimate: Estimate
@@ -57,21 +60,30 @@ class Anytime(NamedTuple):
 
     @property
     def e_value(self) -> float:
-        """Evidence against zero: 20 is a claim at 5 %."""
+        """Evidence of the seeds against zero: 20 is a claim at 5 % where the text adds nothing."""
         if self.estimate.error == 0:
             return 1.0 if self.value == 0 else math.inf
         return math.exp(min(log_e((self.value / self.estimate.error) ** 2, self.seeds, self.seeds - 1), 700.0))
 
     @property
     def p(self) -> float:
-        """1 / e-value, at most 1."""
-        return min(1.0, 1 / self.e_value)
+        """The level whose interval just reaches zero; 1 / e-value, at most 1, where the text adds nothing."""
+        if self.estimate.text == 0:
+            return min(1.0, 1 / self.e_value)
+        finite = (1 + self.seeds * PRIOR) ** ((1 - self.seeds) / 2)  # half of the level from which on the interval is
+        return level_at(self._half, self.value, least=max(SMALLEST, 2.000001 * finite))
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """All numbers whose e-value is below 1 / level; infinite while seeds are too few."""
-        half = critical(self.estimate.dof, level)
-        half = half * self.estimate.error if math.isfinite(half) else half
+        """All numbers whose e-value is below 1 / level, and what the text adds; infinite while seeds are too few."""
+        half = self._half(level)
         return self.value - half, self.value + half
+
+    def _half(self, level: float) -> float:
+        """Seeds and text have half of the level each where both say something; their lengths add as squares do."""
+        estimate = self.estimate
+        own = level / 2 if estimate.text else level
+        by_seed = critical(estimate.dof, own) * estimate.error if estimate.error else 0.0
+        return math.hypot(by_seed, float(ndtri(1 - own / 2)) * math.sqrt(estimate.text))
 
 
 class Spent(NamedTuple):

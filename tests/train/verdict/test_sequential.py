@@ -46,9 +46,10 @@ def test_races_between_equals_end_with_a_claim_in_5_of_100_at_most(tails):
 def test_p_and_the_confidence_sequence_agree(level):
     for seeds in (3, 5, 20):
         for value in np.linspace(-12, 12, 49):
-            evidence = Anytime(Estimate(float(value), 1.0, seeds - 1))
-            low, high = evidence.interval(level)
-            assert (evidence.p < level) == (not low <= 0 <= high)
+            for text in (0.0, 0.5):
+                evidence = Anytime(Estimate(float(value), 1.0, seeds - 1, text))
+                low, high = evidence.interval(level)
+                assert (evidence.p < level) == (not low <= 0 <= high)
 
 
 def test_a_confidence_sequence_is_wider_than_one_look_and_narrows():
@@ -61,6 +62,16 @@ def test_a_confidence_sequence_is_wider_than_one_look_and_narrows():
         assert high - low > estimate.interval()[1] - estimate.interval()[0]
         widths.append(high - low)
     assert widths == sorted(widths, reverse=True)
+
+
+def test_the_text_is_missed_once_or_never_however_often_one_looks():
+    """Every seed is judged on the same windows, which favour one arm by chance: no number of seeds tells."""
+    rng, missed = np.random.default_rng(2), 0
+    for _ in range(400):
+        x = rng.normal(0.5 * rng.normal(), 1, 60)
+        looks = [Estimate(x[:n].mean(), x[:n].std(ddof=1) / math.sqrt(n), n - 1, text=0.5**2) for n in range(3, 61, 3)]
+        missed += any(not low <= 0 <= high for low, high in (Anytime(each).interval() for each in looks))
+    assert missed / 400 <= 0.05
 
 
 def test_looks_at_shares_spend_the_level_and_no_more():
