@@ -171,8 +171,7 @@ def tally(shape: Shape, sweeps: int, *, seed: int = 0) -> dict[str, float]:
         _old(records, shape, told)
         different = replace(shape, effect=FOUND)
         records = sweep(different, rng)
-        effects = [c for c in claims(records, QUESTION) if (c.kind, c.measure) == ("effect", "loss")]
-        told["found"].append(any(c.answer != "withheld" and c.high < 0 for c in effects))
+        told["found"].append(any(each.claim.high < 0 for each in effects(draw(records, QUESTION))))
         value_C, _, p_C = _first_edition(records, shape)
         told["old found"].append(any((p_C < LEVEL) & (value_C < 0)))
     return _shares(told)

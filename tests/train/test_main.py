@@ -53,6 +53,7 @@ def file(tmp_path):
         (("run", "FILE", "--set", "task=text", "--set", "path=nowhere"), "there is no corpus at nowhere"),
         (("run", "nowhere.toml"), "there is no configuration nowhere.toml"),
         (("ablate", "FILE", "--set", "steps=0"), "steps=0 is out of range; use 1 to 2147483647"),
+        (("ablate", "FILE", "--detect", "0"), "detect=0 is no effect; give nats, more than 0"),
         (("ablate", "FILE", "--set", "mesh=data=2"), "mesh=data=2 does nothing in a sweep"),
         (
             ("run", "configs/norm_by_depth.toml"),

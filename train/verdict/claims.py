@@ -90,7 +90,7 @@ def claims(results: Sequence[Result], question: Question, *, looks: int = 0) -> 
 
 def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> list[Drawn]:
     """The evidence of every claim, before it is known how many there are."""
-    settings = [r["args"] for r in results]
+    settings = _settings(results)
     each_rate = question.at == "each rate"
     tune = () if each_rate else question.tune
     left = [name for name in varying(settings) if name not in (*question.compare, *tune, SEED)]
@@ -110,6 +110,12 @@ def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> li
             for arm in arms:
                 drawn += _about_one(measure, question, tune, places, arm, runs[arm.name], looks)
     return drawn
+
+
+def _settings(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The settings that occur, each once: what is asked of them does not depend on the seed."""
+    once = dict.fromkeys(tuple(item for item in r["args"].items() if item[0] != SEED) for r in results)
+    return [dict(items) for items in once]
 
 
 class _Rivals(NamedTuple):

@@ -55,10 +55,8 @@ class Choice:
         place = [row[rates] * len(column) + column[r["args"]["seed"]] for rates in row for r in self.groups[rates]]
         told = [(0.0, 0.0) if r["outcome"] in FAILED else (1.0, loss_of(r)) for g in self.groups.values() for r in g]
         alive, loss = zip(*told, strict=True)
-        self.count_RS, self.alive_RS, self.loss_RS = (
-            np.bincount(place, weights, len(row) * len(column)).reshape(len(row), len(column))
-            for weights in (None, alive, loss)
-        )
+        sums = [np.bincount(place, weights, len(row) * len(column)) for weights in (None, alive, loss)]
+        self.count_alive_loss_RS = np.array(sums).reshape(3, len(row), len(column))
 
     @cached_property
     def rates(self) -> Rates:
@@ -71,14 +69,13 @@ class Choice:
         return len(set(self.without(list(itertools.combinations(self.seeds, 2))))) <= 1
 
     def without(self, left_out: Sequence[Collection[int]]) -> list[Rates]:
-        """What is chosen without each of some sets of seeds; who leaves all out leaves none out."""
-        kept_LS = np.array([[seed not in without for seed in self.seeds] for without in left_out], float)
-        kept_LS = kept_LS.reshape(-1, len(self.seeds))
+        """What is chosen without each of some sets of its seeds; who leaves all out leaves none out."""
+        kept_LS = np.ones((len(left_out), len(self.seeds)))
+        for kept_S, seeds in zip(kept_LS, left_out, strict=True):
+            kept_S[[self.seeds.index(seed) for seed in seeds]] = 0
         kept_LS[~kept_LS.any(axis=1)] = 1
         # einsum sums every row alike, so that rates that are equal to the bit stay equal; BLAS need not.
-        count_LR, alive_LR, loss_LR = (
-            np.einsum("ls,rs->lr", kept_LS, each_RS) for each_RS in (self.count_RS, self.alive_RS, self.loss_RS)
-        )
+        count_LR, alive_LR, loss_LR = np.einsum("ls,krs->klr", kept_LS, self.count_alive_loss_RS)
         usable_LR = (count_LR > 0) & (2 * alive_LR >= count_LR)
         best_L = np.argmin(np.where(usable_LR, loss_LR / np.maximum(alive_LR, 1), np.inf), axis=1)
         rates, found = list(self.groups), usable_LR.any(axis=1)

@@ -128,7 +128,7 @@ def _least(
     def enough(n: int) -> bool:
         dof = estimate.dof * (n - 1) / (seeds - 1)
         found = _found(effect, np.sqrt(spreads / n + text(n)), dof, critical(dof, level))
-        return bool(np.mean(found) >= POWER)
+        return float(found.sum()) >= POWER * len(spreads)
 
     sizes = range(2, MOST_SEEDS)
     least = bisect.bisect_left(sizes, True, key=enough)
