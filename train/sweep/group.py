@@ -20,7 +20,7 @@ from train.data.corpus import Corpus, Entropies, batches
 from train.run.loop import held_out_windows
 from train.run.progress import Progress
 from train.run.provenance import provenance
-from train.step import Judgement, Metrics, Numbers, Recipe, evaluate, judge, numbers_of, start, train_step
+from train.step import Judgement, Metrics, Numbers, Recipe, State, evaluate, judge, numbers_of, start, train_step
 from train.sweep.population import Plan, Population, Replica, fill, in_chunks, once
 from train.verdict.outcome import Outcome, classify
 from train.verdict.question import Question
@@ -28,8 +28,7 @@ from train.verdict.race import Stop, to_stop
 from train.verdict.runs import packed
 
 CHUNK = 50  # steps a dispatch, at most
-DISPATCHES = 4  # in a run, at least, where it has as many steps: the first one compiles, and tells no time
-LOOKS = 10  # at the layers, in a run
+LOOKS = 10  # at the layers, in a run; a dispatch ends at each, and the first one compiles, and tells no time
 Look = Callable[..., jax.Array]  # (recipe, numbers, params, held-out windows) -> a number of a trained model
 
 
@@ -99,18 +98,29 @@ class Sweep:
 
 
 class Programs(NamedTuple):
-    """Compiled functions of a structure: they serve all rungs of a race."""
+    """Compiled functions of a structure: they serve all rungs of a race.
+
+    They begin a run, advance it by a chunk of steps, look at its layers, and evaluate it.
+    """
 
     begin: Replica
     advance: Population
-    look: Population
+    inspect: Population
+    evaluate: Population
 
 
 @lru_cache(maxsize=256)
 def programs_of(recipe: Recipe, plan: Plan) -> Programs:
-    """Begin a run, advance it by a chunk of steps, and evaluate it."""
-    advance = in_chunks(partial(train_step, recipe))
-    return Programs(once(partial(start, recipe)), plan(advance), plan(partial(evaluate, recipe)))
+    """What is asked of layers costs a third of a small step, so that the steps between looks do not compute it."""
+
+    def step(numbers: Numbers, state: State, tokens: jax.Array) -> tuple[State, Metrics]:
+        state, metrics = train_step(recipe, numbers, state, tokens)
+        return state, metrics._replace(layers={})
+
+    def layers(numbers: Numbers, state: State, tokens: jax.Array) -> dict[str, jax.Array]:
+        return train_step(recipe, numbers, state, tokens)[1].layers
+
+    return Programs(once(partial(start, recipe)), plan(in_chunks(step)), plan(layers), plan(partial(evaluate, recipe)))
 
 
 class End(NamedTuple):
@@ -122,53 +132,87 @@ class End(NamedTuple):
     beside: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The cells of a group at work: what is computed of all of them at once, [K, …]; `which` says of whom, bool [K]."""
+
+    group: Group
+    sweep: Sweep
+    programs: Programs
+    numbers: Numbers
+    watched: np.ndarray
+    held_out: np.ndarray
+
+    def for_each(self, array: np.ndarray) -> np.ndarray:
+        """The same for all."""
+        return np.broadcast_to(array, (len(self.group.crew), *array.shape))
+
+    def inspect(self, which: np.ndarray, state: State) -> dict[str, np.ndarray]:
+        """What each layer does in the step that is next; the state stays."""
+        step = int(np.max(np.asarray(state.step)[which]))
+        tokens = tokens_of(self.group, self.sweep.corpus, range(step, step + 1))[:, 0]
+        return jax.device_get(self.programs.inspect(which, self.numbers, state, tokens))
+
+    def judge(self, which: np.ndarray, params: Params, windows: np.ndarray) -> Judgement:
+        """The loss on windows of held-out text."""
+
+        def at(rows: np.ndarray, part: int) -> Judgement:
+            of_all = self.for_each(rows), self.for_each(np.array(part))
+            return self.programs.evaluate(which, self.numbers, params, *of_all)
+
+        return judge(at, windows, len(self.watched))
+
+    def measure(self, which: np.ndarray, params: Params) -> dict[str, np.ndarray]:
+        """What a sweep measures beside."""
+        rows = self.for_each(self.held_out)
+        return {
+            name: jax.device_get(self.sweep.plan(partial(look, self.group.recipe))(which, self.numbers, params, rows))
+            for name, look in self.sweep.beside.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a group has said so far, a chunk at a time. layers: by the number of updates before each look."""
+
+    metrics: list[Metrics]
+    unigram: list[np.ndarray]
+    durations: list[float]
+    layers: dict[int, dict[str, np.ndarray]]
+
+    @property
+    def losses(self) -> np.ndarray:
+        """[K, T]."""
+        return np.concatenate([each.loss for each in self.metrics], axis=1)
+
+    @property
+    def unigram_losses(self) -> np.ndarray:
+        """What byte frequencies lose on the same batches, [K, T]."""
+        return np.concatenate(self.unigram, axis=1)
+
+
 def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
     """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
-    recipe, steps, count = group.recipe, group.config.train.steps, len(group.crew)
     sweep.check(group)
-    watched, held_out = held_out_windows(group.config, sweep.corpus)
-    programs, numbers = programs_of(recipe, sweep.plan), stacked(group)
+    steps, count = group.config.train.steps, len(group.crew)
+    windows = held_out_windows(group.config, sweep.corpus)
+    crew = Crew(group, sweep, programs_of(group.recipe, sweep.plan), stacked(group), *windows)
     begin = time.perf_counter()
-
-    def for_each(array: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(array, (count, *array.shape))
-
-    def judged(which: np.ndarray, params: Params, windows: np.ndarray) -> Judgement:
-        def at(rows: np.ndarray, part: int) -> Judgement:
-            return programs.look(which, numbers, params, for_each(rows), for_each(np.array(part)))
-
-        return judge(at, windows, len(watched))
-
-    def measured(which: np.ndarray, params: Params) -> tuple[Judgement, dict[str, np.ndarray]]:
-        beside = {
-            name: jax.device_get(sweep.plan(partial(look, recipe))(which, numbers, params, for_each(held_out)))
-            for name, look in sweep.beside.items()
-        }
-        return judged(which, params, held_out), beside
-
-    alive, state = np.arange(count) < len(group.cells), programs.begin(numbers)
-    first = judged(alive, state.params, watched)
-    told: list[Metrics] = []
-    unigram: list[np.ndarray] = []
-    durations: list[float] = []
+    alive, state = np.arange(count) < len(group.cells), crew.programs.begin(crew.numbers)
+    first = crew.judge(alive, state.params, crew.watched)
+    told = Told([], [], [], {0: crew.inspect(alive, state)})
     ends: dict[int, End] = {}
-    size = max(n for n in range(1, CHUNK + 1) if steps % n == 0 and n * DISPATCHES <= max(steps, DISPATCHES))
+    size, every = _pace(steps)
     for step in range(size, steps + 1, size):
         sweep.check(group)
-        tokens = tokens_of(group, sweep.corpus, range(step - size, step))
-        with sweep.turn if told else nullcontext():
-            since = time.perf_counter()
-            state, metrics = programs.advance(alive, numbers, state, tokens)
-            metrics = jax.device_get(metrics)
-            durations.append((time.perf_counter() - since) / (size * int(alive.sum())))
-        told.append(_thinned(metrics, step - size, steps))
-        unigram.append(np.mean(_unigram(group, sweep, tokens), axis=-1))
-        sweep.bar.advance(group.work_of_one * size / steps * int(alive.sum()), note=_note(group, metrics.loss[alive]))
-        leaving = _leaving(group, sweep.question, alive, told, unigram)
+        state = _advance(crew, told, alive, state, range(step - size, step))
+        leaving = _leaving(group, sweep.question, alive, told)
+        if leaving or step % every == 0:
+            told.layers[step] = crew.inspect(alive, state)
         if leaving:
             which = np.isin(np.arange(count), list(leaving))
             with sweep.turn:
-                last, beside = measured(which, state.params)
+                last, beside = crew.judge(which, state.params, crew.held_out), crew.measure(which, state.params)
             for k, stop in leaving.items():
                 own = {name: float(values[k]) for name, values in beside.items()}
                 ends[k] = End(step, stop, jax.tree.map(lambda x: x[k], last), own)  # noqa: B023
@@ -177,26 +221,42 @@ def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
         if not alive.any():
             break
     seconds = (time.perf_counter() - begin) / len(group.cells)
-    curves: Metrics = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *told)
-    known = np.concatenate(unigram, axis=1), for_each(_unigram(group, sweep, held_out))
-    times = {"seconds": seconds, "seconds_a_step": min(durations[1:], default=None)}
-    return [
-        _record(cell, sweep, jax.tree.map(lambda x: x[k], (first, curves, *known)), ends[k]) | _finite(times)  # noqa: B023
-        for k, cell in enumerate(group.cells)
-    ]
+    times = _finite({"seconds": seconds, "seconds_a_step": min(told.durations[1:], default=None)})
+    return [_record(crew, k, first, told, ends[k]) | times for k in range(len(group.cells))]
 
 
-def _leaving(
-    group: Group, question: Question | None, alive: np.ndarray, told: list[Metrics], unigram: list[np.ndarray]
-) -> dict[int, Stop | None]:
+def _pace(steps: int) -> tuple[int, int]:
+    """Steps a dispatch, of which a run is a whole number, and from one look at the layers to the next."""
+    size = max(n for n in range(1, CHUNK + 1) if steps % n == 0 and n * LOOKS <= max(steps, LOOKS))
+    return size, size * max(1, steps // size // LOOKS)
+
+
+def _advance(crew: Crew, told: Told, alive: np.ndarray, state: State, steps: range) -> State:
+    """Train those that are alive for a chunk of steps."""
+    group, sweep = crew.group, crew.sweep
+    tokens = tokens_of(group, sweep.corpus, steps)
+    with sweep.turn if told.metrics else nullcontext():
+        since = time.perf_counter()
+        state, metrics = crew.programs.advance(alive, crew.numbers, state, tokens)
+        metrics = jax.device_get(metrics)
+        told.durations.append((time.perf_counter() - since) / (len(steps) * int(alive.sum())))
+    told.metrics.append(metrics)
+    told.unigram.append(np.mean(_unigram(group, sweep, tokens), axis=-1))
+    work = group.work_of_one * len(steps) / group.config.train.steps
+    sweep.bar.advance(work * int(alive.sum()), note=_note(group, metrics.loss[alive]))
+    return state
+
+
+def _leaving(group: Group, question: Question | None, alive: np.ndarray, told: Told) -> dict[int, Stop | None]:
     """The runs that end here: all that are alive after the last step, and before it those that the question stops."""
     living = np.flatnonzero(alive).tolist()
-    losses_KT, unigram_KT = (np.concatenate(e, axis=1)[living] for e in ([each.loss for each in told], unigram))
+    losses_KT = told.losses[living]
     if losses_KT.shape[1] == group.config.train.steps:
         return dict.fromkeys(living)
     if question is None:
         return {}
-    stops = to_stop([group.cells[k].config.settings() for k in living], losses_KT, unigram_KT, question)
+    cells = [group.cells[k].config.settings() for k in living]
+    stops = to_stop(cells, losses_KT, told.unigram_losses[living], question)
     return {living[i]: stop for i, stop in stops.items()}
 
 
@@ -205,21 +265,6 @@ def _unigram(group: Group, sweep: Sweep, rows: np.ndarray) -> np.ndarray:
     if group.recipe.objective == "causal":
         return np.mean(sweep.nats[rows[..., 1:]], axis=-1)
     return np.full(rows.shape[:-1], sweep.entropies.unigram_entropy)
-
-
-def _thinned(metrics: Metrics, begin: int, steps: int) -> Metrics:
-    """Metrics [K, steps, …] from step `begin` on, counted from 0, with layers at the steps that are looked at only."""
-    looks = [step - begin for step in _looks(steps) if begin <= step < begin + metrics.loss.shape[1]]
-    return metrics._replace(layers={name: values[:, looks] for name, values in metrics.layers.items()})
-
-
-def _looks(steps: int) -> list[int]:
-    """Steps, counted from 0, at which layers are looked at: evenly spaced ones, and the last."""
-    return sorted({*range(0, steps, _every(steps)), steps - 1})
-
-
-def _every(steps: int) -> int:
-    return max(1, steps // LOOKS)
 
 
 def stacked(group: Group) -> Numbers:
@@ -249,23 +294,20 @@ def _note(group: Group, losses: np.ndarray) -> str:
     return f"{structure}  best loss {best:.3f}"
 
 
-def _record(
-    cell: Cell, sweep: Sweep, told: tuple[Judgement, Metrics, np.ndarray, np.ndarray], end: End
-) -> dict[str, Any]:
-    (first, curves, unigram_T, unigram_W), last, corpus = told, end.judgement, sweep.corpus
-    config, steps = cell.config, cell.config.train.steps
-    losses, tokens = np.asarray(curves.loss)[: end.step], end.step * config.tokens_a_step
-    looks = [step for step in _looks(steps) if step < end.step]
-    layers = {name: values[: len(looks)] for name, values in curves.layers.items()}
-    stats_init, stats_final = ({name: values[look] for name, values in layers.items()} for look in (0, -1))
-    evenly = sum(step % _every(steps) == 0 for step in looks)
+def _record(crew: Crew, k: int, first: Judgement, told: Told, end: End) -> dict[str, Any]:
+    cell, sweep, last, corpus = crew.group.cells[k], crew.sweep, end.judgement, crew.sweep.corpus
+    config, (_, every) = cell.config, _pace(cell.config.train.steps)
+    losses, tokens = told.losses[k, : end.step], end.step * config.tokens_a_step
+    grad_norms = np.concatenate([each.grad_norm for each in told.metrics], axis=1)[k, : end.step]
+    looks = {step: jax.tree.map(lambda x: x[k], layers) for step, layers in told.layers.items() if step <= end.step}
+    evenly = [layers for step, layers in looks.items() if step % every == 0]
     counted = last.weights > 0  # a window in which nothing is predicted says nothing
     outcome = classify(
         losses,
         windows=last.windows[counted],
-        unigram=unigram_T[: end.step],
-        unigram_windows=unigram_W[counted],
-        initial=first.windows[first.weights > 0],
+        unigram=told.unigram_losses[k, : end.step],
+        unigram_windows=_unigram(crew.group, sweep, crew.held_out)[counted],
+        initial=first.windows[k][first.weights[k] > 0],
     )
     if end.stop is not None and end.stop.outcome:
         outcome = Outcome(end.stop.outcome, end.step)
@@ -278,20 +320,20 @@ def _record(
             "outcome_step": outcome.step,
             "stopped": None if end.stop is None else end.step,
             "behind": None if end.stop is None else end.stop.behind,
-            "initial_loss": first.loss,
+            "initial_loss": first.loss[k],
             "final_loss": np.mean(losses[-max(1, len(losses) // 10) :]),
             "val_loss": last.loss,
             "val_bits_per_byte": last.loss / math.log(2),
             "windows": packed(np.asarray(last.windows)),
             "loss": losses,
             "loss_every": 1,
-            "grad_norm_curve": curves.grad_norm[: end.step],
-            "grad_norm": stats_init["grad_norm"],
-            "last_ffn_grad_norm": stats_init["ffn_down_grad_norm"][-1],
-            "stats_init": stats_init,
-            "stats_final": stats_final,
-            "stats_every": _every(steps),
-            "stats_curve": {name: values[:evenly] for name, values in layers.items()},
+            "grad_norm_curve": grad_norms,
+            "grad_norm": looks[0]["grad_norm"],
+            "last_ffn_grad_norm": looks[0]["ffn_down_grad_norm"][-1],
+            "stats_init": looks[0],
+            "stats_final": looks[end.step],
+            "stats_every": every,
+            "stats_curve": {name: [layers[name] for layers in evenly] for name in looks[0]},
             "params": fx.count(config.spec()),
             "tokens": tokens,
             "flops": tokens * flops_per_token(config),

@@ -19,16 +19,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 Tree = Any
 Replica = Callable[..., Tree]
 Population = Callable[..., Tree]  # (alive, *arguments of a replica, stacked)
 
 
+def _compiled(replica: Replica) -> Replica:
+    """At level 1 of LLVM on a CPU: small models run as fast as at level 3, compiled in two thirds of the time."""
+    level = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    return jax.jit(replica, compiler_options=level)
+
+
 def loop(replica: Replica) -> Population:
     """One after another."""
-    alone = jax.jit(replica)
+    alone = _compiled(replica)
 
     def population(alive: np.ndarray, *arguments: Tree) -> Tree:
         results = {k: alone(*jax.tree.map(lambda leaf: leaf[k], arguments)) for k in np.flatnonzero(alive).tolist()}  # noqa: B023
@@ -40,7 +46,7 @@ def loop(replica: Replica) -> Population:
 
 def vmap(replica: Replica) -> Population:
     """All at once on one device."""
-    batched = jax.jit(jax.vmap(replica))
+    batched = _compiled(jax.vmap(replica))
     return lambda alive, *arguments: batched(*arguments)
 
 
@@ -59,12 +65,7 @@ def shard(replica: Replica) -> Population:
     def in_turn(alive: jax.Array, *arguments: Tree) -> Tree:
         return jax.lax.map(lambda each: if_alive(*each), (alive, *arguments))
 
-    everywhere = NamedSharding(mesh, cut)
-    return jax.jit(
-        jax.shard_map(in_turn, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False),
-        in_shardings=everywhere,
-        out_shardings=everywhere,
-    )
+    return _compiled(jax.shard_map(in_turn, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False))
 
 
 def once(replica: Replica) -> Replica:

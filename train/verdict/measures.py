@@ -154,27 +154,27 @@ class _Range(NamedTuple):
 
 
 def _ranges(runs: Sequence[Result]) -> dict[int, _Range]:
-    grid = sorted({r["args"]["lr"] for r in runs})
-    rung = math.log2(grid[1] / grid[0]) if len(grid) > 1 else 1.0
-    best = chosen(runs, ("lr",))[0]
+    grid, best = sorted({r["args"]["lr"] for r in runs}), chosen(runs, ("lr",))[0]
     outcomes: dict[int, dict[float, str]] = {}
     for r in runs:
         outcomes.setdefault(r["args"]["seed"], {})[r["args"]["lr"]] = r["outcome"]
-    return {seed: _range(told, best, rung) for seed, told in outcomes.items()}
+    return {seed: _range(told, grid, best) for seed, told in outcomes.items()}
 
 
-def _range(outcomes: Mapping[float, str], best: float, rung: float) -> _Range:
-    """Around the best rate, or what works below it."""
-    rates = sorted(outcomes)
-    begin = [i for i, rate in enumerate(rates) if rate <= best * 1.0001 and outcomes[rate] not in FAILED]
+def _range(outcomes: Mapping[float, str], grid: Sequence[float], best: float) -> _Range:
+    """Around the best rate, or what works below it; where a seed did not run at the next rate the range is open."""
+    told = [outcomes.get(rate, "") for rate in grid]
+    begin = [i for i, rate in enumerate(grid) if rate <= best * 1.0001 and told[i] and told[i] not in FAILED]
     if not begin:
-        return _Range(math.log2(rates[0]), math.log2(rates[0]) - rung, False, True)
+        rung = math.log2(grid[1] / grid[0]) if len(grid) > 1 else 1.0
+        return _Range(math.log2(min(outcomes)), math.log2(min(outcomes)) - rung, False, True)
     low = high = begin[-1]
-    while high + 1 < len(rates) and outcomes[rates[high + 1]] not in FAILED:
+    while high + 1 < len(grid) and told[high + 1] and told[high + 1] not in FAILED:
         high += 1
-    while low > 0 and outcomes[rates[low - 1]] in WORKED:
+    while low > 0 and told[low - 1] in WORKED:
         low -= 1
-    return _Range(math.log2(rates[low]), math.log2(rates[high]), low == 0, high == len(rates) - 1)
+    ends = low == 0 or not told[low - 1], high == len(grid) - 1 or not told[high + 1]
+    return _Range(math.log2(grid[low]), math.log2(grid[high]), *ends)
 
 
 def sensitivity(side: Side) -> Readings:

@@ -11,6 +11,10 @@ beat it follow, and so on. A rate gets no further seed once it
   models and regression adjusted causal inference in randomized experiments";
 - failed with FAILURES seeds and never worked, or with one, and a smaller rate failed too: a rule and no test.
 
+Where the largest rate is asked for that a seed works at, each seed climbs: rates above the leader run with it up to the
+first at which it fails, however far behind they are, and rates below a leader at which it fails, down to the first at
+which it does not. What it says of its largest rate is what it would say if all rates had run.
+
 **Runs.** One that is `dead` stops. So does one at a smaller rate than its arm's leader that will end behind it
 by more than MARGIN even if the gap closes on in a straight line; the record says by how much.
 
@@ -18,7 +22,7 @@ All is a function of the records that there are, round by round: a race that was
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +36,8 @@ from train.verdict.sequential import log_e
 LEVEL = 0.05  # chance to lose the best rate of a cell
 PRIOR = 16.0  # variance of the effect size: rates a factor of three apart differ by some four spreads
 FAILURES = 2  # seeds
-RACED = ("loss", "growth", "seconds", "bytes")  # measures that are taken at the best rate only
+RACED = ("loss", "failure", "growth", "seconds", "bytes")  # measures that are taken at the best rate only
+CLIMBED = ("largest rate",)  # from the best rate on
 HOPE = 0.75  # of its steps, after which a run that learned nothing from context is not waited for
 EARLIEST = 0.5  # of its steps, before which no run is hopeless
 MARGIN = 0.1  # nats: below the unigram entropy, that count as learning from context; behind a leader, as too many
@@ -49,72 +54,120 @@ class Rung(NamedTuple):
 
 @dataclass
 class _Heat:
-    """One cell of a race, an arm at one place: its runs by rate, in the order of their seeds, places in the grid.
+    """One cell of a race, an arm at one place: its runs, places in the grid, by rate and seed.
 
-    taken: of each rate, how many of them are done or due. dropped: rates that get no more, with the reason.
+    taken: of each rate, how many seeds are done or due, the first ones. dropped: rates that get no more, with the
+    reason. climbs: does each seed climb? leader: the best rate so far.
     """
 
-    runs: dict[Rates, list[int]]
+    runs: dict[Rates, dict[int, int]]
     taken: dict[Rates, int]
     dropped: dict[Rates, str]
+    climbs: bool
+    leader: Rates | None = None
 
-    @property
-    def asked(self) -> list[int]:
-        """The places of all runs that are done or due."""
-        return [place for rates, places in self.runs.items() for place in places[: self.taken[rates]]]
+    def asked(self, results: Mapping[int, Result]) -> dict[Rates, list[int]]:
+        """The places of all runs that are done or due, by rate."""
+        asked = {rates: dict.fromkeys([*places.values()][: self.taken[rates]]) for rates, places in self.runs.items()}
+        if self.climbs and self.leader is not None and self.is_usable(self.leader, results):
+            for seed in [*self.runs[self.leader]][: self.taken[self.leader]]:
+                for rates in self.climb(self.leader, seed, results):
+                    asked[rates][self.runs[rates][seed]] = None
+        return {rates: list(places) for rates, places in asked.items()}
+
+    def climb(self, leader: Rates, seed: int, results: Mapping[int, Result]) -> Iterator[Rates]:
+        """Rates at which a seed is to run: from the leader up while it does not fail, and down while it fails.
+
+        Those up to where another seed failed run at once, the next ones once these have worked.
+        """
+        above = sorted(rates for rates, places in self.runs.items() if rates > leader and seed in places)
+        failing = [rates for rates in above if any(self.failed(rates, each, results) for each in self.runs[rates])]
+        for rates in above:
+            yield rates
+            done = self.runs[rates][seed] in results
+            if self.failed(rates, seed, results) or (not done and failing and rates >= failing[0]):
+                break
+        below = sorted(rates for rates, places in self.runs.items() if rates < leader and seed in places)
+        failed = self.failed(leader, seed, results)
+        while failed and below:
+            yield below[-1]
+            failed = self.failed(below.pop(), seed, results)
+
+    def failed(self, rates: Rates, seed: int, results: Mapping[int, Result]) -> bool:
+        """Did it? False where it has not run."""
+        result = results.get(self.runs[rates].get(seed, -1))
+        return result is not None and result["outcome"] in FAILED
+
+    def is_usable(self, rates: Rates, results: Mapping[int, Result]) -> bool:
+        """Do half of its seeds live?"""
+        ran = [results[place] for place in self.runs[rates].values() if place in results]
+        return 2 * len(_alive(ran)) >= len(ran) > 0
 
     def done(self, results: Mapping[int, Result]) -> dict[Rates, list[Result]]:
         """The records of each rate; the loss of a run that stopped behind is what it could have come to."""
-        ran = [results[place] for place in self.asked]
+        asked = self.asked(results)
         best: dict[int, float] = {}
-        for run in ran:
+        for run in (results[place] for places in asked.values() for place in places):
             best[run["args"][SEED]] = min(loss_of(run), best.get(run["args"][SEED], math.inf))
 
         def hoped(run: Result) -> Result:
             behind = run.get("behind")
             return run if behind is None else {**run, "val_loss": best[run["args"][SEED]] + behind}
 
-        return {rates: [hoped(results[p]) for p in places[: self.taken[rates]]] for rates, places in self.runs.items()}
+        return {rates: [hoped(results[place]) for place in places] for rates, places in asked.items()}
 
 
 def is_raced(question: Question) -> bool:
-    """May rates be left out? Only where all that is measured is measured at each arm's best one."""
-    at_best = question.at == "best rate" and bool(question.tune) and {*question.measure} <= {*RACED}
-    return question.run == "racing" and at_best
+    """May rates be left out? Only where all that is measured is measured at each arm's best one, or from there on."""
+    at_best = question.at == "best rate" and bool(question.tune) and {*question.measure} <= {*RACED, *CLIMBED}
+    return question.run == "racing" and at_best and (not _climbs(question) or question.tune == ("lr",))
+
+
+def _climbs(question: Question) -> bool:
+    return not {*CLIMBED}.isdisjoint(question.measure)
 
 
 def next_rung(cells: Sequence[Cell], results: Mapping[int, Result], question: Question) -> Rung:
     """The cells that run next. results: records of the cells that are done, by place in the grid."""
     if not is_raced(question):
         return Rung([place for place in range(len(cells)) if place not in results], {})
-    heats = _heats(cells, question)
+    heats, goes_on = _heats(cells, question), True
     while True:
-        due = sorted(place for heat in heats for place in heat.asked if place not in results)
+        asked = {place for heat in heats for places in heat.asked(results).values() for place in places}
+        due = sorted(place for place in asked if place not in results)
         if due:
             return Rung(due, {})
-        spread, dof = _spread([runs for heat in heats for runs in heat.done(results).values()])
-        if not any([_goes_on(heat, results, question.smallest, spread, dof) for heat in heats]):
+        if not goes_on:
             break
-    left_out = {p: why for heat in heats for rates, why in heat.dropped.items() for p in heat.runs[rates]}
-    return Rung([], {place: why for place, why in sorted(left_out.items()) if place not in results})
+        spread, dof = _spread([runs for heat in heats for runs in heat.done(results).values()])
+        goes_on = any([_goes_on(heat, results, question.smallest, spread, dof) for heat in heats])
+    missing = {place: (heat, rates) for heat in heats for rates, places in heat.runs.items()
+               for place in places.values() if place not in results}  # fmt: skip
+    return Rung([], {place: heat.dropped.get(rates, OUTRUN) for place, (heat, rates) in sorted(missing.items())})
+
+
+OUTRUN = "its seed failed at a rate between it and the best one"
 
 
 def _heats(cells: Sequence[Cell], question: Question) -> list[_Heat]:
-    heats: dict[tuple, dict[Rates, list[int]]] = {}
+    heats: dict[tuple, dict[Rates, dict[int, int]]] = {}
     fixed = [name for name in varying(cells) if name not in (*question.tune, SEED)]
     for place, cell in sorted(enumerate(cells), key=lambda item: item[1][SEED]):
-        heats.setdefault(place_of(cell, fixed), {}).setdefault(place_of(cell, question.tune), []).append(place)
-    return [_Heat(runs, dict.fromkeys(runs, 1), {}) for runs in heats.values()]
+        rates = heats.setdefault(place_of(cell, fixed), {}).setdefault(place_of(cell, question.tune), {})
+        rates[cell[SEED]] = place
+    return [_Heat(runs, dict.fromkeys(runs, 1), {}, _climbs(question)) for runs in heats.values()]
 
 
 def _goes_on(heat: _Heat, results: Mapping[int, Result], smallest: float, spread: float, dof: int) -> bool:
     """Take one more run of the leader, or of each rate that follows it; False where the heat is over."""
     done = heat.done(results)
-    leader = min(done, key=lambda rates: _rank(done[rates]))
+    heat.leader = leader = min(done, key=lambda rates: _rank(done[rates]))
     failed = [rates for rates in done if not _alive(done[rates])]
     ahead, most = _alive(done[leader]), (len(done) - 1) / LEVEL  # each of the others might have led by luck
-    for rates in done:
-        if rates == leader or rates in heat.dropped:
+    climbs = heat.climbs and heat.is_usable(leader, results)
+    raced = [rates for rates in done if rates != leader and not (climbs and rates > leader)]  # the others climb
+    for rates in raced:
+        if rates in heat.dropped:
             continue
         alive = _alive(done[rates])
         if not alive and (len(done[rates]) >= FAILURES or any(_is_less(each, rates) for each in failed)):
@@ -125,7 +178,8 @@ def _goes_on(heat: _Heat, results: Mapping[int, Result], smallest: float, spread
             if behind > 0 and e_value(behind + smallest, pairs, spread * math.sqrt(2), dof) >= most:
                 heat.dropped[rates] = "it is behind the best rate"
     heat.dropped.pop(leader, None)
-    behind_ = [r for r in done if r not in heat.dropped and heat.taken[r] < min(heat.taken[leader], len(heat.runs[r]))]
+    most_seeds = {rates: min(heat.taken[leader], len(heat.runs[rates])) for rates in raced}
+    behind_ = [rates for rates in raced if rates not in heat.dropped and heat.taken[rates] < most_seeds[rates]]
     following = behind_ or [leader] * (heat.taken[leader] < len(heat.runs[leader]))
     for rates in following:
         heat.taken[rates] += 1

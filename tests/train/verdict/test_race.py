@@ -1,10 +1,12 @@
 """Racing leaves out what cannot change the answer, and nothing else."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from train.verdict.measures import Side, at_best, chosen, is_usable, largest_rate
 from train.verdict.question import Question
 from train.verdict.race import MARGIN, dead, e_value, next_rung, to_stop
 
@@ -27,10 +29,10 @@ def record(cell, loss, outcome="worked", **told):
     return {"args": cell, "val_loss": loss, "initial_loss": 6.0, "outcome": outcome, **told}
 
 
-def raced(cells, records, results=None):
+def raced(cells, records, results=None, question=QUESTION):
     """The places that a race runs, rung by rung."""
     results, rungs = dict(results or {}), []
-    while due := next_rung(cells, results, QUESTION).due:
+    while due := next_rung(cells, results, question).due:
         rungs.append(due)
         results.update({place: records[place] for place in due})
     return rungs
@@ -96,8 +98,43 @@ def test_an_interrupted_race_goes_on_as_it_would_have():
     assert again == [[place for place in rungs[2] if place not in half], *rungs[3:]]
 
 
+CLIMB = replace(QUESTION, measure=("loss", "failure", "largest rate"))
+
+
+@pytest.mark.parametrize("flaky", [0.0, 0.1])
+@pytest.mark.parametrize("limits", [(1e-3, 3e-3), (3e-3, 3e-2), (1e-2, 3e-2)])
+def test_a_seed_climbs_to_where_it_fails_so_that_its_largest_rate_is_that_of_all_runs(limits, flaky):
+    """Each seed has a limit of its own, on either side of the best rate, and now and then fails for no reason."""
+    rng, cells = np.random.default_rng(5), grid()
+    limit = {(c["placement"], c["depth"], c["seed"]): rng.choice(limits) for c in cells}
+    records = [
+        record(c, 3.25, "stuck")
+        if c["lr"] > limit[c["placement"], c["depth"], c["seed"]] or rng.random() < flaky
+        else r
+        for c, r in zip(cells, sweep(rng, cells), strict=True)
+    ]
+    ran = {place for due in raced(cells, records, question=CLIMB) for place in due}
+    assert len(ran) < 0.9 * len(cells)
+    compared = 0
+    for placement, depth in itertools.product(("pre", "post"), (2, 4)):
+        mine = [p for p, c in enumerate(cells) if (c["placement"], c["depth"]) == (placement, depth)]
+        few, every = ([records[p] for p in mine if p in ran or whole] for whole in (False, True))
+        if not is_usable([r for r in few if r["args"]["lr"] == chosen(few, ("lr",))[0]]):
+            continue  # where no rate works there is nothing to climb from
+        if flaky and chosen(few, ("lr",)) != chosen(every, ("lr",)):
+            continue  # bad luck with its first seeds cost the best rate its others
+        compared += 1
+        assert chosen(few, ("lr",)) == chosen(every, ("lr",))
+        told = [largest_rate(Side(runs, runs, at_best(runs, ("lr",)))) for runs in (few, every)]
+        assert {seed: reading.value for seed, reading in told[0].items()} == {
+            seed: reading.value for seed, reading in told[1].items()
+        }
+    assert compared >= 2
+
+
 @pytest.mark.parametrize(
-    "asked", [{"measure": ("loss", "failure")}, {"at": "each rate"}, {"measure": ("usable range",)}, {"run": "all"}]
+    "asked",
+    [{"measure": ("loss", "usable range")}, {"at": "each rate"}, {"measure": ("lr sensitivity",)}, {"run": "all"}],
 )
 def test_where_every_rate_counts_all_run_at_once(asked):
     cells = grid()
