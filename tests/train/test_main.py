@@ -57,7 +57,7 @@ def file(tmp_path):
         (("ablate", "FILE", "--set", "mesh=data=2"), "mesh=data=2 does nothing in a sweep"),
         (
             ("run", "configs/norm_by_depth.toml"),
-            "has a grid of 240 cells; python -m train ablate configs/norm_by_depth",
+            "has a grid of 720 cells; python -m train ablate configs/norm_by_depth",
         ),
         (("run", "FILE", "--set", "seed=4294967296"), "seed=4294967296 is out of range; use 0 to 4294967295"),
         (("run", "FILE", "--set", "beta1=2"), "beta1=2 is out of range; use 0 to 0.9999999"),
