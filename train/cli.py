@@ -73,7 +73,7 @@ def ablate(
     config: ConfigFile,
     settings: Settings = (),
     dry_run: Annotated[bool, arg(help="print cells, compilations, memory and estimated time; train nothing")] = False,
-    seeds: Annotated[int | None, arg(help="how many, in place of the grid's")] = None,
+    seeds: Annotated[int | None, arg(help="how many a cell gets, beginning with its own")] = None,
     add_rates: Annotated[str, arg(metavar="RATES", help="like 1e-4,3e-4, beside the grid's")] = "",
     only: Cells = (),
     exclude: Cells = (),

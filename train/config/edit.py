@@ -10,7 +10,7 @@ from typing import Any
 
 from train.config.ask import rows_of
 from train.config.config import Config, place
-from train.config.grid import MOST_CELLS, Grid, product
+from train.config.grid import MOST_CELLS, Grid, check_size, product
 from train.config.values import check_number, short
 from train.verdict.question import MEASURES, SEED, Question, place_of, values_of, varying
 
@@ -33,15 +33,15 @@ UNCHANGED = Edits()
 
 
 def extended(cells: Sequence[Mapping[str, Any]], edits: Edits) -> Grid:
-    """The grid with other seeds and more rates. Raises ValueError where that is none."""
+    """The grid with more or fewer seeds and more rates. Raises ValueError where that is none."""
     grid = [dict(cell) for cell in cells]
     if edits.seeds is not None:
         if not 1 <= edits.seeds <= MOST_CELLS:
             raise ValueError(f"seeds={edits.seeds} is no number of seeds; use 1 to {MOST_CELLS}")
-        grid = product(of=[_without(grid, SEED)], seed=range(edits.seeds))
+        grid = _seeded(grid, edits.seeds)
     if edits.add_rates:
         rates = dict.fromkeys(_rate(word) for word in edits.add_rates.split(","))
-        more = [{**cell, "lr": rate} for cell in _without(grid, "lr") for rate in rates]
+        more = [{**cell, "lr": rate} for cell in without(grid, "lr") for rate in rates]
         grid = _once([*grid, *more])
     return grid
 
@@ -64,13 +64,13 @@ def with_rates(config: Config, question: Question, rates: Sequence[tuple[tuple, 
     more: Grid = []
     for where, rate in rates:
         here = [cell for cell, row in zip(config.cells, rows, strict=True) if place_of(row, question.across) == where]
-        more += [{**cell, "lr": rate} for cell in _without(here, "lr")]
+        more += [{**cell, "lr": rate} for cell in without(here, "lr")]
     return replace(config, cells=tuple(_once([*config.cells, *more])))
 
 
 def with_seeds(config: Config, seeds: Sequence[int], validation: int) -> Config:
     """The configuration with these seeds in place of the grid's, judged on so many windows of the held-out text."""
-    grid = product(of=[_without(config.cells, SEED)], seed=seeds)
+    grid = product(of=[without(config.cells, SEED)], seed=seeds)
     return replace(config, cells=tuple(grid), data=replace(config.data, validation=validation))
 
 
@@ -95,7 +95,26 @@ def _rate(word: str) -> float:
     return rate
 
 
-def _without(cells: Sequence[Mapping[str, Any]], name: str) -> Grid:
+def _seeded(cells: Grid, count: int) -> Grid:
+    """Each cell with so many seeds: the first of those that it has in the grid, and the numbers after the last one."""
+    check_size(len(without(cells, SEED)) * count)
+    seeds: dict[str, list[int]] = {}
+    for cell in cells:
+        seeds.setdefault(_named(cell), []).extend([cell[SEED]] if SEED in cell else [])
+    return [
+        {**cell, SEED: seed}
+        for cell in without(cells, SEED)
+        for own in [seeds[_named(cell)]]
+        for seed in [*own, *range(max(own, default=-1) + 1, max(own, default=-1) + 1 + count)][:count]
+    ]
+
+
+def _named(cell: Mapping[str, Any]) -> str:
+    return repr(sorted((name, value) for name, value in cell.items() if name != SEED))
+
+
+def without(cells: Sequence[Mapping[str, Any]], name: str) -> Grid:
+    """The cells, but for one setting, each once."""
     return _once([{key: value for key, value in cell.items() if key != name} for cell in cells])
 
 

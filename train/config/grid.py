@@ -45,7 +45,7 @@ MOST_CELLS = 10_000
 def product(of: Sequence[Grid] = (), **axes: Sequence[Any]) -> Grid:
     """Every combination of the axes' values and of the cells of the grids in `of`; the last axis turns fastest."""
     columns = [*of, *([{name: value} for value in _values(name, values)] for name, values in axes.items())]
-    _check_size(math.prod(map(len, columns)))
+    check_size(math.prod(map(len, columns)))
     return [_merge(cells) for cells in itertools.product(*columns)]
 
 
@@ -59,7 +59,7 @@ def zipped(**axes: Sequence[Any]) -> Grid:
 
 def chain(*grids: Grid) -> Grid:
     """One grid after the other."""
-    _check_size(sum(map(len, grids)))
+    check_size(sum(map(len, grids)))
     return [cell for grid in grids for cell in grid]
 
 
@@ -75,7 +75,7 @@ def where(cells: Grid, rules: Sequence[Mapping[str, Any]]) -> Grid:
             raise ValueError(f"when {_said(has)} concerns no cell of its grid; name settings and values that it has")
         if "give" in rule:
             given = product(**_table("give", rule["give"]))
-            _check_size(sum(len(given) if this else 1 for this in concerned))
+            check_size(sum(len(given) if this else 1 for this in concerned))
             cells = [
                 _merge((cell, more)) for cell, this in zip(cells, concerned, strict=True)
                 for more in (given if this else [{}])
@@ -162,7 +162,8 @@ def _values(name: str, values: Any, what: str = "values") -> Sequence[Any]:
     return values
 
 
-def _check_size(cells: int) -> None:
+def check_size(cells: int) -> None:
+    """Raise ValueError for more cells than a grid may have."""
     if cells > MOST_CELLS:
         raise ValueError(f"a grid of {short(cells)} cells is too large; use {MOST_CELLS} or fewer, in several sweeps")
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from train.config import Config
 from train.config.ask import rows_of
-from train.config.edit import with_seeds
+from train.config.edit import with_seeds, without
 from train.data.corpus import load_corpus
 from train.errors import UserError, user_input
 from train.report.looks import looks_at
@@ -73,6 +73,8 @@ def _checked(config: Config, effect: float) -> Question:
         raise UserError(
             f"a pilot takes {FEWEST_SEEDS} seeds, and the grid has {len(seeds)}; add --seeds {FEWEST_SEEDS}"
         )
+    if len(config.cells) != len(without(config.cells, SEED)) * len(seeds):
+        raise UserError("detect plans seeds that all cells share, and here some have their own; give one list of seeds")
     return question
 
 

@@ -39,9 +39,17 @@ def cells(file, **edits):
 BASE = [(p, d, r, s) for p in ("pre", "post") for d in (1, 2) for r in (1e-3, 1e-2, 1e-1) for s in (3, 4)]
 
 
-def test_seeds_take_the_place_of_those_of_the_grid(file):
+@pytest.mark.parametrize(("count", "seeds"), [(1, (3,)), (2, (3, 4)), (4, (3, 4, 5, 6))])
+def test_each_cell_begins_with_its_own_seeds_and_goes_on_from_the_last(file, count, seeds):
     assert cells(file) == BASE
-    assert cells(file, seeds=3) == [(p, d, r, s) for p, d, r, t in BASE if t == 3 for s in range(3)]
+    assert cells(file, seeds=count) == [(p, d, r, s) for p, d, r, t in BASE if t == 3 for s in seeds]
+
+
+def test_seeds_of_each_depth_stay_apart(file):
+    own = "{ chain = [{ product = { depth = [1], seed = [0, 1] } }, { product = { depth = [2], seed = [10] } }] }"
+    file.write_text(f"[grid.product]\nlr = [1e-3]\nof = [{own}]\n")
+    found = {(cell["depth"], cell["seed"]) for cell in load(file, (), Edits(seeds=3)).cells}
+    assert found == {(1, 0), (1, 1), (1, 2), (2, 10), (2, 11), (2, 12)}
 
 
 def test_seeds_may_be_asked_for_where_the_grid_has_none(file):

@@ -13,13 +13,17 @@ from train.sweep import detect as planning
 from train.verdict.question import question_of
 from train.verdict.runs import packed
 
+OWN = """of = [{ chain = [{ product = { depth = [1], seed = [0, 1, 2] } }, { product = { depth = [2], seed = [3] } }] }]
+"""
+
 
 def config(folder, more="", seeds=(0, 1, 2), edits=None):
     file = folder / "mini.toml"
     file.write_text(
         '[model]\nwidth = 16\nheads = 2\ndepth = 2\n[data]\ntask = "copy"\nlength = 12\nbatch = 4\nvalidation = 8\n'
         f'[run]\nout = "{folder / "out"}"\n[grid.product]\nplacement = ["pre", "post"]\nlr = [1e-3, 1e-2, 1e-1]\n'
-        f"seed = {list(seeds)}\n{more}"
+        + f"seed = {list(seeds)}\n" * bool(seeds)
+        + more
     )
     return load(file, (), edits or Edits())
 
@@ -117,6 +121,7 @@ def test_where_no_effect_can_be_judged_nothing_is_planned(tmp_path, monkeypatch)
         (0.02, {"seeds": (0, 1)}, "a pilot takes 3 seeds, and the grid has 2; add --seeds 3"),
         (0.02, {"more": '[question]\ncompare = ["placement"]\nmeasure = ["failure"]\n'}, "is failure; add loss to it"),
         (0.02, {"edits": Edits(only=("placement=pre", "lr=0.01"))}, "plans for what is compared, and nothing is"),
+        (0.02, {"more": OWN, "seeds": ()}, "seeds that all cells share, and here some have their own"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_before_training(tmp_path, monkeypatch, effect, given, sentence):
