@@ -126,7 +126,7 @@ def _reason(
         return f"{len(seeds[0] & seeds[1])} seeds ran, {FEWEST_SEEDS} are needed"
     if question.match is None and not set(question.compare) & set(SIZES):
         for budget in BUDGETS:
-            first, second = (side.runs[0][budget] for side in sides)
+            first, second = (max(run[budget] for run in side.runs) for side in sides)  # a run that stopped took less
             if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
                 return f"the budgets differ: {first:g} and {second:g} {budget}"
     if measure not in ("loss", "growth") or question.at != "best rate":

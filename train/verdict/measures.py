@@ -91,11 +91,11 @@ def chosen(runs: Sequence[Result], tune: Sequence[str]) -> Rates:
 
 
 def _least_bad(groups: Mapping[Rates, Sequence[Result]], seeds: Iterable[int]) -> Rates:
-    """Where no rate is usable: the one with most runs alive, of those the one of the least mean loss."""
+    """Where no rate is usable: the one with most runs alive, of those the smallest, with which training is calmest."""
     kept = set(seeds)
     own = {rates: [r for r in group if r["args"]["seed"] in kept] for rates, group in groups.items()}
     judged = {rates: group for rates, group in own.items() if group}
-    return min(judged, key=lambda rates: (-len(alive(judged[rates])), np.mean([loss_of(r) for r in judged[rates]])))
+    return min(judged, key=lambda rates: (-len(alive(judged[rates])), rates))
 
 
 def alive(runs: Sequence[Result]) -> list[Result]:
@@ -164,12 +164,12 @@ def _ranges(runs: Sequence[Result]) -> dict[int, _Range]:
 def _range(outcomes: Mapping[float, str], grid: Sequence[float], best: float) -> _Range:
     """Around the best rate, or what works below it; where a seed did not run at the next rate the range is open."""
     told = [outcomes.get(rate, "") for rate in grid]
-    begin = [i for i, rate in enumerate(grid) if rate <= best * 1.0001 and told[i] and told[i] not in FAILED]
+    begin = [i for i, rate in enumerate(grid) if rate <= best * 1.0001 and told[i] in WORKED]
     if not begin:
         rung = math.log2(grid[1] / grid[0]) if len(grid) > 1 else 1.0
-        return _Range(math.log2(min(outcomes)), math.log2(min(outcomes)) - rung, False, True)
+        return _Range(math.log2(grid[0]), math.log2(grid[0]) - rung, False, True)
     low = high = begin[-1]
-    while high + 1 < len(grid) and told[high + 1] and told[high + 1] not in FAILED:
+    while high + 1 < len(grid) and told[high + 1] in WORKED:
         high += 1
     while low > 0 and told[low - 1] in WORKED:
         low -= 1

@@ -3,7 +3,8 @@
 diverged  a loss is no number; or the run ends above the loss at initialisation
 spiked    it works, after a rise of more than 5 robust standard deviations over the trend before it
 worked    it knows more than how frequent bytes are: its held-out loss lies below theirs
-slow      it does not work, but never left its course and still falls: undertrained, which says nothing of stability
+slow      it is above that, never left its course and is still on its way down: undertrained, which says nothing of
+          stability
 stuck     none of these: flat, at what the frequency of bytes gives, or thrown back to it
 
 The first rule that holds decides. All of them compare a loss with what a model would lose *on the same text* that knows
@@ -27,7 +28,7 @@ SURE = 5.0  # standard errors by which the held-out loss lies below the unigram 
 SPIKE = 5.0  # robust standard deviations of the loss about its trend
 TREND = 15  # steps that a running median is taken over
 SUSTAINED = 2  # steps that a spike lasts at least: one bad batch is none
-FALL = 0.2  # of the spread of batches, that the last quarter of a run lies below the one before where it still falls
+FALL = 0.2  # of the spread of batches: by so much the last quarter of a run lies below any before where it still falls
 
 
 class Outcome(NamedTuple):
@@ -144,12 +145,18 @@ def worked(course: Course) -> int | None:
 
 
 def slow(course: Course) -> int | None:
-    """The last step, where the run fell up to there and never left its course."""
+    """The last step, where the run never left its course, was never as low before, and has still to go.
+
+    One that was thrown back and falls again is none, nor one that ends where the frequency of bytes does.
+    """
     count = len(course.excess_S) // 4
     if count == 0 or course.spike is not None:
         return None
-    fall = np.mean(course.excess_S[-2 * count : -count]) - np.mean(course.excess_S[-count:])
-    return len(course.losses_S) if fall > FALL * course.spread else None
+    enough = FALL * course.spread
+    quarters_S = np.lib.stride_tricks.sliding_window_view(course.excess_S, count).mean(axis=1)
+    falls = quarters_S[: len(quarters_S) - count].min() - quarters_S[-1] > enough
+    above = np.mean(course.windows_W - course.unigram_W) > enough
+    return len(course.losses_S) if falls and above else None
 
 
 def stuck(course: Course) -> int:

@@ -12,8 +12,8 @@ beat it follow, and so on. A rate gets no further seed once it
 - failed with FAILURES seeds and never worked, or with one, and a smaller rate failed too: a rule and no test.
 
 Where the largest rate is asked for that a seed works at, each seed climbs: rates above the leader run with it up to the
-first at which it fails, however far behind they are, and rates below a leader at which it fails, down to the first at
-which it does not. What it says of its largest rate is what it would say if all rates had run.
+first at which it does not work, however far behind they are, and rates below a leader at which it does not, down to the
+first at which it does. What it says of its largest rate is what it would say if all rates had run.
 
 **Runs.** One that is `dead` stops. So does one at a smaller rate than its arm's leader that will end behind it
 by more than MARGIN even if the gap closes on in a straight line; the record says by how much.
@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.verdict.outcome import FAILED
+from train.verdict.outcome import FAILED, WORKED
 from train.verdict.question import SEED, Cell, Question, place_of, varying
 from train.verdict.runs import Result, loss_of
 from train.verdict.sequential import log_e
@@ -69,7 +69,7 @@ class _Heat:
     def asked(self, results: Mapping[int, Result]) -> dict[Rates, list[int]]:
         """The places of all runs that are done or due, by rate."""
         asked = {rates: dict.fromkeys([*places.values()][: self.taken[rates]]) for rates, places in self.runs.items()}
-        if self.climbs and self.leader is not None and self.is_usable(self.leader, results):
+        if self.climbs and self.leader is not None and self.works(self.leader, results):
             for seed in [*self.runs[self.leader]][: self.taken[self.leader]]:
                 for rates in self.climb(self.leader, seed, results):
                     asked[rates][self.runs[rates][seed]] = None
@@ -94,14 +94,14 @@ class _Heat:
             failed = self.failed(below.pop(), seed, results)
 
     def failed(self, rates: Rates, seed: int, results: Mapping[int, Result]) -> bool:
-        """Did it? False where it has not run."""
+        """Did it not work? False where it has not run."""
         result = results.get(self.runs[rates].get(seed, -1))
-        return result is not None and result["outcome"] in FAILED
+        return result is not None and result["outcome"] not in WORKED
 
-    def is_usable(self, rates: Rates, results: Mapping[int, Result]) -> bool:
-        """Do half of its seeds live?"""
-        ran = [results[place] for place in self.runs[rates].values() if place in results]
-        return 2 * len(_alive(ran)) >= len(ran) > 0
+    def works(self, rates: Rates, results: Mapping[int, Result]) -> bool:
+        """Do half of its seeds work?"""
+        ran = [results[place]["outcome"] in WORKED for place in self.runs[rates].values() if place in results]
+        return 2 * sum(ran) >= len(ran) > 0
 
     def done(self, results: Mapping[int, Result]) -> dict[Rates, list[Result]]:
         """The records of each rate; the loss of a run that stopped behind is what it could have come to."""
@@ -161,10 +161,10 @@ def _heats(cells: Sequence[Cell], question: Question) -> list[_Heat]:
 def _goes_on(heat: _Heat, results: Mapping[int, Result], smallest: float, spread: float, dof: int) -> bool:
     """Take one more run of the leader, or of each rate that follows it; False where the heat is over."""
     done = heat.done(results)
-    heat.leader = leader = min(done, key=lambda rates: _rank(done[rates]))
+    heat.leader = leader = min(done, key=lambda rates: (_rank(done[rates]), rates))
     failed = [rates for rates in done if not _alive(done[rates])]
     ahead, most = _alive(done[leader]), (len(done) - 1) / LEVEL  # each of the others might have led by luck
-    climbs = heat.climbs and heat.is_usable(leader, results)
+    climbs = heat.climbs and heat.works(leader, results)
     raced = [rates for rates in done if rates != leader and not (climbs and rates > leader)]  # the others climb
     for rates in raced:
         if rates in heat.dropped:
@@ -191,10 +191,10 @@ def _alive(runs: Sequence[Result]) -> list[float]:
 
 
 def _rank(runs: Sequence[Result]) -> tuple[bool, int, float]:
-    """Less is better: first rates at which half of the runs live, by their mean loss."""
+    """Less is better: first rates at which half of the runs live, by their mean loss; then those with most that live."""
     alive = _alive(runs)
     usable = 2 * len(alive) >= len(runs)
-    return not usable, 0 if usable else -len(alive), float(np.mean(alive or [loss_of(run) for run in runs]))
+    return not usable, 0 if usable else -len(alive), float(np.mean(alive)) if usable else 0.0
 
 
 def _is_less(a: Rates, b: Rates) -> bool:

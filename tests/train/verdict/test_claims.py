@@ -194,6 +194,13 @@ def test_budgets_may_differ_where_a_size_is_asked_about_or_was_matched():
     assert the_effect(runs, Question(compare=("inner",))).answer == "same"
 
 
+def test_a_run_that_a_race_stopped_takes_no_budget_from_its_arm():
+    runs = sweep(post_is_worse(0.1), **AXES)
+    first = next(i for i, r in enumerate(runs) if r["args"]["placement"] == "post")
+    runs[first] = {**runs[first], "tokens": runs[first]["tokens"] / 2, "flops": runs[first]["flops"] / 2}
+    assert the_effect(runs).answer == "better"
+
+
 def test_cells_that_are_left_out_of_an_effect_are_named_with_the_reason():
     fails = lambda c: (c["placement"], c["depth"]) == ("post", 8)  # noqa: E731
     runs = sweep(post_is_worse(0.1), fails=fails, depth=(2, 4, 8), **AXES)

@@ -141,6 +141,18 @@ def test_a_run_that_a_spike_threw_back_is_no_slow_one():
     assert ended(losses, UNIGRAM + 0.2)[0] == "stuck"
 
 
+def test_a_run_that_was_as_low_before_is_no_slow_one():
+    """Its rate is too large: it blows up while the rate rises, falls again with it, and comes to where it was."""
+    losses = descent(3.5, rate=3) + 20 * np.exp(-(((STEPS - 110) / 25) ** 2)) + noise(8, 0.3)
+    assert ended(losses, 3.5)[0] == "stuck"
+
+
+def test_a_run_that_comes_down_to_the_unigram_entropy_is_no_slow_one():
+    """A large rate shakes it, and as the schedule ends it is calm: nothing is left to fall."""
+    losses = UNIGRAM + 0.1 + 0.3 * (1 - STEPS / 200) + noise(9, 0.05)
+    assert ended(losses, UNIGRAM + 0.01)[0] == "stuck"
+
+
 def test_heavy_tailed_noise_is_taken_for_a_spike_in_less_than_one_run_of_a_hundred():
     names = [ended(descent(2.4, rate) + noise(seed, 0.1))[0] for seed in range(400) for rate in (10.0, 40.0)]
     assert names.count("spiked") <= 8
