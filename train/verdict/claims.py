@@ -9,7 +9,6 @@ An answer is one of three: better, the same (the interval lies within the smalle
 separable. A claim is withheld, with its reason, where the comparison would not be fair.
 """
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,11 +268,8 @@ def _contrast(claim: Claim, used: Sequence[tuple[Cell, float]]) -> Estimate:
 
 def _resolution(claim: Claim, used: Sequence[tuple[Cell, float]]) -> float:
     """The standard deviation of what rounding does to a difference: to a rung of the grid, or to the last digit."""
-    values = sorted({r.value for cell, _ in used for side in (cell.first, cell.second) for r in side.values()})
-    if MEASURES[claim.measure].unit != "octaves" or len(values) < 2:
-        return ROUNDED
-    rung = min(second - first for first, second in itertools.pairwise(values))
-    return rung * math.sqrt((1 if claim.kind == "course" else 2) / 12)
+    rung = max(reading.rung for cell, _ in used for reading in cell.first.values())
+    return max(ROUNDED, rung * math.sqrt((1 if claim.kind == "course" else 2) / 12))
 
 
 def _axes(cells: Sequence[Cell], places: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -23,12 +23,14 @@ Rates = tuple  # values of the tuned settings
 class Reading(NamedTuple):
     """What one seed says: the number, and its parts by window of the held-out text where it has them.
 
-    bound: does the grid end there, so that the true number lies beyond?
+    bound: does the grid end there, so that the true number lies beyond? rung: to how much it is told, where it is a
+    value of a grid.
     """
 
     value: float
     windows: np.ndarray | None = None
     bound: bool = False
+    rung: float = 0.0
 
 
 class Side(NamedTuple):
@@ -133,15 +135,23 @@ def failure(side: Side) -> Readings:
 
 def largest_rate(side: Side) -> Readings:
     """log2 of the largest rate that a seed works up to, from the best rate on; one rung below the grid if none."""
-    return {seed: Reading(range_.high, bound=range_.open_high) for seed, range_ in _ranges(side.runs).items()}
+    rung = _rung(side.runs, "lr")
+    return {s: Reading(range_.high, bound=range_.open_high, rung=rung) for s, range_ in _ranges(side.runs).items()}
 
 
 def usable_range(side: Side) -> Readings:
     """Octaves from the smallest rate that is not slow to the largest that works, for each seed."""
+    rung = _rung(side.runs, "lr") * math.sqrt(2)  # of both ends
     return {
-        seed: Reading(range_.high - range_.low, bound=range_.open_low or range_.open_high)
+        seed: Reading(range_.high - range_.low, bound=range_.open_low or range_.open_high, rung=rung)
         for seed, range_ in _ranges(side.runs).items()
     }
+
+
+def _rung(runs: Sequence[Result], name: str) -> float:
+    """The widest step of a grid, in octaves; one where there is none."""
+    values = sorted({r["args"][name] for r in runs})
+    return max((math.log2(second / first) for first, second in itertools.pairwise(values)), default=1.0)
 
 
 class _Range(NamedTuple):
@@ -166,7 +176,7 @@ def _range(outcomes: Mapping[float, str], grid: Sequence[float], best: float) ->
     told = [outcomes.get(rate, "") for rate in grid]
     begin = [i for i, rate in enumerate(grid) if rate <= best * 1.0001 and told[i] in WORKED]
     if not begin:
-        rung = math.log2(grid[1] / grid[0]) if len(grid) > 1 else 1.0
+        rung = math.log2(grid[1] / grid[0]) if len(grid) > 1 else 1.0  # below the smallest
         return _Range(math.log2(grid[0]), math.log2(grid[0]) - rung, False, True)
     low = high = begin[-1]
     while high + 1 < len(grid) and told[high + 1] in WORKED:
@@ -210,7 +220,7 @@ def depth_reach(side: Side) -> Readings:
         failed = (i for i, depth in enumerate(depths) if outcomes.get(depth, FAILED[0]) in FAILED)
         reach = next(failed, len(depths))
         value = math.log2(depths[reach - 1]) if reach else math.log2(depths[0]) - 1
-        readings[seed] = Reading(value, bound=reach in (0, len(depths)))
+        readings[seed] = Reading(value, bound=reach in (0, len(depths)), rung=_rung(side.runs, "depth"))
     return readings
 
 

@@ -191,7 +191,7 @@ def _alive(runs: Sequence[Result]) -> list[float]:
 
 
 def _rank(runs: Sequence[Result]) -> tuple[bool, int, float]:
-    """Less is better: first rates at which half of the runs live, by their mean loss; then those with most that live."""
+    """Less is better: first rates at which half of the runs live, by their mean loss; then by how many live."""
     alive = _alive(runs)
     usable = 2 * len(alive) >= len(runs)
     return not usable, 0 if usable else -len(alive), float(np.mean(alive)) if usable else 0.0

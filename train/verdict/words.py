@@ -103,4 +103,4 @@ def _seeds(claim: Claim) -> str:
 
 
 def _edge(claim: Claim) -> str:
-    return "; some runs end on the edge of the grid, so the numbers are bounds" if claim.bound else ""
+    return "; some runs end on the grid's edge: these are bounds" if claim.bound else ""
