@@ -87,7 +87,8 @@ def write_report(results: Sequence[Result], folder: Path, question: Question | N
     answer = _answer(results, question, said)
     report = Report(folder.name, answer, said, f"{METHOD} {AGAIN}" if looks else METHOD)
     compared = swept_apart(swept) if question is None else question.compare
-    context = [name for name in swept if name not in (*compared, *TUNED, "depth")]
+    solved = None if question is None else question.by  # an arm's own
+    context = [name for name in swept if name not in (*compared, *TUNED, "depth", solved)]
     depths = [name for name in swept if name == "depth" and name not in compared]
     arms = Arms(results, [*compared, *context])
     drawn = {key: (title, caption, draw(arms)) for key, title, caption, draw in FIGURES}

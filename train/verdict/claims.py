@@ -92,7 +92,7 @@ def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> li
     settings = _settings(results)
     each_rate = question.at == "each rate"
     tune = () if each_rate else question.tune
-    left = [name for name in varying(settings) if name not in (*question.compare, *tune, SEED)]
+    left = [name for name in varying(settings) if name not in (*question.compare, *tune, SEED, question.by)]
     rivals, arms = _rivals(settings, question), arms_of(settings, question)
     drawn: list[Drawn] = []
     for measure in _asked(results, question):

@@ -1,6 +1,7 @@
 """What is said of planted sweeps: the three answers, what is withheld and why, and in which words."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,6 +193,15 @@ def test_a_comparison_that_would_not_be_fair_is_withheld(runs, reason):
 def test_budgets_may_differ_where_a_size_is_asked_about_or_was_matched():
     runs = [{**r, "params": 60_000 if r["args"]["inner"] == 128 else 50_000} for r in sweep(inner=(64, 128))]
     assert the_effect(runs, Question(compare=("inner",))).answer == "same"
+
+
+def test_a_size_that_was_solved_for_makes_no_cells():
+    """It is another in each arm, and follows from it."""
+    runs = sweep(post_is_worse(0.1), depth=(2, 4), **AXES)
+    solved = [{**r, "args": {**r["args"], "inner": 128 if r["args"]["placement"] == "pre" else 85}} for r in runs]
+    asked = Question(compare=("placement",), across=("depth",), match="parameters", by="inner")
+    assert the_effect(solved, asked).answer == "better"
+    assert the_effect(solved, replace(asked, match=None, by=None)).answer == "withheld"
 
 
 def test_a_run_that_a_race_stopped_takes_no_budget_from_its_arm():
