@@ -62,6 +62,7 @@ KINDS = {
     "params": NUMBER,
     "tokens": NUMBER,
     "flops": NUMBER,
+    "cache_bytes": COUNT._replace(optional=True),  # earlier versions wrote none
     "seconds": NUMBER,
     "seconds_a_step": MEASURED,
     "corpus": SETTINGS,

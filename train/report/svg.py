@@ -14,6 +14,7 @@ from train.verdict.stats import mean_interval
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 74, 46  # margins
+ROW = 22  # of the legend, of which there may be several
 DODGE = 12  # between arms at one depth, so that none hides another's interval
 STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "12 4"}
 REFERENCES = {"unigram_entropy": "unigram entropy", "bigram_entropy": "bigram entropy"}
@@ -54,22 +55,26 @@ def losses_by_depth(arms: Arms) -> str:
     low, high = min(heights), max(heights)
     room = 0.04 * (high - low) or 1.0
     low, high = low - room, high + room
+    legend = _places(list(arms.styles))
+    more = ROW * legend[-1].row
+    top, height = TOP + more, HEIGHT + more
 
     def x(depth: int) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (depths.index(depth) + 0.5) / len(depths)
 
     def y(loss: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low)
+        return top + (height - top - BOTTOM) * (high - loss) / (high - low)
 
-    seeds = len(by(arms.results, "seed"))
+    counts = sorted({len(by(group, "seed")) for _, group in by_depth(arms.results)})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     end = WIDTH - RIGHT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>Validation loss by depth at the best rate</title><style>{STYLE}</style>",
         _text(LEFT, 18, f"Validation loss at the best rate, nats per byte: mean of {seeds} seeds; 95 % interval"),
         *(f'<path class="grid" d="M{LEFT} {y(t):.1f}H{end}"/>' + _text(LEFT - 8, y(t) + 4, f"{t:g}", anchor="end")
           for t in _ticks(low, high)),
-        *(_text(x(depth), HEIGHT - BOTTOM + 20, f"depth {depth}", anchor="middle") for depth in depths),
+        *(_text(x(depth), height - BOTTOM + 20, f"depth {depth}", anchor="middle") for depth in depths),
         *(f'<path class="line" stroke-dasharray="4 4" d="M{LEFT} {y(loss):.1f}H{end}"/>'
           + _text(end + 8, y(loss) + 4, text, kind="faint") for text, loss in known.items()),
     ]  # fmt: skip
@@ -78,7 +83,7 @@ def losses_by_depth(arms: Arms) -> str:
         parts += _arm(
             [(x(p.depth) + shift, y(p.mean), y(p.low), y(p.high), p.worked) for p in points], arms.styles[name]
         )
-    parts += _legend(arms, any(not point.worked for point in every))
+    parts += _legend(arms, legend, any(not point.worked for point in every))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -90,14 +95,35 @@ def _arm(places: Sequence[tuple[float, float, float, float, bool]], style: Style
         yield _mark(x, y, style, hollow=not worked)
 
 
-def _legend(arms: Arms, failed: bool) -> Iterator[str]:
-    x = LEFT
-    for name, style in arms.styles.items():
-        yield f'<path d="M{x} 40h26" {_stroke(style)}/>' + _mark(x + 13, 40, style, hollow=False)
-        yield _text(x + 33, 44, name)
-        x += 50 + 7 * len(name)
+class Place(NamedTuple):
+    """Where a name of the legend stands."""
+
+    name: str
+    x: int
+    row: int
+
+
+def _places(names: Sequence[str]) -> list[Place]:
+    """Names side by side, in as many rows as they need."""
+    places: list[Place] = []
+    x, row = LEFT, 0
+    for name in names:
+        width = 50 + 7 * len(name)
+        if x > LEFT and x + width > WIDTH:
+            x, row = LEFT, row + 1
+        places.append(Place(name, x, row))
+        x += width
+    return places
+
+
+def _legend(arms: Arms, places: Sequence[Place], failed: bool) -> Iterator[str]:
+    for name, x, row in places:
+        y, style = 40 + ROW * row, arms.styles[name]
+        yield f'<path d="M{x} {y}h26" {_stroke(style)}/>' + _mark(x + 13, y, style, hollow=False)
+        yield _text(x + 33, y + 4, name)
     if failed:
-        yield _text(LEFT, 64, "hollow: at no rate did any run learn from context", kind="faint")
+        y = 64 + ROW * places[-1].row
+        yield _text(LEFT, y, "hollow: at no rate did any run learn from context", kind="faint")
 
 
 def _mark(x: float, y: float, style: Style, *, hollow: bool) -> str:

@@ -335,6 +335,7 @@ def _record(crew: Crew, k: int, first: Judgement, told: Told, end: End) -> dict[
             "stats_every": every,
             "stats_curve": {name: [layers[name] for layers in evenly] for name in looks[0]},
             "params": fx.count(config.spec()),
+            "cache_bytes": accounting.cache_bytes(config.spec()),
             "tokens": tokens,
             "flops": tokens * flops_per_token(config),
             "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": corpus.bytes, **asdict(sweep.entropies)},

@@ -18,6 +18,13 @@ BUDGETS = ("params", "tokens", "flops")
 BUDGET_TOLERANCE = 0.05  # of each: a norm's bias is within it, a wider layer is not
 
 
+UNREAD = {  # why too little is read of both arms
+    "loss": "too few runs of both work",
+    "growth": "too few runs of both work",
+    "seconds": "the seeds of an arm were timed together, which is one timing and has no error",
+}
+
+
 class Cell(NamedTuple):
     """Where two arms meet: values of what is swept, what was read of both, and why they may not be compared."""
 
@@ -57,7 +64,7 @@ def meet(
         reason = _reason(measure, question, tune, sides, choices)
         told_a, told_b = _read(measure, sides)
         if not reason and len(told_a) < 2:
-            reason = "too few runs of both work" if measure in ("loss", "growth") else "nothing is measured of both"
+            reason = UNREAD.get(measure, "nothing is measured of both")
         if not reason and tune and measure != "failure" and not all(choice.is_steady for choice in choices):
             told_a = _unsteady(measure, question, tune, sides, told_a, told_b)
         cells.append(Cell(place, told_a, told_b, reason, (_in_words(choices[0]), _in_words(choices[1]))))

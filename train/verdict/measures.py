@@ -236,8 +236,12 @@ def growth(side: Side) -> Readings:
 
 
 def seconds(side: Side) -> Readings:
-    """log2 of the seconds of a step."""
-    return {s: Reading(math.log2(r["seconds_a_step"])) for s, r in side.best.items() if r.get("seconds_a_step")}
+    """log2 of the seconds of a step. Seeds that train together are timed together: they are one timing, of the first."""
+    timings: dict[float, int] = {}
+    for seed, run in side.best.items():
+        if run.get("seconds_a_step"):
+            timings.setdefault(run["seconds_a_step"], seed)
+    return {seed: Reading(math.log2(timing)) for timing, seed in timings.items()}
 
 
 def cache_bytes(side: Side) -> Readings:

@@ -62,6 +62,7 @@ def test_every_cell_runs_once_and_says_everything(swept):
         assert 0 < r["seconds_a_step"] < r["seconds"]
         assert r["val_loss"] < r["initial_loss"]
         assert r["tokens"] == 20 * 4 * 12
+        assert r["cache_bytes"] == 2 * 2 * 16 * 2  # layers x (key, value) x width x bytes
         windows = unpacked(r["windows"])
         assert len(windows) == 8 and abs(np.mean(windows) - r["val_loss"]) < 2**-9
 
