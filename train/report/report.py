@@ -28,7 +28,7 @@ from train.report.record import fault
 from train.verdict.asked import in_words
 from train.verdict.claims import Claim, claims
 from train.verdict.outcome import OUTCOMES
-from train.verdict.question import Question, varying
+from train.verdict.question import Question, cells_over, varying
 from train.verdict.runs import Result, by
 from train.verdict.words import sentence
 
@@ -87,8 +87,8 @@ def write_report(results: Sequence[Result], folder: Path, question: Question | N
     answer = _answer(results, question, said)
     report = Report(folder.name, answer, said, f"{METHOD} {AGAIN}" if looks else METHOD)
     compared = swept_apart(swept) if question is None else question.compare
-    solved = None if question is None else question.by  # an arm's own
-    context = [name for name in swept if name not in (*compared, *TUNED, "depth", solved)]
+    over = swept if question is None else cells_over([result["args"] for result in results], question)
+    context = [name for name in over if name not in (*compared, *TUNED, "depth")]
     depths = [name for name in swept if name == "depth" and name not in compared]
     arms = Arms(results, [*compared, *context])
     drawn = {key: (title, caption, draw(arms)) for key, title, caption, draw in FIGURES}

@@ -23,7 +23,7 @@ from train.verdict.estimate import LEVEL, Estimate, contrast, pooled
 from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best
 from train.verdict.outcome import FAILED
 from train.verdict.plan import Needed, seeds_needed
-from train.verdict.question import MEASURES, SEED, Arm, Question, arms_of, label, pairs_of, varying
+from train.verdict.question import MEASURES, SEED, Arm, Question, arms_of, cells_over, label, pairs_of
 from train.verdict.runs import Result
 from train.verdict.sequential import FIRST, LATER, Anytime, Spent, critical
 
@@ -92,7 +92,7 @@ def draw(results: Sequence[Result], question: Question, *, looks: int = 0) -> li
     settings = _settings(results)
     each_rate = question.at == "each rate"
     tune = () if each_rate else question.tune
-    left = [name for name in varying(settings) if name not in (*question.compare, *tune, SEED, question.by)]
+    left = cells_over(settings, question)
     rivals, arms = _rivals(settings, question), arms_of(settings, question)
     drawn: list[Drawn] = []
     for measure in _asked(results, question):

@@ -93,11 +93,12 @@ def chosen(runs: Sequence[Result], tune: Sequence[str]) -> Rates:
 
 
 def _least_bad(groups: Mapping[Rates, Sequence[Result]], seeds: Iterable[int]) -> Rates:
-    """Where no rate is usable: the one with most runs alive, of those the smallest, with which training is calmest."""
+    """Where no rate is usable: the one with most runs alive, of those the one of their least mean loss; where nothing
+    lives the smallest, with which training is calmest."""
     kept = set(seeds)
     own = {rates: [r for r in group if r["args"]["seed"] in kept] for rates, group in groups.items()}
-    judged = {rates: group for rates, group in own.items() if group}
-    return min(judged, key=lambda rates: (-len(alive(judged[rates])), rates))
+    losses = {rates: [loss_of(r) for r in alive(group)] for rates, group in own.items() if group}
+    return min(losses, key=lambda rates: (-len(losses[rates]), np.mean(losses[rates] or [0.0]), rates))
 
 
 def alive(runs: Sequence[Result]) -> list[Result]:
@@ -236,7 +237,7 @@ def growth(side: Side) -> Readings:
 
 
 def seconds(side: Side) -> Readings:
-    """log2 of the seconds of a step. Seeds that train together are timed together: they are one timing, of the first."""
+    """log2 of the seconds of a step. Seeds that train together are timed together, once: that is the first one's."""
     timings: dict[float, int] = {}
     for seed, run in side.best.items():
         if run.get("seconds_a_step"):

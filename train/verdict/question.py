@@ -237,6 +237,16 @@ def _derived_compare(cells: Sequence[Cell]) -> tuple[str, ...]:
     return tuple(_fewest(others, pooled, cells))
 
 
+def cells_over(cells: Sequence[Cell], question: Question) -> list[str]:
+    """Settings of which each combination of values is a cell, in which arms meet: all that vary but what is compared,
+    tuned, or the seed, and what follows from these and from `across`, as DeepNorm's gains do, or a size that was solved
+    for."""
+    tune = () if question.at == "each rate" else question.tune
+    left = [name for name in varying(cells) if name not in (*question.compare, *tune, SEED)]
+    told = [*question.compare, *question.across, *tune]
+    return [name for name in left if name in question.across or not determined(name, told, cells)]
+
+
 def label(name: str, value: Any) -> str:
     """A value as an arm is called by it: "rms", but "width 32" and "window none", which say nothing alone."""
     return str(value) if _says_itself(value) else with_name(name, value)

@@ -191,10 +191,10 @@ def _alive(runs: Sequence[Result]) -> list[float]:
 
 
 def _rank(runs: Sequence[Result]) -> tuple[bool, int, float]:
-    """Less is better: first rates at which half of the runs live, by their mean loss; then by how many live."""
+    """Less is better: rates at which half of the runs live, then those with most that do, by the mean loss of these."""
     alive = _alive(runs)
     usable = 2 * len(alive) >= len(runs)
-    return not usable, 0 if usable else -len(alive), float(np.mean(alive)) if usable else 0.0
+    return not usable, 0 if usable else -len(alive), float(np.mean(alive or [0.0]))
 
 
 def _is_less(a: Rates, b: Rates) -> bool:

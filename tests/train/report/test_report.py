@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from train.errors import UserError
+from train.report import svg
 from train.report.figures import Arms, curves, gradients_by_depth, losses_by_depth
 from train.report.report import COLUMNS, markdown, row, say_verdicts, write_report
 from train.verdict.question import Question, question_of
@@ -371,6 +372,16 @@ def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(writte
     np.testing.assert_allclose(heights, np.polyval([slope, offset], losses), atol=0.11)
     assert [mark.get("fill") == "none" for mark in marks] == [False] * 16
     assert (written[1] / "figure.svg").stat().st_size < 100_000
+
+
+def test_many_arms_have_a_legend_of_several_rows():
+    arms = Arms(sweep(depth=(2, 4)), ["placement", "norm", "lr"])
+    root = ElementTree.fromstring(svg.losses_by_depth(arms))
+    legend = [each for each in root.findall("{*}text") if each.text in arms.styles]
+    assert len(legend) == 20
+    assert max(float(each.get("x")) + 6 * len(each.text) for each in legend) <= svg.WIDTH
+    lowest = max(float(each.get("y")) for each in legend)
+    assert min(float(line.get("points").split()[0].split(",")[1]) for line in root.findall("{*}polyline")) > lowest
 
 
 def test_a_sweep_without_depth_reports_without_figures_against_it(tmp_path):

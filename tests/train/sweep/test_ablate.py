@@ -357,11 +357,11 @@ def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch
 
 
 def test_a_run_that_is_dead_stops_and_touches_no_other(tmp_path):
-    """lr = 1e30 is no number after a step: its record is that of the first chunk, 2 steps of 20."""
+    """lr = 1e30 is no number after a step: its record is that of two chunks, 4 steps of 20."""
     asked = replace(config(tmp_path), cells=[{"placement": "pre", "lr": lr, "seed": 0} for lr in (1e-3, 1e30)])
     alive, dead = ablate(replace(asked, question=Question(compare=("lr",), tune=(), at="the same rate", run="racing")))
-    assert (dead["outcome"], dead["stopped"], len(dead["loss"])) == ("diverged", 2, 2)
-    assert dead["tokens"] == 2 * 4 * 12 and {len(looks) for looks in dead["stats_curve"].values()} == {2}
+    assert (dead["outcome"], dead["stopped"], len(dead["loss"])) == ("diverged", 4, 4)
+    assert dead["tokens"] == 4 * 4 * 12 and {len(looks) for looks in dead["stats_curve"].values()} == {3}
     assert (alive["stopped"], len(alive["loss"])) == (None, 20)
     whole = ablate(asked)
     assert whole[0] == alive and (whole[1]["stopped"], len(whole[1]["loss"])) == (None, 20)

@@ -1,7 +1,6 @@
 """What is said of planted sweeps: the three answers, what is withheld and why, and in which words."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,7 +200,17 @@ def test_a_size_that_was_solved_for_makes_no_cells():
     solved = [{**r, "args": {**r["args"], "inner": 128 if r["args"]["placement"] == "pre" else 85}} for r in runs]
     asked = Question(compare=("placement",), across=("depth",), match="parameters", by="inner")
     assert the_effect(solved, asked).answer == "better"
-    assert the_effect(solved, replace(asked, match=None, by=None)).answer == "withheld"
+
+
+def test_gains_that_follow_from_arm_and_depth_make_no_cells():
+    """As DeepNorm's do: arms meet at a depth, each with its own."""
+    runs = sweep(post_is_worse(0.1), depth=(2, 4), **AXES)
+    gained = [
+        {**r, "args": {**r["args"], "residual_scale": r["args"]["depth"] ** 0.25 * (r["args"]["placement"] == "post")}}
+        for r in runs
+    ]
+    claim = the_effect(gained, Question(compare=("placement",), across=("depth",)))
+    assert (claim.answer, claim.where, claim.cells) == ("better", "depth 2, 4", 2)
 
 
 def test_a_run_that_a_race_stopped_takes_no_budget_from_its_arm():
