@@ -22,7 +22,7 @@ from train.sweep.kept import answered
 from train.sweep.results import Results, checksum
 from train.verdict.asked import objections
 from train.verdict.outcome import classify
-from train.verdict.question import Question, arms_of, pairs_of
+from train.verdict.question import Question, arms_of, cells_over, pairs_of
 from train.verdict.runs import unpacked
 
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
@@ -319,6 +319,7 @@ def test_questions_of_the_repository_are_asked(name, arms, pairs):
     rows = rows_of(asked, asked.cells)
     assert (len(arms_of(rows, asked.question)), len(pairs_of(rows, asked.question))) == (arms, pairs)
     assert list(objections(asked.question, rows)) == []
+    assert cells_over(rows, asked.question) == list(asked.question.across)  # in all of these, arms meet
 
 
 def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch):
