@@ -3,14 +3,18 @@
 #   make test [PYTHON=python3.12] lint, types, import directions and all tests, with the locked versions
 #   make quick                    while you work: lint, types, oracles, one law of each kind, every command once
 #   make test-latest [PYTHON=…]   the same with the newest releases of everything
+#   make lock                     pin every package again, with hashes (needs uv)
 #   make parity                   remake the golden files from Hugging Face transformers (needs torch)
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
+EXTRAS = train hf tokenizers trackers docs notebooks dev
+COMMA = ,
+SPACE = $(subst x,,x x)
 RUN = $(VENV)/bin/python
 
-.PHONY: setup ablation test quick test-latest lint parity clean check
+.PHONY: setup ablation test quick test-latest lint lock parity clean check
 
 setup: $(VENV)/.ready
 
@@ -45,9 +49,12 @@ check: lint
 test-latest:
 	rm -rf .venv-latest
 	$(PYTHON) -m venv .venv-latest
-	.venv-latest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[train,hf,dev]"
+	.venv-latest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[$(subst $(SPACE),$(COMMA),$(EXTRAS))]"
 	.venv-latest/bin/python -m pip list --disable-pip-version-check | grep -iE "^(jax|flax|optax|numpy|orbax-checkpoint|grain) "
 	.venv-latest/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(addprefix --extra ,$(EXTRAS)) pyproject.toml -o requirements.lock
 
 parity: .venv-parity/.ready
 	.venv-parity/bin/python -m tests.parity.make_golden
