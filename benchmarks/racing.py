@@ -1,9 +1,9 @@
 """What racing saves: the runs of a finished sweep are replayed as a race, and the claims from both are compared.
 
-    python benchmarks/racing.py runs/NAME/results.jsonl
+    python -m benchmarks.racing runs/NAME
 
-The sweep must have been run whole, all seeds at all rates. Prints the steps that a race takes, runs that it stops and
-that would have ended otherwise, and the claims that differ.
+The sweep must have been run whole, all seeds at all rates; of its question, what a race can answer is asked. Prints the
+steps that a race takes, runs that it stops and that would have ended otherwise, and the claims that differ.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from train.data.corpus import batches, load_corpus, unigram_nats
+from train.sweep.kept import answered
 from train.verdict.claims import Claim, claims
-from train.verdict.question import Question, question_of
-from train.verdict.race import dead, next_rung, to_stop
+from train.verdict.question import Question
+from train.verdict.race import CLIMBED, RACED, next_rung, to_stop
 
 RESULTS = Path(__file__).parent / "results" / "racing.json"
 CHUNK = 40  # steps between two looks
@@ -40,16 +41,8 @@ def references(records: Sequence[Record]) -> list[np.ndarray]:
     return [told[record["args"]["seed"]] for record in records]
 
 
-def renamed(record: Record, unigram_T: np.ndarray) -> Record:
-    """A record of before slow runs were told from stuck ones, by today's names."""
-    if record["outcome"] != "stuck" or "windows" in record:
-        return {**record, "outcome": {"converged": "worked"}.get(record["outcome"], record["outcome"])}
-    losses_T = curve(record)
-    seen = {"initial_loss": losses_T[0], "steps": len(losses_T), "warmup": record["args"]["warmup"]}
-    return {**record, "outcome": dead(losses_T, unigram_T, **seen) or "slow"}
-
-
 def curve(record: Record) -> np.ndarray:
+    """The loss of each step; NaN where it was no number."""
     return np.array([np.nan if loss is None else loss for loss in record["loss"]])
 
 
@@ -75,7 +68,8 @@ def race(records: Sequence[Record], unigram: Sequence[np.ndarray], question: Que
     while (rung := next_rung(cells, results, question)).due:
         told = run([records[place] for place in rung.due], [unigram[place] for place in rung.due], question)
         results.update(zip(rung.due, told, strict=True))
-        print(f"  {len(rung.due)} runs, {sum('stopped' in record for record in told)} of them stopped")
+        stopped = sum(record["stopped"] is not None for record in told)
+        print(f"  {len(rung.due)} runs, {stopped} of them stopped")
     print(f"  {len(rung.left_out)} not run: {dict(Counter(rung.left_out.values()))}")
     return results
 
@@ -105,17 +99,15 @@ def shifts(whole: Sequence[Claim], some: Sequence[Claim]) -> Iterator[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path)
-    options = parser.parse_args()
-    lines = [json.loads(line) for line in options.results.read_text().splitlines()]
-    records = sorted(lines, key=lambda record: record.get("place", 0))
-    unigram = references(records)
-    records = [renamed(record, unigram_T) for record, unigram_T in zip(records, unigram, strict=True)]
-    asked = question_of([record["args"] for record in records])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    asked, records = answered(folder)
     assert asked is not None, "only seeds differ"
-    question = replace(asked, run="racing")
-    raced = race(records, unigram, question)
-    whole, taken = (sum(r.get("stopped", len(r["loss"])) for r in some) for some in (records, raced.values()))
+    assert all(record["stopped"] is None and record["loss_every"] == 1 for record in records), "it was not run whole"
+    measures = tuple(name for name in asked.measure if name in (*RACED, *CLIMBED))
+    question = replace(asked, run="racing", measure=measures)
+    raced = race(records, references(records), question)
+    whole, taken = (sum(r["stopped"] or len(r["loss"]) for r in some) for some in (records, raced.values()))
     print(f"{len(raced)} of {len(records)} runs, {taken:,} of {whole:,} steps: {taken / whole:.1%}")
     wrong = sum(record["outcome"] != records[place]["outcome"] for place, record in raced.items())
     print(f"{wrong} stopped that would have ended otherwise")
@@ -139,8 +131,9 @@ def main() -> None:
         "answers_that_differ": differ,
         "moved": moved,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"sweep": records[0]["provenance"], **told, **claimed}, indent=1) + "\n")
+    every = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    every[folder.name] = {"provenance": records[0]["provenance"], **told, **claimed}
+    RESULTS.write_text(json.dumps(every, indent=1) + "\n")
 
 
 if __name__ == "__main__":
