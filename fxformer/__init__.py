@@ -2,7 +2,7 @@
 
 from fxformer import decode, hf, lora, ops, zoo
 from fxformer.accounting import count
-from fxformer.coords import Coords
+from fxformer.coords import Coords, packed, padded, plain
 from fxformer.decode import generate
 from fxformer.model import Output, Transformer, apply, empty_cache, init
 
@@ -10,5 +10,5 @@ __version__ = "0.1.0"
 __all__ = [
     "init", "apply", "empty_cache", "generate", "count",
     "zoo", "hf", "ops", "decode", "lora",
-    "Coords", "Output", "Transformer",
+    "Coords", "plain", "padded", "packed", "Output", "Transformer",
 ]  # fmt: skip

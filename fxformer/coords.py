@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fxformer.fields import LAST, Count, checked, shown
+from fxformer.fields import LAST, Count, checked, conform, shown
 from fxformer.jit import as_array, compiled, known, numpy_of, promoting, traced
 
 PADDING = -1
@@ -103,16 +103,26 @@ def _plain(length: int, start: ArrayLike) -> Coords:
 
 @promoting()
 def padded(valid_BT: Array) -> Coords:
-    """Rows with padding anywhere: tokens where `valid_BT` is true are counted from 0, the others are padding."""
-    valid_BT = jnp.asarray(valid_BT, bool)
+    """Rows with padding anywhere: tokens where `valid_BT` is true are counted from 0, the others are padding.
+
+    Numbers 0 and 1 count too. Raises ValueError for another shape or kind.
+    """
+    mask = _rows_of("mask", valid_BT, "booleans", (jnp.bool_, jnp.integer))
+    wrong = [] if (numbers := known(mask)) is None else numbers[(numbers != 0) & (numbers != 1)]
+    if len(wrong):
+        raise ValueError(f"mask has {wrong[0]}, and a token is there or not; give booleans, or numbers 0 and 1")
+    valid_BT = jnp.asarray(mask, bool)
     count_BT = jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1
     return of_index(jnp.where(valid_BT, count_BT, PADDING))
 
 
 @promoting()
 def packed(segment_BT: Array) -> Coords:
-    """Several documents in a row: each run of equal `segment_BT` >= 0 is one of its own; negative is padding."""
-    segment_BT = jnp.asarray(segment_BT, jnp.int32)
+    """Several documents in a row: each run of equal `segment_BT` >= 0 is one of its own; negative is padding.
+
+    Raises ValueError for another shape or kind.
+    """
+    segment_BT = jnp.asarray(_rows_of("segments", segment_BT, "integers", (jnp.integer,)), jnp.int32)
     index_BT = jnp.broadcast_to(jnp.arange(segment_BT.shape[1], dtype=jnp.int32), segment_BT.shape)
     starts_BT = jnp.pad(segment_BT[:, 1:] != segment_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     first_BT = jax.lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
@@ -124,6 +134,14 @@ def packed(segment_BT: Array) -> Coords:
         pos=jnp.where(padding_BT, 0, index_BT - first_BT),
         start=first_BT,
     )
+
+
+def _rows_of(name: str, values: ArrayLike, what: str, kinds: tuple[type, ...]) -> Array | np.ndarray:
+    """The values as an array [B, T] of one of these kinds; raises ValueError for another shape or kind."""
+    array = as_array(values)
+    if array.ndim != 2 or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise ValueError(f"{name}={shown(array)} does not fit; give {what} [batch, length]")
+    return array
 
 
 @compiled()
@@ -189,7 +207,8 @@ def padded_to(coords: Coords, length: int) -> Coords:
 
 
 def check_rows(coords: Coords, batch: int, length: int) -> None:
-    """Raise ValueError unless `coords` describe `batch` rows (or one for all) of `length` tokens."""
+    """Raise ValueError unless they are Coords of `batch` rows (or one for all) of `length` tokens."""
+    conform("coords", coords, Coords)
     if coords.rows not in (1, batch):
         raise ValueError(f"coords have {coords.rows} rows, tokens have {batch}; give 1 or {batch} rows")
     if coords.length != length:

@@ -5,10 +5,11 @@ others below say a range as well. A `Number` may be traced, as in `jit`; all oth
 to be known.
 """
 
+import difflib
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import lru_cache, wraps
 from types import NoneType, UnionType
@@ -59,12 +60,25 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(_misfit(function.__name__, str(error), list(signature.parameters), kwargs)) from None
         for name, value in given.arguments.items():
             given.arguments[name] = conform(name, value, hints[name])
         return function(*given.args, **given.kwargs)
 
     return call
+
+
+def _misfit(name: str, why: str, known: list[str], given: Iterable[str]) -> str:
+    """Why a function cannot be called so, in one sentence, with the nearest name of what it takes."""
+    unknown = next((word for word in given if word not in known), None)
+    if unknown is None:
+        return f"{name}: {why}; it takes {', '.join(known)}"
+    close = difflib.get_close_matches(unknown, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+    return f"{name} takes no {unknown!r}; {hint}"
 
 
 def conform(name: str, value: Any, hint: Any) -> Any:
@@ -142,9 +156,18 @@ def _is_spec(kind: Any) -> bool:
     return isinstance(kind, type) and kind.__module__.split(".")[0] == __name__.split(".")[0]
 
 
+# How to come by what users do not write down themselves, by the name of its type.
+MADE = {
+    "Transformer": "zoo.get(name) is one",
+    "Coords": "fx.padded(mask) makes them of a boolean mask [batch, length]",
+    "Cache": "empty_cache makes one, and apply returns the next",
+    "Memory": "Output.memory of a model with an encoder",
+}
+
+
 def _name_of(kind: type) -> str:
     kinds: list[type] = kind.__subclasses__()
-    several = ", ".join(dict.fromkeys(each.__name__ for each in kinds))
+    several = MADE.get(kind.__name__) or ", ".join(dict.fromkeys(each.__name__ for each in kinds))
     return f"{kind.__name__} ({several})" if several else kind.__name__
 
 

@@ -3,6 +3,7 @@
 What does not fit is refused by one sentence where it is known; within `jit` shapes are, and numbers are not.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -45,27 +46,64 @@ def check_cacheable(spec: Transformer) -> None:
         raise ValueError("each token of this model sees those after it; run it on whole sequences, without a cache")
 
 
+def check_arrays(params: Any) -> None:
+    """Raise ValueError for parameters that are no tree of arrays."""
+    if not isinstance(params, Mapping) or not params:
+        raise ValueError("there are no parameters; give those that init or hf.load returned")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, Array | np.ndarray | np.generic | int | float):
+            raise ValueError(f"parameter {_dotted(path)} is {shown(leaf)}; give an array")
+
+
 def check_params(params: Params, needed: Params, failure: Exception | None = None) -> None:
     """Raise ValueError with the first parameter that is missing, of another shape than `needed`, or too many."""
     has, needs = _shapes(params), _shapes(needed)
     for path in needs | has:
         if has.get(path) != needs.get(path):
-            given, wanted = (shapes.get(path, "nothing") for shapes in (has, needs))
-            raise ValueError(
-                f"parameter {path} is {given}, the model needs {wanted}; give the parameters of this spec"
-            ) from failure
+            what = _other_depth(path, has, needs) or _other_shape(path, has.get(path), needs.get(path))
+            raise ValueError(f"{what}; give the parameters of this spec") from failure
+
+
+def _other_depth(path: str, has: dict[str, list[int]], needs: dict[str, list[int]]) -> str | None:
+    """In words, where all that a group of blocks has is of one other number of layers than it needs; else None."""
+    group, blocks, _ = path.partition(".blocks.")
+    ours = [each for each in needs if each.startswith(f"{group}{blocks}")]
+    if not blocks or any(each not in has or not needs[each] or has[each][1:] != needs[each][1:] for each in ours):
+        return None
+    layers = {(*has[each][:1], needs[each][0]) for each in ours}
+    (given, wanted), *others = layers
+    return None if others or given == wanted else f"parameters of {group} are of {given} layers, the model has {wanted}"
+
+
+def _other_shape(path: str, has: list[int] | None, needs: list[int] | None) -> str:
+    if has is None:
+        return f"parameter {path} is missing, the model needs {needs}"
+    if needs is None:
+        return f"parameter {path} is {has}, the model needs nothing of that name"
+    return f"parameter {path} is {has}, the model needs {needs}"
 
 
 def _shapes(params: Params) -> dict[str, list[int]]:
     """The shape of each parameter by its dotted path."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): list(np.shape(leaf)) for path, leaf in leaves}
+    return {_dotted(path): list(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _dotted(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def check_key(key: Any) -> None:
-    """Raise ValueError for what is no key of jax.random."""
-    if not isinstance(key, Array | np.ndarray):
-        raise ValueError(f"key={key!r} is no key; give jax.random.key(seed)")
+    """Raise ValueError for what is not one key of jax.random."""
+    check_keys(key)
+    if key.ndim != (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1):
+        raise ValueError(f"key={shown(key)} is not one key; give jax.random.key(seed)")
+
+
+def check_keys(key: Any) -> None:
+    """Raise ValueError for what is no key of jax.random, nor several."""
+    kinds = (jax.dtypes.prng_key, jnp.uint32)
+    if not isinstance(key, Array | np.ndarray) or not any(jnp.issubdtype(key.dtype, kind) for kind in kinds):
+        raise ValueError(f"key={shown(key)} is no key; give jax.random.key(seed)")
 
 
 def floating(dtype: DTypeLike) -> np.dtype:
@@ -101,7 +139,7 @@ def as_tokens(tokens: ArrayLike, vocab: int) -> Array:
         try:
             tokens = np.asarray(tokens)
         except ValueError:
-            raise ValueError("tokens are rows of unequal lengths; pad them, and say where with coords.padded") from None
+            raise ValueError("tokens are rows of unequal lengths; pad them, and say where with fx.padded") from None
     check_tokens(tokens, vocab)
     return cast(Array, tokens)
 

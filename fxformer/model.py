@@ -1,6 +1,5 @@
 """The model: three values (spec, params, cache) and three pure functions (`init`, `apply`, `empty_cache`)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -16,6 +15,7 @@ from fxformer.coords import Coords, check_rows, plain, succeeding
 from fxformer.fields import Count, Size, checked
 from fxformer.given import (
     as_tokens,
+    check_arrays,
     check_cache_rows,
     check_cacheable,
     check_capacity,
@@ -153,8 +153,7 @@ def apply(
     batch, length = tokens_BT.shape
     if batch * length == 0:
         raise ValueError(f"tokens are {tokens_BT.dtype} {list(tokens_BT.shape)}: none; give at least one")
-    if not isinstance(params, Mapping) or not params:
-        raise ValueError("there are no parameters; give those that init or hf.load returned")
+    check_arrays(params)
     if key is not None:
         check_key(key)
     dtype = floating(dtype)

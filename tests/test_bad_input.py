@@ -369,3 +369,85 @@ def test_parameters_of_another_width_are_named(params):
     refuses(
         lambda: fx.apply(other, params, TOKENS), "parameter stack.group_0.blocks.block_0.ffn.", "the model needs", "41"
     )
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"depth": 4}, ["parameters of stack.group_0 are of 4 layers, the model has 2; give the parameters of this"]),
+        ({"ffn": "glu"}, ["block_0.ffn.gate.weight is [2, 24, 40], the model needs nothing of that name; give the"]),
+        ({"norm": "none"}, ["parameter stack.final_norm.scale is missing, the model needs [24]; give the parameters"]),
+        ({"inner": 41}, ["block_0.ffn.down.weight is [2, 41, 24], the model needs [2, 40, 24]; give the parameters"]),
+    ],
+    ids=str,
+)
+def test_parameters_of_another_structure(choices, words):
+    shapes = jax.eval_shape(lambda key: fx.init(fx.zoo.toy(**{**TOY, **choices}), key), jax.random.key(0))
+    others = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    refuses(lambda: fx.apply(SPEC, others, TOKENS), *words)
+
+
+MASK = np.array([[True, True, False, True, False]] * 2)
+
+
+def test_a_boolean_mask_is_told_how_it_becomes_coordinates(params):
+    words = "coords=bool [2, 5] does not fit; give Coords (fx.padded(mask) makes them of a boolean mask"
+    for call in (
+        lambda: fx.apply(SPEC, params, TOKENS, coords=MASK),
+        lambda: fx.generate(SPEC, params, TOKENS, 2, coords=MASK),
+        lambda: beam(SPEC, params, TOKENS, 2, beams=2, coords=MASK),
+        lambda: fx.apply(fx.zoo.tiny("t5-small"), params, TOKENS, encoder_tokens=TOKENS, encoder_coords=MASK),
+    ):
+        refuses(call, words.removeprefix("coords"))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: fx.padded(MASK[0]), "mask=bool [5] does not fit; give booleans [batch, length]"),
+        (lambda: fx.padded(MASK[:, None]), "mask=bool [2, 1, 5] does not fit; give booleans"),
+        (lambda: fx.padded(MASK * 2.0), "mask=float64 [2, 5] does not fit; give booleans"),
+        (lambda: fx.padded(TOKENS), "mask has 2, and a token is there or not; give booleans, or numbers 0 and 1"),
+        (lambda: fx.packed(MASK), "segments=bool [2, 5] does not fit; give integers [batch, length]"),
+        (lambda: fx.packed(TOKENS[0]), "segments=int32 [5] does not fit; give integers [batch, length]"),
+    ],
+)
+def test_masks_and_segments_of_another_kind(make, words):
+    refuses(make, words)
+
+
+def test_a_mask_of_zeros_and_ones_is_one_of_booleans():
+    assert jax.tree.all(jax.tree.map(np.array_equal, fx.padded(MASK.astype(int)), fx.padded(MASK)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("params", "there are no parameters; give those that init or hf.load returned"),
+        ({"embed": {"table": "x"}}, "parameter embed.table is 'x'; give an array"),
+    ],
+)
+def test_what_are_no_parameters(wrong, words):
+    refuses(lambda: fx.apply(SPEC, wrong, TOKENS), words)
+
+
+def test_what_is_no_key():
+    refuses(lambda: fx.init(SPEC, np.zeros(2)), "key=float64 [2] is no key; give jax.random.key(seed)")
+    refuses(lambda: fx.init(SPEC, jax.random.split(jax.random.key(0), 3)), "is not one key; give jax.random.key(seed)")
+
+
+def test_attention_of_what_are_no_arrays():
+    q = np.zeros((2, 5, 3, 4), np.float32)
+    refuses(lambda: fx.ops.attend([1], q, q), "q is a list; give arrays [batch, tokens, heads, channels]")
+    refuses(lambda: fx.ops.attend(q, q, q, selected_BTS=MASK), "selected_BTS is bool [2, 5]; give booleans [2, 5, 5]")
+
+
+def test_an_argument_that_a_function_has_not_is_told_the_nearest():
+    with pytest.raises(TypeError, match=r"^toy takes no 'widht'; did you mean 'width'?"):
+        fx.zoo.toy(widht=3)
+    with pytest.raises(TypeError, match=r"^count takes no 'zzz'; it takes spec$"):
+        fx.count(zzz=3)
+    with pytest.raises(
+        TypeError, match=r"^apply: missing a required argument: 'tokens'; it takes spec, params, tokens"
+    ):
+        fx.apply(SPEC, {})

@@ -170,10 +170,10 @@ def test_lists_of_tokens_are_tokens():
 
 
 OTHERS = {
-    "depth": ({"depth": 2}, r"stack\.group_0\.blocks\.block_0\.attention\.key\.weight is \[2, 24, 3, 8\]"),
+    "depth": ({"depth": 2}, r"parameters of stack\.group_0 are of 2 layers, the model has 1"),
     "width": ({"inner": 9}, r"stack\.group_0\.blocks\.block_0\.ffn\.down\.weight is \[1, 9, 24\]"),
     "too many": ({"head": "untied"}, r"head\.out\.weight is \[24, 11\], the model needs nothing"),
-    "too few": ({"norm": "none"}, r"stack\.final_norm\.scale is nothing, the model needs \[24\]"),
+    "too few": ({"norm": "none"}, r"stack\.final_norm\.scale is missing, the model needs \[24\]"),
 }
 
 

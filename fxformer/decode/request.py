@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords, check_rows, of_index, padded_to
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
-from fxformer.fields import LAST
+from fxformer.fields import LAST, conform
 from fxformer.given import check_cacheable, check_positions, check_tokens, length_limit, position_limit
 from fxformer.jit import as_array, numpy_of, promoting, traced
 from fxformer.layers.head import check_over_tokens
@@ -85,6 +85,7 @@ def request_of(
 
     spare: tokens that may be written and taken back. draft: another model that reads the prompt.
     """
+    conform("spec", spec, Transformer)
     prompt = as_array(given.tokens)
     batch, length = check_tokens(prompt, spec.embed.vocab)
     if batch * length == 0:

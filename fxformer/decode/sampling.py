@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fxformer.given import check_key
+from fxformer.given import check_keys
 from fxformer.jit import known, numpy_of
 from fxformer.ops.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, precise, temper
 
@@ -113,7 +113,7 @@ def row_keys(key: Array | None, batch: int) -> Array | None:
     """
     if key is None:
         return None
-    check_key(key)
+    check_keys(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:

@@ -12,6 +12,7 @@ from typing import Protocol
 import jax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
@@ -337,7 +338,7 @@ def attend(
     Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit, or where the
     kernel does not compute what is asked.
     """
-    _check_shapes(q_BTHK, k_BSGK, v_BSGU, sink_H)
+    _check_shapes(q_BTHK, k_BSGK, v_BSGU, sink_H, selected_BTS)
     batch, tokens, heads, key_width = q_BTHK.shape
     seen, kv_heads = k_BSGK.shape[1:3]
     check_heads(heads, kv_heads)
@@ -382,14 +383,22 @@ def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> d
     }
 
 
-def _check_shapes(q: Array, k: Array, v: Array, sinks: Array | None) -> None:
-    """Raise ValueError unless the axes that share a letter are as long."""
+def _check_shapes(q: Array, k: Array, v: Array, sinks: Array | None, selected: Array | None) -> None:
+    """Raise ValueError unless they are arrays whose axes that share a letter are as long."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Array | np.ndarray):
+            raise ValueError(
+                f"{name} is a {type(x).__name__}; give arrays q [B, T, H, K], k [B, S, G, K], v [B, S, G, U]"
+            )
     fits = q.ndim == k.ndim == v.ndim == 4 and q.shape[::3] == k.shape[::3] and k.shape[:3] == v.shape[:3]
     if not fits:
         shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in (("q", q), ("k", k), ("v", v)))
         raise ValueError(f"{shapes} do not fit; give q [B, T, H, K], k [B, S, G, K] and v [B, S, G, U]")
     if sinks is not None and sinks.shape != q.shape[2:3]:
         raise ValueError(f"sinks are {list(sinks.shape)}; give one for each of {q.shape[2]} heads")
+    if selected is not None and (selected.dtype != bool or selected.shape[1:] != (q.shape[1], k.shape[1])):
+        pairs = [q.shape[0], q.shape[1], k.shape[1]]
+        raise ValueError(f"selected_BTS is {selected.dtype} {list(selected.shape)}; give booleans {pairs}")
 
 
 def check_heads(heads: int, kv_heads: int) -> None:
