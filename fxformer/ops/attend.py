@@ -387,9 +387,7 @@ def _check_shapes(q: Array, k: Array, v: Array, sinks: Array | None, selected: A
     """Raise ValueError unless they are arrays whose axes that share a letter are as long."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Array | np.ndarray):
-            raise ValueError(
-                f"{name} is a {type(x).__name__}; give arrays q [B, T, H, K], k [B, S, G, K], v [B, S, G, U]"
-            )
+            raise ValueError(f"{name} is a {type(x).__name__}; give arrays [batch, tokens, heads, channels]")
     fits = q.ndim == k.ndim == v.ndim == 4 and q.shape[::3] == k.shape[::3] and k.shape[:3] == v.shape[:3]
     if not fits:
         shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in (("q", q), ("k", k), ("v", v)))
