@@ -13,6 +13,7 @@
 A placement is a join for attention, one for feed-forward, and the way into and out of the stream: one line in
 PLACEMENTS. `own.norm("before")` is the norm of that name, `own.number("gate", 0.0)` a learned scalar. DeepNorm is
 `post` with a number: skip = (2L)^(1/4); GLM-130B's form of it is `shifted`. CompleteP is `pre` with a branch of c / L.
+LayerScale is a branch that is learned for each channel, in any placement.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.axes import logical
-from fxformer.fields import Number, Rate, check_fields
+from fxformer.fields import Number, Positive, Rate, check_fields
 from fxformer.layers.context import Side, dropout
-from fxformer.layers.norm import Norm, NormModule
+from fxformer.layers.norm import Norm, NormModule, full
 from fxformer.layers.number import like, weighted
 from fxformer.layers.project import parameter
 from fxformer.lookup import nearest
@@ -43,45 +44,45 @@ class Own(Protocol):
     def number(self, name: str, start: float) -> Array: ...
 
 
-def pre(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def pre(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """skip * x + branch * f(norm(x)). GPT-2; Xiong et al. 2020."""
     y, side = f(own.norm("before")(x))
     return skip * x + weighted(branch, y), side
 
 
-def post(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def post(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """norm(skip * x + branch * f(x)). Vaswani et al. 2017; with skip > 1 DeepNorm, Wang et al. 2022."""
     y, side = f(x)
     return own.norm("after")(skip * x + weighted(branch, y)), side
 
 
-def sandwich(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def sandwich(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """skip * x + branch * norm(f(norm(x))). CogView, Ding et al. 2021; Peri-LN, Kim et al. 2025."""
     y, side = f(own.norm("before")(x))
     return skip * x + weighted(branch, own.norm("after")(y)), side
 
 
-def output(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def output(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """skip * x + branch * norm(f(x)). OLMo 2, 2024."""
     y, side = f(x)
     return skip * x + weighted(branch, own.norm("after")(y)), side
 
 
-def shifted(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def shifted(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """skip * h + branch * f(h) with h = norm(x): post-norm moved by one sublayer. GLM-130B, Zeng et al. 2022."""
     h = own.norm("before")(x)
     y, side = f(h)
     return skip * h + weighted(branch, y), side
 
 
-def bare(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def bare(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """skip * x + branch * f(x): the sublayer norms inside. HybridNorm's attention, Zhuo et al. 2025."""
     y, side = f(x)
     return skip * x + weighted(branch, y), side
 
 
 def dual(
-    streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array, branch: Number
+    streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array, branch: Number | Array
 ) -> tuple[tuple[Array, Array], Side]:
     """Two streams, (norm(skip * x + branch * f(x)), d + branch * f(x)). ResiDual, Xie et al. 2023."""
     x, d = streams
@@ -90,7 +91,7 @@ def dual(
     return (own.norm("after")(skip * x + y), d + y), side
 
 
-def rezero(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number) -> tuple[Array, Side]:
+def rezero(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array) -> tuple[Array, Side]:
     """skip * x + branch * a f(x), a learned from 0: the identity at initialisation. Bachlechner et al. 2020."""
     y, side = f(x)
     return skip * x + own.number("gate", 0.0).astype(x.dtype) * weighted(branch, y), side
@@ -144,12 +145,15 @@ class Residual:
     """Where the norms stand, what stream and branch are multiplied by, and dropout on the branch.
 
     branch: CompleteP's base depth / depth (Dey et al. 2025), Granite's residual_multiplier.
+    layer_scale: where a learned factor on each channel of the branch starts, None has none. LayerScale, Touvron et al.
+    2021 (CaiT), section 2: 0.1 up to 18 layers, 1e-5 up to 24, 1e-6 beyond.
     """
 
     placement: str
     norm: Norm
     skip: Number = 1.0
     branch: Number = 1.0
+    layer_scale: Positive | None = None
     dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
@@ -173,9 +177,16 @@ class ResidualModule(nn.Module):
             return dropout(self, y_BTD, spec.dropout), side._replace(stats={**side.stats, "branch_ratio": ratio})
 
         join = getattr(PLACEMENTS[spec.placement], self.role)
-        skip = like(spec.skip, main(stream))
-        stream, side = join(stream, f, OwnParameters(self, spec.norm), skip, spec.branch)
+        skip, branch = like(spec.skip, main(stream)), self._branch(main(stream).shape[-1])
+        stream, side = join(stream, f, OwnParameters(self, spec.norm), skip, branch)
         return jax.tree.map(lambda x_BTD: nn.with_logical_constraint(x_BTD, logical("btd")), stream), side
+
+    def _branch(self, width: int) -> Number | Array:
+        """What the branch is multiplied by: one number, or one for each channel."""
+        spec = self.spec
+        if spec.layer_scale is None:
+            return spec.branch
+        return spec.branch * parameter(self, "layer_scale", full(spec.layer_scale), "d", {"d": width})
 
 
 class OwnParameters(NamedTuple):
@@ -189,7 +200,7 @@ class OwnParameters(NamedTuple):
         return NormModule(self.spec, name=f"{name}{self.suffix}")
 
     def number(self, name: str, start: float) -> Array:
-        return parameter(self.module, name, lambda key, shape: jnp.full(shape, start, jnp.float32), "", {})
+        return parameter(self.module, name, full(start), "", {})
 
 
 def main(stream: Any) -> Array:

@@ -115,6 +115,7 @@ def toy(
     softcap: Positive | None = None,
     window: Distance | None = None,
     head: str = "tied",
+    layer_scale: Positive | None = None,
     dropout: Rate = 0.0,
     vocab: Size = 256,
     length: Size = 64,
@@ -127,6 +128,7 @@ def toy(
     kv_heads: None is `heads`. inner: None is 4 x width for "mlp", 8/3 x width for "glu", and for each expert of "moe".
     window: keys that are seen of those the mask allows; None is all. length: positions of "learned".
     attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary.
+    layer_scale: where a learned factor on each channel of every branch starts (LayerScale); None has none.
     residual_scale, branch_scale, init_scale: numbers that may be traced: the skip of the residual, and the gain at
     initialisation of value, output and feed-forward matrices, and of all matrices.
     DeepNorm is placement="post", residual_scale=(2 depth)^(1/4), branch_scale=(8 depth)^(-1/4).
@@ -151,7 +153,9 @@ def toy(
             heads, key_width, slots.get("rotary"), seen, own, matrices
         ),
         ffn=nearest(FFNS, ffn, "ffn")(inner, width, activation, branch_init),
-        residual=Residual(placement=placement, norm=frame, skip=residual_scale, dropout=dropout),
+        residual=Residual(
+            placement=placement, norm=frame, skip=residual_scale, layer_scale=layer_scale, dropout=dropout
+        ),
     )
     embed = Embed(
         vocab=vocab,

@@ -198,8 +198,9 @@ def one_block(block, params, x, *, pos, index, coords, bias):
             return y
 
         joins = dict(zip(("attention", "ffn"), PLACEMENTS[block.residual.placement], strict=False))
-        own = Own(block.residual.norm, params.get(f"{name}_residual", {}))
-        return joins[name](stream, measured, own, block.residual.skip, block.residual.branch)
+        learned = params.get(f"{name}_residual", {})
+        own, branch = Own(block.residual.norm, learned), block.residual.branch * learned.get("layer_scale", 1.0)
+        return joins[name](stream, measured, own, block.residual.skip, branch)
 
     def attention(h):
         y, logits, weights = attend(block.attention, params["attention"], h, pos, index, coords, bias)

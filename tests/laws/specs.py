@@ -45,6 +45,7 @@ VARIANTS = {
     "softcap": (2.0,),
     "window": (3, 13),
     "residual_scale": (1.7,),
+    "layer_scale": (0.1,),
 }
 SCALED: dict[type, Scaling] = {
     Linear: Linear(factor=3.0),

@@ -122,13 +122,17 @@ class Bare:
 @pytest.mark.parametrize("role", ["attention", "ffn"])
 @pytest.mark.parametrize("placement", residual.PLACEMENTS)
 def test_a_branch_is_weighed_after_its_own_norm_and_before_that_of_the_sum(placement, role):
-    """The formula of every placement with numbers that are not 1, in NumPy; traced ones weigh as much."""
+    """The formula of every placement with numbers that are not 1, in NumPy; traced ones weigh as much.
+
+    A branch may have a number for each channel, as LayerScale has.
+    """
     join = getattr(residual.PLACEMENTS[placement], role)
     exact = reference.PLACEMENTS[placement][("attention", "ffn").index(role)]
     x = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
     stream = residual.PLACEMENTS[placement].enter(x)
-    wanted = exact(stream, np.tanh, Bare(), 1.3, 0.7)
-    for skip, branch in ((1.3, 0.7), (jnp.float32(1.3), jnp.float32(0.7))):
+    channels = np.linspace(0.2, 1.1, 5, dtype=np.float32)
+    for skip, branch in ((1.3, 0.7), (jnp.float32(1.3), jnp.float32(0.7)), (1.3, channels)):
+        wanted = exact(stream, np.tanh, Bare(), 1.3, np.asarray(branch))
         joined, side = join(stream, lambda h: (np.tanh(h), Side()), Bare(), skip, branch)
         assert side == Side()
         jax.tree.map(

@@ -50,6 +50,7 @@ ABSENT = {  # what a field that is None could be instead
     "encoder": None,  # each needs the other: see the tests of bad input
     "cross": None,
     "softcap": 3.0,
+    "layer_scale": 0.1,
     "scale": 0.3,
     "position": Sinusoidal(),
     "norm": Norm(kind="layer"),

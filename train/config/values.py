@@ -27,7 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the most
     **dict.fromkeys(("depth", "base_depth"), (1, 2**12)),
     **dict.fromkeys(("lr", "final", "weight_decay", "eps", "clip"), (0.0, FLOAT)),
     **dict.fromkeys(("z_loss", "balance", "router_z", "mtp"), (0.0, FLOAT)),
-    "softcap": (SMALLEST, FLOAT),
+    **dict.fromkeys(("softcap", "layer_scale"), (SMALLEST, FLOAT)),
     **dict.fromkeys(("beta1", "beta2", "dropout"), (0.0, BELOW_1)),
     **dict.fromkeys(("residual_scale", "branch_scale", "init_scale"), (-FLOAT, FLOAT)),
 }
