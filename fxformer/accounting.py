@@ -154,6 +154,11 @@ def inference_bytes(spec: Transformer, dtype: DTypeLike = jnp.bfloat16) -> int:
     return jnp.dtype(dtype).itemsize * count(spec)
 
 
+def _gqa_weights(spec: GQA, d: int) -> int:
+    gates = {None: 0, "head": spec.heads, "channel": spec.heads * spec.key_width}
+    return d * (2 * (spec.heads + spec.kv_heads) * spec.key_width + gates[spec.gate])
+
+
 def _mla_weights(spec: MLA, d: int) -> int:
     source = d if spec.query_latent is None else spec.query_latent
     down = d * (spec.latent + spec.rope_width) + (0 if spec.query_latent is None else d * source)
@@ -178,7 +183,7 @@ def _moe_weights(spec: MoE, d: int) -> int:
 
 # Weights that multiply one token, of a layer in a stream of width d.
 ATTENTION_WEIGHTS: dict[type, Callable[[Any, int], int]] = {
-    GQA: lambda spec, d: 2 * d * (spec.heads + spec.kv_heads) * spec.key_width,
+    GQA: _gqa_weights,
     MLA: _mla_weights,
 }
 FFN_WEIGHTS: dict[type, Callable[[Any, int], int]] = {

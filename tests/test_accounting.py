@@ -32,6 +32,8 @@ VARIANTS = {
     "window": zoo.toy(width=24, depth=2, heads=3, window=5),
     "gated, free head": zoo.toy(width=24, depth=2, heads=3, ffn="glu", head="untied", qk_norm="rms"),
     "biases": zoo.toy(width=24, depth=2, heads=3, norm="layer", position="t5"),
+    "gated heads": zoo.toy(width=24, depth=2, heads=3, gate="head"),
+    "gated channels": zoo.toy(width=24, depth=2, heads=3, kv_heads=1, gate="channel"),
     "labels": replace(zoo.toy(width=24, depth=2, heads=3), head=Labels(labels=5)),
     "span": replace(zoo.toy(width=24, depth=2, heads=3), head=Span()),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from fxformer.block import Block
 from fxformer.fields import Distance, Number, Positive, Rate, Size, checked
-from fxformer.layers.attention import GQA, MLA, AttentionSpec
+from fxformer.layers.attention import GQA, MLA, AttentionSpec, gqa
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
@@ -42,6 +42,7 @@ MASKS: dict[str, Mask] = {
     "blocks": Blocks(16),
     "full": Full(),
 }
+GATES: dict[str, str | None] = {"none": None, **{name: name for name in gqa.GATES}}
 HEADS: dict[str, Callable[[], Tied | Untied]] = {
     "tied": Tied,
     "untied": Untied,
@@ -63,8 +64,9 @@ def _mla(
 ) -> MLA:
     if rotary is None:
         raise ValueError('attention="mla" compares a rotated part of every key; use position="rotary"')
-    if own != {"kv_heads": heads, "qk_norm": None, "softcap": None}:
-        raise ValueError('attention="mla" has no key heads to share, no qk_norm and no softcap; leave them out')
+    foreign = [name for name, value in own.items() if value != (heads if name == "kv_heads" else None)]
+    if foreign:
+        raise ValueError(f'attention="mla" has no {" and no ".join(foreign)}; leave out what it has not')
     rotary = replace(rotary, width=max(2, key_width // 4 * 2))
     latent = max(1, heads * key_width // 2)
     return MLA(
@@ -113,6 +115,7 @@ def toy(
     inner: Size | None = None,
     qk_norm: str = "none",
     softcap: Positive | None = None,
+    gate: str = "none",
     window: Distance | None = None,
     head: str = "tied",
     layer_scale: Positive | None = None,
@@ -127,6 +130,7 @@ def toy(
 
     kv_heads: None is `heads`. inner: None is 4 x width for "mlp", 8/3 x width for "glu", and for each expert of "moe".
     window: keys that are seen of those the mask allows; None is all. length: positions of "learned".
+    gate: on what attention says, for each "head" or each "channel" of one.
     attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary.
     layer_scale: where a learned factor on each channel of every branch starts (LayerScale); None has none.
     residual_scale, branch_scale, init_scale: numbers that may be traced: the skip of the residual, and the gain at
@@ -146,6 +150,7 @@ def toy(
         "kv_heads": heads if kv_heads is None else kv_heads,
         "qk_norm": None if qk_norm == "none" else Norm(kind=qk_norm, alpha=FACTORS.get(qk_norm)),
         "softcap": softcap,
+        "gate": nearest(GATES, gate, "gate"),
     }
     matrices = {"init": init, "value_init": branch_init, "out_init": branch_init}
     block = Block(

@@ -235,6 +235,9 @@ def attend(spec, params, h, pos, index, coords, bias):
         q, k, v, seen=seen, q_index=index, k_index=index, bias=bias, scale=spec.scale, softcap=spec.softcap,
         sink=params.get("sinks"),
     )  # fmt: skip
+    if spec.gate is not None:
+        einsum = {"head": "btd,dh->bth", "channel": "btd,dhk->bthk"}[spec.gate]
+        y = y / (1 + np.exp(-linear(params["gate"], einsum, h))).reshape(*y.shape[:3], -1)
     y = y * params.get("head_gains", np.ones(spec.heads))[:, None]
     if spec.out_norm is not None:
         y = normed(spec.out_norm, params["out_norm"], y, axes=2)

@@ -28,7 +28,7 @@ from fxformer.ops.rotary import NTK, Dynamic, Linear, Llama3, Rotary, Scaling, Y
 from fxformer.stack import Repeat
 from fxformer.verify import lawful
 from fxformer.walk import parts
-from fxformer.zoo.toy import ATTENTIONS, FFNS, HEADS, MASKS, POSITIONS
+from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS
 
 BASE = {"width": 24, "depth": 2, "heads": 3, "inner": 40, "length": 32}
 VARIANTS = {
@@ -43,6 +43,7 @@ VARIANTS = {
     "qk_norm": tuple(NORMS),
     "kv_heads": (1, 3),
     "softcap": (2.0,),
+    "gate": tuple(GATES),
     "window": (3, 13),
     "residual_scale": (1.7,),
     "layer_scale": (0.1,),

@@ -14,6 +14,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 import fxformer as fx
 from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention.gqa import GATES
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
@@ -32,7 +33,7 @@ from fxformer.stack import Stack
 from tests.laws.specs import STRUCTURES
 
 LENGTH = 9
-NAMES = {"kind": NORMS, "placement": PLACEMENTS, "activation": ACTIVATIONS, "pairing": PAIRINGS}
+NAMES = {"kind": NORMS, "placement": PLACEMENTS, "activation": ACTIVATIONS, "pairing": PAIRINGS, "gate": GATES}
 ABSENT = {  # what a field that is None could be instead
     "rotary": Rotary(width=4),
     "scaling": Linear(factor=2.0),
@@ -51,6 +52,7 @@ ABSENT = {  # what a field that is None could be instead
     "cross": None,
     "softcap": 3.0,
     "layer_scale": 0.1,
+    "gate": "head",
     "scale": 0.3,
     "position": Sinusoidal(),
     "norm": Norm(kind="layer"),

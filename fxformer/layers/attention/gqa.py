@@ -16,9 +16,13 @@ from fxformer.layers.bias import Buckets, BucketsModule
 from fxformer.layers.context import Context, Side
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, ones, parameter, zeros
+from fxformer.lookup import nearest
 from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
+
+
+GATES = {"head": "btd,dh->bth", "channel": "btd,dhk->bthk"}  # what has a gate of its own, and how it is made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class GQA:
     sinks: a learned logit for each head that takes weight and gives nothing (gpt-oss).
     relative: a learned logit bias of this layer alone; one that layers share is the stack's (GLaM).
     head_gains: a learned factor on each head's output (NormFormer, Shleifer et al. 2021).
+    gate: a name in GATES: y <- y sigmoid(x W), for each head or each of its channels (Qiu et al. 2025, G1).
     bias: on query, key and value; out_bias: on the output. dropout: of attention weights. init: of query and key.
     """
 
@@ -49,6 +54,7 @@ class GQA:
     sinks: bool = False
     relative: Buckets | None = None
     head_gains: bool = False
+    gate: str | None = None
     bias: bool = False
     out_bias: bool = False
     dropout: Rate = 0.0
@@ -60,6 +66,8 @@ class GQA:
     def __post_init__(self) -> None:
         check_fields(self)
         check_heads(self.heads, self.kv_heads)
+        if self.gate is not None:
+            nearest(GATES, self.gate, "gate")
         if self.joint_norm and self.qk_norm is None:
             raise ValueError("joint_norm=True spans the heads with a qk_norm that is None; give a qk_norm")
         if self.relative is not None and self.relative.heads != self.heads:
@@ -79,7 +87,7 @@ class GQA:
 
 
 class GQAModule(nn.Module):
-    """Parameters `query`, `key`, `value`, `out`, and norms, sinks and gains where the spec has them."""
+    """Parameters `query`, `key`, `value`, `out`, and norms, sinks, gains and gates where the spec has them."""
 
     spec: GQA
 
@@ -89,7 +97,7 @@ class GQAModule(nn.Module):
         seen = Seen(_records(self.spec, x_BTD, context.coords), context.coords)
         if table is not None:
             table, seen = extend(table, seen.records, context.coords)
-        y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1], context.execution.kernel_for(table))
+        y_BTD, stats = _look(self, x_BTD, q_BTHK, seen, context, context.execution.kernel_for(table))
         return y_BTD, Side(tables=table, stats=stats)
 
 
@@ -110,7 +118,7 @@ class CrossModule(nn.Module):
             seen = Seen(_records(self.spec, hidden_BSD, memory.coords), memory.coords)
             table = None if table is None else fill(table, seen.records, seen.coords)
         context = replace(context, bias=None)
-        y_BTD, stats = _look(self, q_BTHK, seen, context, x_BTD.shape[-1], context.execution.kernel)
+        y_BTD, stats = _look(self, x_BTD, q_BTHK, seen, context, context.execution.kernel)
         return y_BTD, Side(tables=table, stats=stats)
 
 
@@ -137,12 +145,12 @@ def _records(spec: GQA, x_BSD: Array, coords: Coords) -> Records:
 
 
 def _look(
-    module: nn.Module, q_BTHK: Array, seen: Seen, context: Context, width: int, kernel: str | None
+    module: nn.Module, x_BTD: Array, q_BTHK: Array, seen: Seen, context: Context, kernel: str | None
 ) -> tuple[Array, dict[str, Array]]:
-    """What the queries read in `seen`, back in the width of the stream, and statistics of the logits."""
+    """What the queries made of x read in `seen`, back in the width of the stream, and statistics of the logits."""
     spec: GQA = module.spec
     k_BSGK, v_BSGK = seen.records["key"], seen.records["value"]
-    sizes = {"h": spec.heads}
+    sizes = {"h": spec.heads, "k": spec.key_width}
     bias = context.bias if spec.relative is None else BucketsModule(spec.relative, name="relative")()
     y_BTHK = attend(
         q_BTHK,
@@ -159,11 +167,14 @@ def _look(
         key=module.make_rng("dropout") if spec.dropout and module.has_rng("dropout") else None,
         kernel=kernel,
     )
+    if spec.gate is not None:
+        gate = Project(GATES[spec.gate], sizes, weights=spec.init, name="gate")(x_BTD)
+        y_BTHK = y_BTHK * jax.nn.sigmoid(gate).reshape(*y_BTHK.shape[:3], -1)
     if spec.head_gains:
         y_BTHK = y_BTHK * parameter(module, "head_gains", ones, "h", sizes)[:, None].astype(y_BTHK.dtype)
     if spec.out_norm is not None:
         y_BTHK = NormModule(spec.out_norm, axes="hk", name="out_norm")(y_BTHK)
-    y_BTD = Project("bthk,hkd->btd", {"d": width}, spec.out_bias, spec.out_init, name="out")(y_BTHK)
+    y_BTD = Project("bthk,hkd->btd", {"d": x_BTD.shape[-1]}, spec.out_bias, spec.out_init, name="out")(y_BTHK)
     scores = Scores(mask=spec.mask, scale=spec.scale, softcap=spec.softcap)
     terms = Terms(q=context.coords, k=seen.coords, bias=bias)
     return y_BTD, logit_stats(*jax.lax.stop_gradient((q_BTHK, k_BSGK)), scores, jax.lax.stop_gradient(terms))
