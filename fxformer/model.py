@@ -7,6 +7,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
@@ -149,33 +150,41 @@ def apply(
     kernel, unroll, remat: how to compute, see `Execution`; they change no result. dtype: of the activations.
     Raises ValueError where shapes, tokens, positions or capacity do not fit, as far as they are known outside `jit`.
     """
-    tokens_BT = as_tokens(tokens, spec.embed.vocab)
-    batch, length = tokens_BT.shape
-    if batch * length == 0:
-        raise ValueError(f"tokens are {tokens_BT.dtype} {list(tokens_BT.shape)}: none; give at least one")
-    check_arrays(params)
     if key is not None:
         check_key(key)
-    dtype = floating(dtype)
     if cache is not None:
         check_tables(spec.stack, cache.tables)
-        check_cache_rows(cache, batch)
-    if coords is None:
-        start = 0 if cache is None else cache.length_B
-        check_end(spec, cache, length, start)
-        coords = plain(length, start=start)
-    else:
-        check_rows(coords, batch, length)
-        check_positions(spec, coords)
-        check_types(spec, coords)
-        check_capacity(cache, coords)
-    reading = _reading(spec, batch, encoder_tokens, encoder_coords)
+    tokens_BT, coords = _placed(spec, params, tokens, coords, cache)
+    reading = _reading(spec, tokens_BT.shape[0], encoder_tokens, encoder_coords)
     check_memory(spec, reading, memory, cache)
     execution = Execution(kernel=kernel, unroll=unroll, remat=remat)
     context = Context(coords=coords, execution=execution, memory=memory)
-    arguments = (params, tokens_BT, context, reading, cache, key)
-    forward = _explained_forward if traced(arguments) else _compiled_forward
-    return forward(spec, dtype, nn.get_logical_axis_rules(), *arguments)
+    return _run(spec, floating(dtype), params, tokens_BT, context, reading, cache, key)
+
+
+@checked
+def attention_maps(
+    spec: Transformer,
+    params: Params,
+    tokens: ArrayLike,
+    *,
+    coords: Coords | None = None,
+    encoder_tokens: ArrayLike | None = None,
+    encoder_coords: Coords | None = None,
+    kernel: str | None = None,
+) -> dict[str, Array]:
+    """Which weight each token gives each other, float32 [layers, B, H, T, S] for each kind of attention of the model.
+
+    "attention" is of the stack, "cross" of its looks at an encoder, "encoder_attention" of that encoder. They are the
+    weights that the layers compute with: what a token may not see has exactly 0, rows sum to 1, or to what sinks leave,
+    and are 0 at padding. Layers of fewer heads are filled up with heads of 0. Arguments: see `apply`.
+    """
+    tokens_BT, coords = _placed(spec, params, tokens, coords, None)
+    reading = _reading(spec, tokens_BT.shape[0], encoder_tokens, encoder_coords)
+    check_memory(spec, reading, None, None)
+    context = Context(coords=coords, execution=Execution(kernel=kernel), maps=True)
+    stats = _run(spec, jnp.dtype(jnp.float32), params, tokens_BT, context, reading, None, None).stats
+    return {name.removesuffix("_map"): map for name, map in stats.items() if name.endswith("_map")}
 
 
 @promoting()
@@ -212,6 +221,34 @@ def empty_mtp_cache(
     block = Stack(groups=(Once((spec.mtp.block,)),), norm=spec.mtp.norm)
     tables = empty_tables(block, batch=batch, length=length, encoder_length=1, spare=spare, dtype=dtype)
     return Cache(tables, jnp.zeros(batch, jnp.int32))
+
+
+def _placed(
+    spec: Transformer, params: Params, tokens: ArrayLike, coords: Coords | None, cache: Cache | None
+) -> tuple[Array, Coords]:
+    """Tokens [B, T] and where they stand, checked together with what is to read them."""
+    tokens_BT = as_tokens(tokens, spec.embed.vocab)
+    batch, length = tokens_BT.shape
+    if batch * length == 0:
+        raise ValueError(f"tokens are {tokens_BT.dtype} {list(tokens_BT.shape)}: none; give at least one")
+    check_arrays(params)
+    if cache is not None:
+        check_cache_rows(cache, batch)
+    if coords is None:
+        start = 0 if cache is None else cache.length_B
+        check_end(spec, cache, length, start)
+        return tokens_BT, plain(length, start=start)
+    check_rows(coords, batch, length)
+    check_positions(spec, coords)
+    check_types(spec, coords)
+    check_capacity(cache, coords)
+    return tokens_BT, coords
+
+
+def _run(spec: Transformer, dtype: np.dtype, *arguments: Any) -> Output:
+    """`_forward`, compiled unless a caller's own program is being traced."""
+    forward = _explained_forward if traced(arguments) else _compiled_forward
+    return forward(spec, dtype, nn.get_logical_axis_rules(), *arguments)
 
 
 def _reading(

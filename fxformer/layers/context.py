@@ -1,10 +1,12 @@
 """What every block of a stack shares, and what a sublayer hands back beside its output."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from fxformer.coords import Coords
@@ -47,12 +49,16 @@ class Memory:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The coordinates of the tokens, how to compute, the stack's shared logit bias, and what an encoder said."""
+    """The coordinates of the tokens, how to compute, the stack's shared logit bias, and what an encoder said.
+
+    maps: whether attentions say which weight each query gives each key, see `maps_of`.
+    """
 
     coords: Coords
     execution: Execution = field(metadata={"static": True}, default=Execution())
     bias: LogitBias | None = None
     memory: Memory | None = None
+    maps: bool = field(metadata={"static": True}, default=False)
 
 
 class Side(NamedTuple):
@@ -63,9 +69,23 @@ class Side(NamedTuple):
     stats: dict[str, Array] = {}  # noqa: RUF012
 
 
+def maps_of(context: Context, read: Callable[[Array], Array], v_BSGU: Array) -> dict[str, Array]:
+    """The statistic "map", float32 [B, H, T, S], where the context asks for it: the weight of each key's value.
+
+    read: values [B, S, G, U] -> what the queries of each head make of them [B, T, H, U]. Every attention is linear in
+    its values, each channel for itself, so what it reads of values that are unit vectors, e_s at key s, is its weights:
+    with the mask, the kernel and whatever else it has, of one softmax or of several.
+    """
+    if not context.maps:
+        return {}
+    batch, seen, kv_heads, _ = v_BSGU.shape
+    unit_BSGS = jnp.broadcast_to(jnp.eye(seen, dtype=v_BSGU.dtype)[:, None], (batch, seen, kv_heads, seen))
+    return {"map": jnp.moveaxis(read(unit_BSGS), 2, 1).astype(jnp.float32)}
+
+
 def dropout(module: nn.Module, x: Array, rate: float) -> Array:
     """Zero a share `rate` of `x` and scale up the rest, exactly when a dropout key was passed to `apply`."""
     if rate == 0 or not module.has_rng("dropout"):
         return x
     keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
-    return jax.numpy.where(keep, x / like(1 - rate, x), 0)
+    return jnp.where(keep, x / like(1 - rate, x), 0)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,14 +14,13 @@ from fxformer.cache import CrossTable, Records, Seen, Sizes, Table, extend, fill
 from fxformer.coords import Coords
 from fxformer.fields import Positive, Rate, Size, check_fields
 from fxformer.layers.bias import Buckets, BucketsModule
-from fxformer.layers.context import Context, Side
+from fxformer.layers.context import Context, Side, maps_of
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, ones, parameter, zeros
 from fxformer.lookup import nearest
 from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
-
 
 GATES = {"head": "btd,dh->bth", "channel": "btd,dhk->bthk"}  # what has a gate of its own, and how it is made
 
@@ -152,10 +152,10 @@ def _look(
     k_BSGK, v_BSGK = seen.records["key"], seen.records["value"]
     sizes = {"h": spec.heads, "k": spec.key_width}
     bias = context.bias if spec.relative is None else BucketsModule(spec.relative, name="relative")()
-    y_BTHK = attend(
+    read = partial(
+        attend,
         q_BTHK,
         k_BSGK,
-        v_BSGK,
         mask=spec.mask,
         q=context.coords,
         k=seen.coords,
@@ -167,6 +167,7 @@ def _look(
         key=module.make_rng("dropout") if spec.dropout and module.has_rng("dropout") else None,
         kernel=kernel,
     )
+    y_BTHK = read(v_BSGK)
     if spec.gate is not None:
         gate = Project(GATES[spec.gate], sizes, weights=spec.init, name="gate")(x_BTD)
         y_BTHK = y_BTHK * jax.nn.sigmoid(gate).reshape(*y_BTHK.shape[:3], -1)
@@ -177,4 +178,5 @@ def _look(
     y_BTD = Project("bthk,hkd->btd", {"d": x_BTD.shape[-1]}, spec.out_bias, spec.out_init, name="out")(y_BTHK)
     scores = Scores(mask=spec.mask, scale=spec.scale, softcap=spec.softcap)
     terms = Terms(q=context.coords, k=seen.coords, bias=bias)
-    return y_BTD, logit_stats(*jax.lax.stop_gradient((q_BTHK, k_BSGK)), scores, jax.lax.stop_gradient(terms))
+    stats = logit_stats(*jax.lax.stop_gradient((q_BTHK, k_BSGK)), scores, jax.lax.stop_gradient(terms))
+    return y_BTD, {**stats, **maps_of(context, read, v_BSGK)}

@@ -6,6 +6,7 @@ sparse attention (V3.2): each query looks at the keys that score best.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from fxformer.cache import Seen, Sizes, Table, extend
 from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
 from fxformer.layers.attention.indexer import Indexer, IndexerModule, Selection
-from fxformer.layers.context import Context, Side
+from fxformer.layers.context import Context, Side, maps_of
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, Weight
 from fxformer.lookup import nearest
@@ -143,10 +144,10 @@ class MLAModule(nn.Module):
         form = nearest(FORMS, self.form or _cheaper(spec, coords.length, seen.coords.length), "form")
         heads = form(spec, q_BTHK, q_BTHP, seen.records["latent"], seen.records["rope"])
         selected_BTS = None if selection is None else selection.selected_BTS
-        y_BTHU = attend(
+        read = partial(
+            attend,
             heads.q_BTHX,
             heads.k_BSGX,
-            heads.v_BSGU,
             mask=spec.mask,
             q=coords,
             k=seen.coords,
@@ -155,14 +156,15 @@ class MLAModule(nn.Module):
             selected_BTS=selected_BTS,
             kernel=context.execution.kernel_for(table),
         )
-        y_BTHU = heads.read(y_BTHU).reshape(*x_BTD.shape[:2], spec.heads, spec.value_width)
+        y_BTHU = heads.read(read(heads.v_BSGU)).reshape(*x_BTD.shape[:2], spec.heads, spec.value_width)
         y_BTD = Project("bthu,hud->btd", {"d": x_BTD.shape[-1]}, spec.bias, spec.out_init, name="out")(y_BTHU)
 
         scores = Scores(mask=spec.mask, scale=spec.logit_scale)
         terms = Terms(q=coords, k=seen.coords, bias=context.bias, selected_BTS=selected_BTS)
         q_BTHX, k_BSGX, terms = jax.lax.stop_gradient((heads.q_BTHX, heads.k_BSGX, terms))
         losses = {} if selection is None else {"index_kl": selection.loss(mean_weights(q_BTHX, k_BSGX, scores, terms))}
-        return y_BTD, Side(table, losses, logit_stats(q_BTHX, k_BSGX, scores, terms))
+        stats = {**logit_stats(q_BTHX, k_BSGX, scores, terms), **maps_of(context, read, heads.v_BSGU)}
+        return y_BTD, Side(table, losses, stats)
 
 
 class Asking(NamedTuple):
