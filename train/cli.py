@@ -99,10 +99,7 @@ def ablate(
             print(*said, sep="\n")
         ablate(resolved)
     except Interrupted:
-        if (folder / "results.jsonl").exists():
-            print(f"interrupted; what was done is in {folder / 'results.jsonl'}, the same command goes on from there")
-        else:
-            print("interrupted before the first group of runs was done; the same command begins again")
+        print(f"interrupted; what was done is kept in {folder}, the same command goes on from there")
         return INTERRUPTED
     question, results = answered(folder)
     say_verdicts(write_report(results, folder, question))

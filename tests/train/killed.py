@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,8 +26,9 @@ from train.errors import UserError
 from train.run import layout, loop, steps
 from train.step import Judgement, Metrics, State
 from train.sweep import ablate as sweeps
-from train.sweep import group
+from train.sweep import course, group
 from train.sweep.population import Plan
+from train.verdict.question import Question
 
 MOMENTS = 20
 MODEL = {"width": 8, "heads": 1, "depth": 1}
@@ -56,6 +58,16 @@ def stand_in() -> None:
     steps.train_step = sweeps.train_step = group.train_step = train_step
     loop.evaluate = group.evaluate = evaluate
     layout.start = sweeps.start = group.start = start
+    advance = group._advance
+
+    def counted(crew, *arguments):
+        """What is trained, each chunk a byte of a file."""
+        with (crew.sweep.shelf.folder.parent / "chunks").open("ab") as file:
+            file.write(b".")
+        return advance(crew, *arguments)
+
+    group._advance = counted
+    sweeps.Shelf, course.SHARE = partial(course.Shelf, seconds=0.0), 0  # groups are kept after each chunk
     # Plans round differently, and timings choose them.
     sweeps.choose_plan = lambda *_: Plan(name="loop", reason="always", seconds=1.0, devices=len(jax.devices()))
 
@@ -74,6 +86,16 @@ def sweep(out: Path) -> object:
     structures = [{"placement": p, "steps": n} for p in ("pre", "post") for n in (2, 3, 4)]
     cells = [{**structure, "seed": seed} for structure in structures for seed in (0, 1)]
     return sweeps.ablate(replace(config("sweep", out), cells=cells))
+
+
+def race(out: Path) -> object:
+    """Two arms at three rates, of 10 chunks; rung by rung, and with runs that stop before the end."""
+    cells = [{"placement": p, "lr": lr, "seed": seed} for p in ("pre", "post") for lr in RATES for seed in (0, 1)]
+    question = Question(compare=("placement",), run="racing")
+    return sweeps.ablate(replace(config("sweep", out, steps=100), cells=cells, question=question))
+
+
+RATES = (1e-3, 1e-2, 1e36)  # at the last one the loss overflows after some steps
 
 
 def begin(work: Work, out: Path) -> int:
@@ -157,4 +179,4 @@ def all_of(work: Work, folder: Path) -> dict[str, object]:
 if __name__ == "__main__":
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     stand_in()
-    print(json.dumps({work.__name__: all_of(work, Path(sys.argv[1]) / work.__name__) for work in (train, sweep)}))
+    print(json.dumps({work.__name__: all_of(work, Path(sys.argv[1]) / work.__name__) for work in (train, sweep, race)}))

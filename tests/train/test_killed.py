@@ -48,11 +48,24 @@ def told(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("work", "left"), [("train", run_left), ("sweep", sweep_left)], ids=["run", "sweep"])
+@pytest.mark.parametrize(
+    ("work", "left"),
+    [("train", run_left), ("sweep", sweep_left), ("race", sweep_left)],
+    ids=["run", "sweep", "race"],
+)
 def test_killed_at_20_moments_it_goes_on_to_the_same_bits(told, work, left):
     whole, *others = (left(Path(folder)) for folder in told[work]["folders"])
     assert MOMENTS == 20 and len(others) > 1
     assert len(whole) > 1 and all(other == whole for other in others)
+
+
+@pytest.mark.slow
+def test_a_kill_costs_the_two_groups_at_work_a_chunk_each_at_most(told):
+    """Each chunk is kept before the next one; what was done before it is not done again."""
+    whole, *killed, _ = ((Path(folder) / "sweep" / "chunks").stat().st_size for folder in told["race"]["folders"])
+    assert whole >= 50  # rung by rung, groups of 10 chunks, of which some end before
+    assert len(killed) * whole <= sum(killed) <= len(killed) * whole + 2 * MOMENTS
+    assert not list((Path(told["race"]["folders"][1]) / "sweep").glob("at_work"))
 
 
 @pytest.mark.slow

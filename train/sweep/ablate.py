@@ -27,7 +27,8 @@ from train.run.provenance import source_digest
 from train.run.signals import stop_signals
 from train.step import Recipe, recipe_of, start, train_step
 from train.sweep.ask import question_for
-from train.sweep.group import Cell, Group, Look, Sweep, run_group, stacked, tokens_of
+from train.sweep.course import Shelf
+from train.sweep.group import Cell, Group, Interrupted, Look, Sweep, name_of, run_group, stacked, tokens_of
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results
@@ -38,6 +39,7 @@ from train.verdict.runs import Result
 
 PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
         "seconds": NUMBER, "devices": COUNT}  # fmt: skip
+STRANGE = "groups of other cells, text, code or devices: they are not gone on with, and go when this sweep is done"
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
 
 
@@ -81,8 +83,9 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
 
     A race runs rung by rung, and returns the results of what ran.
     beside: what else is measured of each trained model; a record holds it under the same names, in its `beside`.
-    Results are written a group at a time, so an interrupted sweep loses at most the groups it was in. Raises
-    UserError for a corpus that does not fit, a mesh, and a folder that holds a run, is in use, or is damaged.
+    Results are written a group at a time, and what groups are at is kept while they train: a sweep that is interrupted
+    or killed goes on from there, and its records have the same bits. Raises UserError for a corpus that does not fit, a
+    mesh, and a folder that holds a run, is in use, or is damaged.
     """
     folder = home_of(config)
     corpus = load_corpus(config.data.path, config.data.task)
@@ -93,6 +96,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
         grid = grown(config, question, config, corpus, results, beside)
         said += strangers(results, [cell.key for cell in grid.cells], corpus.sha256, source_digest())
         with Progress(config.name, total=0) as bar, stop_signals() as stopped:
+            shelf = Shelf(folder / "at_work", bar.say)
             for line in said:
                 bar.say(line)
             sweep: Sweep | None = None
@@ -105,6 +109,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                 missing = missing_of(grid.cells, results, question, beside)
                 bar.say(f"{folder.name}: {len(grid.cells)} cells, {len(known)} known, {len(missing)} to run")
                 if not missing:
+                    shelf.clear()
                     return list(known.values())
                 groups = groups_of(missing, grid.cells if question is not None and question.run == "racing" else ())
                 bar.expect(sum(group.work for group in groups))
@@ -121,9 +126,13 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                         stopped=stopped,
                         beside=beside,
                         turn=Lock(),
+                        shelf=shelf,
                     )
-                for records in run_groups(groups, sweep):
+                    if count := shelf.others([name_of(group, sweep) for group in groups]):
+                        bar.say(f"{shelf.folder} has {count} {STRANGE}")
+                for group, records in run_groups(groups, sweep):
                     results.add(records)
+                    shelf.drop([name_of(group, sweep)])
                 programs = {_program(cell) for cell in missing}
                 bar.say(f"{len(programs)} training programs for {len(missing)} runs")
                 grid = grown(grid.config, question, config, corpus, results, beside)
@@ -251,13 +260,22 @@ def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
     return plan
 
 
-def run_groups(groups: Sequence[Group], sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
-    """The records of each group as soon as it is done, several groups at once: a short one waits for no long one."""
+def run_groups(groups: Sequence[Group], sweep: Sweep) -> Iterator[tuple[Group, list[dict[str, Any]]]]:
+    """Groups with their records as soon as each is done, several at once: a short one waits for no long one.
+
+    Raises Interrupted when asked to stop, after those that were done by then.
+    """
     with ThreadPoolExecutor(groups_at_once()) as pool:
-        running = [pool.submit(run_group, group, sweep) for group in groups]
+        running = {pool.submit(run_group, group, sweep): group for group in groups}
+        interrupted: Interrupted | None = None
         try:
             for done in as_completed(running):
-                yield done.result()
+                try:
+                    yield running[done], done.result()
+                except Interrupted as stopped:  # so will be those that have not begun
+                    interrupted = stopped
         finally:
             for each in running:
                 each.cancel()
+    if interrupted is not None:
+        raise interrupted

@@ -1,9 +1,11 @@
 """A group of cells: those of one structure, which train together in one program, and what is recorded of each."""
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from threading import Lock
@@ -21,6 +23,7 @@ from train.run.loop import held_out_windows
 from train.run.progress import Progress
 from train.run.provenance import provenance
 from train.step import Judgement, Metrics, Numbers, Recipe, State, evaluate, judge, numbers_of, start, train_step
+from train.sweep.course import Course, End, Shelf, Told
 from train.sweep.population import Plan, Population, Replica, fill, in_chunks, once
 from train.verdict.outcome import Outcome, classify
 from train.verdict.question import Question
@@ -33,7 +36,7 @@ Look = Callable[..., jax.Array]  # (recipe, numbers, params, held-out windows) -
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
-    """A signal asked to stop; results of groups that were done are kept."""
+    """A signal asked to stop; results of groups that were done are kept, and what those at work had come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Sweep:
     """What all groups share. nats: of each byte, by its frequency. beside: what else is measured of each trained model.
 
     turn: groups take it to train, one at a time, so that a step is timed without neighbours; they compile without it.
+    shelf: where groups at work are kept.
     """
 
     corpus: Corpus
@@ -90,6 +94,7 @@ class Sweep:
     stopped: Callable[[], bool]
     beside: Mapping[str, Look]
     turn: Lock
+    shelf: Shelf
 
     def check(self, group: Group) -> None:
         """Raise Interrupted when asked to stop."""
@@ -121,15 +126,6 @@ def programs_of(recipe: Recipe, plan: Plan) -> Programs:
         return train_step(recipe, numbers, state, tokens)[1].layers
 
     return Programs(once(partial(start, recipe)), plan(in_chunks(step)), plan(layers), plan(partial(evaluate, recipe)))
-
-
-class End(NamedTuple):
-    """The end of a run. step: its last. stop: why there, None where it is whole. beside: what else was measured."""
-
-    step: int
-    stop: Stop | None
-    judgement: Judgement
-    beside: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,58 +167,85 @@ class Crew:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a group has said so far, a chunk at a time. layers: by the number of updates before each look."""
-
-    metrics: list[Metrics]
-    unigram: list[np.ndarray]
-    durations: list[float]
-    layers: dict[int, dict[str, np.ndarray]]
-
-    @property
-    def losses(self) -> np.ndarray:
-        """[K, T]."""
-        return np.concatenate([each.loss for each in self.metrics], axis=1)
-
-    @property
-    def unigram_losses(self) -> np.ndarray:
-        """What byte frequencies lose on the same batches, [K, T]."""
-        return np.concatenate(self.unigram, axis=1)
-
-
 def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
-    """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop."""
+    """Train the cells of a group together: their records, in order. Raises Interrupted when asked to stop.
+
+    It goes on from where the shelf has it, which is given what it came to every now and then, and when it stops.
+    """
     sweep.check(group)
-    steps, count = group.config.train.steps, len(group.crew)
+    began, name, steps = time.perf_counter(), name_of(group, sweep), group.config.train.steps
     windows = held_out_windows(group.config, sweep.corpus)
     crew = Crew(group, sweep, programs_of(group.recipe, sweep.plan), stacked(group), *windows)
-    begin = time.perf_counter()
-    alive, state = np.arange(count) < len(group.cells), crew.programs.begin(crew.numbers)
-    first = crew.judge(alive, state.params, crew.watched)
-    told = Told([], [], [], {0: crew.inspect(alive, state)})
-    ends: dict[int, End] = {}
-    size, every = _pace(steps)
-    for step in range(size, steps + 1, size):
-        sweep.check(group)
-        state = _advance(crew, told, alive, state, range(step - size, step))
-        leaving = _leaving(group, sweep.question, alive, told)
-        if leaving or step % every == 0:
-            told.layers[step] = crew.inspect(alive, state)
-        if leaving:
-            which = np.isin(np.arange(count), list(leaving))
-            with sweep.turn:
-                last, beside = crew.judge(which, state.params, crew.held_out), crew.measure(which, state.params)
-            for k, stop in leaving.items():
-                own = {name: float(values[k]) for name, values in beside.items()}
-                ends[k] = End(step, stop, jax.tree.map(lambda x: x[k], last), own)  # noqa: B023
-                sweep.bar.advance(group.work_of_one * (steps - step) / steps)
-            alive = alive & ~which
-        if not alive.any():
+    course, pace = _begun(crew, name), sweep.shelf.pace()
+    earlier, (size, _) = course.seconds, _pace(steps)
+    turn: AbstractContextManager = nullcontext()  # the first dispatch compiles
+    for step in range(course.step + size, steps + 1, size):
+        _train(crew, course, step, turn)
+        turn = sweep.turn
+        course.seconds = earlier + time.perf_counter() - began
+        if not course.alive.any():
             break
-    seconds = (time.perf_counter() - begin) / len(group.cells)
-    times = _finite({"seconds": seconds, "seconds_a_step": min(told.durations[1:], default=None)})
-    return [_record(crew, k, first, told, ends[k]) | times for k in range(len(group.cells))]
+        if pace.is_due or sweep.stopped():
+            with pace:
+                sweep.shelf.put(name, course)
+        sweep.check(group)
+    seconds = {
+        "seconds": course.seconds / len(group.cells),
+        "seconds_a_step": min(course.told.durations[1:], default=None),
+    }
+    return [_record(crew, k, course) | _finite(seconds) for k in range(len(group.cells))]
+
+
+def name_of(group: Group, sweep: Sweep) -> str:
+    """16 hexadecimal digits that stand for all that decides the bits of a group: cells and text, code and packages, the
+    plan, the question that stops runs, and what is measured beside."""
+    origin = {name: value for name, value in provenance().items() if name != "git"}  # its source has a digest
+    said = {
+        "cells": [(cell.key, cell.config.run.arm) for cell in group.cells],
+        "size": group.size,
+        "origin": origin,
+        "plan": (sweep.plan.name, sweep.plan.devices),
+        "question": None if sweep.question is None else asdict(sweep.question),
+        "beside": sorted(sweep.beside),
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _begun(crew: Crew, name: str) -> Course:
+    """A group before its first step, or where the shelf has it."""
+    group, sweep = crew.group, crew.sweep
+    kept = sweep.shelf.take(name, jax.eval_shape(crew.programs.begin, crew.numbers))
+    if kept is not None:
+        steps, living = group.config.train.steps, int(kept.alive.sum())
+        sweep.bar.say(f"{len(group.cells)} runs go on from step {kept.step} of {steps}")
+        sweep.bar.advance(group.work - living * group.work_of_one * (steps - kept.step) / steps)
+        return kept
+    alive, state = np.arange(len(group.crew)) < len(group.cells), crew.programs.begin(crew.numbers)
+    first = crew.judge(alive, state.params, crew.watched)
+    return Course(0, alive, state, first, Told(layers={0: crew.inspect(alive, state)}))
+
+
+def _train(crew: Crew, course: Course, step: int, turn: AbstractContextManager) -> None:
+    """Train those that are alive until `step`, look at them, and let those leave whose end it is."""
+    group, sweep, told = crew.group, crew.sweep, course.told
+    steps, (_, every) = group.config.train.steps, _pace(group.config.train.steps)
+    tokens = tokens_of(group, sweep.corpus, range(course.step, step))
+    with turn:
+        course.state = _advance(crew, course, tokens)
+    leaving = _leaving(group, sweep.question, course.alive, told)
+    if leaving or step % every == 0:
+        told.layers[step] = crew.inspect(course.alive, course.state)
+    if leaving:
+        which = np.isin(np.arange(len(course.alive)), list(leaving))
+        params = course.state.params
+        with sweep.turn:
+            last, beside = crew.judge(which, params, crew.held_out), crew.measure(which, params)
+        for k, stop in leaving.items():
+            own = {name: float(values[k]) for name, values in beside.items()}
+            course.ends[k] = End(step, stop, jax.tree.map(lambda x: x[k], last), own)  # noqa: B023
+            sweep.bar.advance(group.work_of_one * (steps - step) / steps)
+        course.alive = course.alive & ~which
+    course.step = step
 
 
 def _pace(steps: int) -> tuple[int, int]:
@@ -231,18 +254,16 @@ def _pace(steps: int) -> tuple[int, int]:
     return size, size * max(1, steps // size // LOOKS)
 
 
-def _advance(crew: Crew, told: Told, alive: np.ndarray, state: State, steps: range) -> State:
-    """Train those that are alive for a chunk of steps."""
-    group, sweep = crew.group, crew.sweep
-    tokens = tokens_of(group, sweep.corpus, steps)
-    with sweep.turn if told.metrics else nullcontext():
-        since = time.perf_counter()
-        state, metrics = crew.programs.advance(alive, crew.numbers, state, tokens)
-        metrics = jax.device_get(metrics)
-        told.durations.append((time.perf_counter() - since) / (len(steps) * int(alive.sum())))
+def _advance(crew: Crew, course: Course, tokens: np.ndarray) -> State:
+    """Train those that are alive on tokens [K, steps, batch, row]."""
+    group, sweep, told, alive, steps = crew.group, crew.sweep, course.told, course.alive, tokens.shape[1]
+    since = time.perf_counter()
+    state, metrics = crew.programs.advance(alive, crew.numbers, course.state, tokens)
+    metrics = jax.device_get(metrics)
+    told.durations.append((time.perf_counter() - since) / (steps * int(alive.sum())))
     told.metrics.append(metrics)
     told.unigram.append(np.mean(_unigram(group, sweep, tokens), axis=-1))
-    work = group.work_of_one * len(steps) / group.config.train.steps
+    work = group.work_of_one * steps / group.config.train.steps
     sweep.bar.advance(work * int(alive.sum()), note=_note(group, metrics.loss[alive]))
     return state
 
@@ -294,8 +315,9 @@ def _note(group: Group, losses: np.ndarray) -> str:
     return f"{structure}  best loss {best:.3f}"
 
 
-def _record(crew: Crew, k: int, first: Judgement, told: Told, end: End) -> dict[str, Any]:
-    cell, sweep, last, corpus = crew.group.cells[k], crew.sweep, end.judgement, crew.sweep.corpus
+def _record(crew: Crew, k: int, course: Course) -> dict[str, Any]:
+    cell, sweep, corpus = crew.group.cells[k], crew.sweep, crew.sweep.corpus
+    first, told, end, last = course.first, course.told, course.ends[k], course.ends[k].judgement
     config, (_, every) = cell.config, _pace(cell.config.train.steps)
     losses, tokens = told.losses[k, : end.step], end.step * config.tokens_a_step
     grad_norms = np.concatenate([each.grad_norm for each in told.metrics], axis=1)[k, : end.step]

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
 Replica = Callable[..., Tree]
@@ -52,9 +52,9 @@ def vmap(replica: Replica) -> Population:
 
 def shard(replica: Replica) -> Population:
     """The population axis cut over the devices; inside each, one replica after another."""
-    devices = jax.devices()
-    mesh = Mesh(np.array(devices), ("population",))
+    mesh = Mesh(np.array(jax.devices()), ("population",))
     cut = PartitionSpec("population")
+    home = NamedSharding(mesh, cut)
     alone = jax.jit(replica)  # it is traced once, for its shapes and for its work
 
     def if_alive(alive: jax.Array, *arguments: Tree) -> Tree:
@@ -65,7 +65,9 @@ def shard(replica: Replica) -> Population:
     def in_turn(alive: jax.Array, *arguments: Tree) -> Tree:
         return jax.lax.map(lambda each: if_alive(*each), (alive, *arguments))
 
-    return _compiled(jax.shard_map(in_turn, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False))
+    everywhere = _compiled(jax.shard_map(in_turn, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False))
+    # Put there before, whether they come from the host, one device or all: for each of these it would compile anew.
+    return lambda *arguments: everywhere(*jax.device_put(arguments, home))
 
 
 def once(replica: Replica) -> Replica:

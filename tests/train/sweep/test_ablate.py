@@ -3,11 +3,12 @@
 import hashlib
 import json
 import math
+import os
 import shutil
+import signal
 import threading
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,14 +18,17 @@ from train.config.ask import rows_of
 from train.data.corpus import load_corpus
 from train.errors import UserError
 from train.run.provenance import source_digest
-from train.sweep.ablate import ablate, cells_of, groups_of, kept_plan, missing_of, preview
+from train.sweep import group
+from train.sweep.ablate import STRANGE, ablate, cells_of, groups_of, kept_plan, missing_of, preview
 from train.sweep.kept import answered
+from train.sweep.population import Plan
 from train.sweep.results import Results, checksum
 from train.verdict.asked import objections
 from train.verdict.outcome import classify
 from train.verdict.question import Question, arms_of, cells_over, pairs_of
 from train.verdict.runs import unpacked
 
+NO_PLAN = Plan(name="loop", reason="no plan", seconds=1.0, devices=1)
 AXES = 'placement = ["pre", "post"]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n'
 
 
@@ -145,6 +149,31 @@ def test_what_is_missing_and_what_is_torn_runs_again_to_the_same_results(swept, 
     assert len(Results(file)) == 8
 
 
+def test_an_interrupted_sweep_goes_on_within_its_groups_to_the_same_bits(swept, tmp_path, monkeypatch, capsys):
+    """The signal comes in the third chunk of ten; what was done by then is not done again."""
+    folder, results = swept
+    home, done, signals, advance = tmp_path / "out" / "mini", [], [], group._advance
+    home.mkdir(parents=True)
+    shutil.copy(folder / "out" / "mini" / "plan.json", home)
+
+    def counted(crew, course, tokens):
+        if course.step == 4 and not signals:
+            signals.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        done.append(tokens.shape[1])
+        return advance(crew, course, tokens)
+
+    monkeypatch.setattr(group, "_advance", counted)
+    with pytest.raises(group.Interrupted):
+        ablate(config(tmp_path))
+    assert {path.suffix for path in (home / "at_work").iterdir()} == {".npz"} and not (home / "results.jsonl").exists()
+    (home / "at_work" / "0123456789abcdef.npz").write_bytes(b"of other code")
+    assert [without_time(r) for r in ablate(config(tmp_path))] == [without_time(r) for r in results]
+    assert sum(done) == 2 * 20 and not (home / "at_work").exists()
+    said = capsys.readouterr().out
+    assert "4 runs go on from step" in said and f"at_work has 1 {STRANGE}" in said
+
+
 @pytest.mark.parametrize(
     ("plan", "what"),
     [
@@ -243,7 +272,7 @@ def test_a_short_group_waits_for_no_long_one(tmp_path, monkeypatch):
             second.set()
 
     monkeypatch.setattr("train.sweep.ablate.run_group", run_group)
-    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: SimpleNamespace(reason="no plan"))
+    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: NO_PLAN)
     monkeypatch.setattr("train.sweep.ablate.Results", Seen)
     assert [r["place"] for r in ablate(waiting)] == list(range(8))
     assert [json.loads(line)["place"] for line in file.read_text().splitlines()] == [4, 5, 6, 7, 0, 1, 2, 3]
@@ -268,7 +297,7 @@ def test_a_grid_of_rates_grows_while_a_best_one_lies_on_its_edge(tmp_path, monke
         ]  # fmt: skip
 
     monkeypatch.setattr("train.sweep.ablate.run_group", run_group)
-    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: SimpleNamespace(reason="no plan"))
+    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: NO_PLAN)
     monkeypatch.setattr("train.sweep.results.fault", lambda record: "")
     results = ablate(asked)
     rates = {p: sorted({r["args"]["lr"] for r in results if r["args"]["placement"] == p}) for p in ("pre", "post")}
@@ -345,7 +374,7 @@ def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch
         ]  # fmt: skip
 
     monkeypatch.setattr("train.sweep.ablate.run_group", run_group)
-    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: SimpleNamespace(reason="no plan"))
+    monkeypatch.setattr("train.sweep.ablate.kept_plan", lambda *_: NO_PLAN)
     monkeypatch.setattr("train.sweep.results.fault", lambda record: "")
     results = ablate(load(file))
     seeds = Counter((r["args"]["placement"], r["args"]["depth"], r["args"]["lr"]) for r in results)

@@ -62,6 +62,17 @@ def test_what_is_not_alive_is_not_computed_and_the_others_are(name, alone):
         np.testing.assert_allclose(losses[k], alone[k][1][0], rtol=1e-5)
 
 
+def test_what_comes_from_the_host_and_what_it_gave_before_take_one_program(caplog):
+    """The first state lies on one device, each later one on all of them."""
+    population = PLANS["shard"](lambda state, tokens: state + tokens)
+    many, alive = len(jax.devices()), np.ones(len(jax.devices()), bool)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        state = population(alive, jax.numpy.zeros(many, "int32"), np.arange(many, dtype=np.int32))
+        state = population(alive, state, np.arange(many, dtype=np.int32))
+    assert many > 1 and state.tolist() == [2 * k for k in range(many)]
+    assert len([record for record in caplog.records if record.message.startswith("Compiling jit(in_turn)")]) == 1
+
+
 def test_what_runs_once_says_what_runs_often_does():
     c = config()
     numbers = jax.tree.map(lambda leaf: leaf[None], numbers_of(c))
