@@ -4,6 +4,7 @@
 #   make quick                    while you work: lint, types, oracles, one law of each kind, every command once
 #   make test-latest [PYTHON=…]   the same with the newest releases of everything
 #   make lock                     pin every package again, with hashes (needs uv)
+#   make pages                    write the pages of docs/ that are made from the code
 #   make parity                   remake the golden files from Hugging Face transformers (needs torch)
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ COMMA = ,
 SPACE = $(subst x,,x x)
 RUN = $(VENV)/bin/python
 
-.PHONY: setup ablation test quick test-latest lint lock parity clean check
+.PHONY: setup ablation test quick test-latest lint lock pages parity clean check
 
 setup: $(VENV)/.ready
 
@@ -55,6 +56,9 @@ test-latest:
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(addprefix --extra ,$(EXTRAS)) pyproject.toml -o requirements.lock
+
+pages: setup
+	$(RUN) -m tests.generated
 
 parity: .venv-parity/.ready
 	.venv-parity/bin/python -m tests.parity.make_golden

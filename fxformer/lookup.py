@@ -1,12 +1,16 @@
 """Looking names up in tables, with one clear sentence where a name is unknown."""
 
 import difflib
+import inspect
 import warnings
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from fxformer.fields import shown
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Value = TypeVar("Value")
 
 
@@ -16,10 +20,46 @@ def nearest(table: Mapping[str, Value], name: str, what: str) -> Value:
         raise ValueError(f"{what}={shown(name)} is no name; use one of {', '.join(table)}")
     if name in table:
         return table[name]
-    longer = [each for each in table if name and name in each]
-    close = longer or difflib.get_close_matches(name, table, n=1, cutoff=0.55)
-    hint = f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else f"use one of {', '.join(table)}"
+    hint = meant(close(table, name)) or f"use one of {', '.join(table)}"
     raise ValueError(f"{what}={shown(name)} is unknown; {hint}")
+
+
+def close(table: Iterable[str], name: str) -> list[str]:
+    """The names of a table, three at most, that `name` is a part of, or the nearest one."""
+    names = list(table)
+    longer = [each for each in names if name and name in each]
+    return (longer or difflib.get_close_matches(name, names, n=1, cutoff=0.55))[:3]
+
+
+def meant(names: Sequence[str]) -> str:
+    """A question that offers these names; empty where there are none."""
+    return f"did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def elsewhere(table: Mapping[str, str], name: str) -> list[str]:
+    """What here has the name that other libraries give it. table: of ours, theirs with spaces between."""
+    theirs = name.lower().replace("-", "_")
+    return [ours for ours, names in table.items() if theirs in names.split()]
+
+
+def answering(theirs: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: an argument that the function has not raises TypeError with the one that is meant. theirs: as in
+    `elsewhere`."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = inspect.signature(function).parameters
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in known:
+                    hint = meant(elsewhere(theirs, name) or close(known, name)) or f"it has {', '.join(known)}"
+                    raise TypeError(f"{function.__name__} has no argument {name!r}; {hint}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def renamed(table: Mapping[str, str], name: str, what: str) -> str:

@@ -1,5 +1,6 @@
 """What cannot be done is refused with one sentence that carries the numbers and the remedy."""
 
+import inspect
 import re
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from fxformer.layers.project import FanIn
 from fxformer.layers.residual import Residual
 from fxformer.ops.rotary import NTK, Rotary, frequencies
 from fxformer.stack import Repeat
+from fxformer.zoo.elsewhere import ELSEWHERE
 
 TOY = {"width": 24, "depth": 2, "heads": 3, "inner": 40}
 SPEC = fx.zoo.toy(**TOY)
@@ -52,8 +54,9 @@ def refuses(make, *words):
         ({"kv_heads": 0}, ["kv_heads=0", "1 or more"]),
         ({"heads": 5}, ["heads=5 does not divide width=24; use 1, 2, 3, 4, 6, 8, 12 or 24"]),
         ({"heads": 0}, ["heads=0 is out of range; use 1 or more"]),
-        ({"heads": 24}, ["rotary width=1", "even", "2 or more"]),
-        ({"width": 27}, ["rotary width=9", "even"]),
+        ({"heads": 24}, ["width=24 over heads=24 gives a head 1 channels", "position='rotary'", "use width=48"]),
+        ({"width": 27}, ["width=27 over heads=3 gives a head 9 channels", "use width=30 or other heads"]),
+        ({"heads": 12, "position": "rotary-2d"}, ["a head 2 channels", "position='rotary-2d'", "use width=48"]),
         ({"depth": 0}, ["depth=0 is out of range; use 1 or more"]),
         ({"window": 0}, ["window=0", "1 or more"]),
         ({"inner": 0}, ["inner=0", "1 or more"]),
@@ -82,6 +85,33 @@ def test_sizes_that_do_not_fit_together(choices, words):
 )
 def test_an_unknown_choice_is_told_the_nearest_one(name, wrong, right):
     refuses(lambda: fx.zoo.toy(**{**TOY, name: wrong}), f"{wrong!r} is unknown; did you mean {right!r}?")
+
+
+@pytest.mark.parametrize(("name", "right"), [("norm", "rms"), ("qk_norm", "rms")])
+def test_a_choice_is_refused_by_the_name_of_its_argument(name, right):
+    refuses(lambda: fx.zoo.toy(**TOY, **{name: "rmss"}), f"{name}='rmss' is unknown; did you mean {right!r}?")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("n_layer", "did you mean 'depth'?"),
+        ("num_heads", "did you mean 'heads'?"),
+        ("hidden_size", "did you mean 'width'?"),
+        ("hidden_dim", "did you mean 'width' or 'inner'?"),
+        ("Vocab-Size", "did you mean 'vocab'?"),
+        ("widht", "did you mean 'width'?"),
+        ("zzz", "it has width, depth, heads,"),
+    ],
+)
+def test_an_argument_that_is_called_so_elsewhere_is_answered_by_ours(name, hint):
+    with pytest.raises(TypeError, match=re.escape(f"toy has no argument {name!r}; {hint}")):
+        fx.zoo.toy(**{name: 3})
+
+
+def test_names_of_elsewhere_are_none_of_ours():
+    ours, theirs = inspect.signature(fx.zoo.toy).parameters, " ".join(ELSEWHERE.values()).split()
+    assert set(ours) >= set(ELSEWHERE) and not set(ours) & set(theirs)
 
 
 def test_a_choice_that_resembles_none_is_told_all():

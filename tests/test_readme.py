@@ -1,4 +1,4 @@
-"""The README runs: its Python, its commands, and its table of models, which is made from the zoo."""
+"""The README runs: its Python and its commands."""
 
 import re
 import shlex
@@ -7,24 +7,10 @@ import sys
 
 import pytest
 
-from fxformer import zoo
-from fxformer.commands.describe import COLUMNS, row
 from tests.pages import ROOT, code_of, run
 
 PAGE = ROOT / "README.md"
 README = PAGE.read_text(encoding="utf8")
-
-
-def table() -> str:
-    """The models of the zoo as a Markdown table."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(row(name, zoo.family_of(name), zoo.get(name)) for name in zoo.names())]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
-
-
-def test_the_table_of_models_is_that_of_the_zoo():
-    between = re.search(r"<!-- zoo -->\n(.*?)\n<!-- /zoo -->", README, flags=re.DOTALL)
-    assert between is not None
-    assert between.group(1) == table(), f"put this table into README.md:\n{table()}"
 
 
 def test_python_runs_and_prints_what_it_says():
@@ -43,5 +29,21 @@ def test_commands_run_in_order(tmp_path):
     assert (tmp_path / "runs" / "shakespeare" / "log.jsonl").exists()
 
 
+def test_what_installs_it_is_there():
+    (install,) = [code.text.splitlines() for code in code_of(PAGE) if code.language == "console"]
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf8"), flags=re.MULTILINE))
+    assert install == ["make setup", ". .venv/bin/activate"]
+    assert {
+        each
+        for name in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", README, flags=re.MULTILINE)
+        for each in name
+        if each
+    } <= targets
+
+
+def test_the_guide_stands_before_the_models():
+    assert README.index("## Guide") < README.index("## The models")
+
+
 def test_only_blocks_that_a_test_runs():
-    assert {code.language for code in code_of(PAGE)} == {"python", "bash"}
+    assert {code.language for code in code_of(PAGE)} == {"python", "bash", "console"}

@@ -1,4 +1,4 @@
-"""The commands run, ablate, report, sample, probe, coords, transfer, replay, combine, reproduce and ladder."""
+"""The commands run, ablate, report, sample, probe, coords, transfer, replay, settings, combine, reproduce, ladder."""
 
 import codecs
 import contextlib
@@ -300,6 +300,16 @@ def transfer(
 
 
 @app.command
+def settings(name: Annotated[Positional[str], arg(help="one setting, like lr; all where none is named")] = "") -> int:
+    """Say every setting, or one of them: what it is, its values, default and unit, and what reads it."""
+    from train.config.reference import listed, one
+
+    with user_input():
+        print(one(name) if name else listed())
+    return 0
+
+
+@app.command
 def combine() -> int:
     """Try every two choices of the toy factory and of the objectives together; exit code 1 where one fails."""
     from train.combine.combinations import verify_combinations
@@ -369,6 +379,9 @@ def main() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of a failed write by itself, at great length
     try:
         code = app.cli(prog="python -m train", description="Train, compare and sample small transformers.")
+    except BrokenPipeError:  # who reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2

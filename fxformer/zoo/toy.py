@@ -15,13 +15,15 @@ from fxformer.layers.head import Tied, Untied
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn, Init
 from fxformer.layers.residual import Residual
-from fxformer.lookup import nearest, renamed
+from fxformer.lookup import answering, nearest, renamed
 from fxformer.model import Transformer
 from fxformer.ops.attend import divisors
 from fxformer.ops.mask import Blocks, Causal, Full, Mask, Prefix, Strided, Window
+from fxformer.ops.norm import NORMS
 from fxformer.ops.rotary import Rotary
 from fxformer.ops.route import TopK
 from fxformer.stack import Repeat, Stack
+from fxformer.zoo.elsewhere import ELSEWHERE
 
 # "Position encoding" acts in three places: on the embedding, on queries and keys, on logits. Each position fills one.
 POSITIONS: dict[str, Callable[[int, int, int], dict[str, Any]]] = {
@@ -35,6 +37,7 @@ POSITIONS: dict[str, Callable[[int, int, int], dict[str, Any]]] = {
     "t5": lambda length, heads, key_width: {"bias": Buckets(heads=heads)},
     "alibi": lambda length, heads, key_width: {"bias": ALiBi(heads=heads)},
 }
+TURNED = {"rotary": (2, 2), "rotary-interleaved": (2, 2), "rotary-2d": (4, 1)}  # channels of a head: least, multiple of
 MASKS: dict[str, Mask] = {
     "causal": Causal(),
     "prefix": Causal() | Prefix(),
@@ -49,6 +52,7 @@ HEADS: dict[str, Callable[[], Tied | Untied]] = {
     "zero": lambda: Untied(init=FanIn(gain=0.0)),  # begins by saying nothing: Yang et al. 2022, D.2, for muP
 }
 OLD_HEADS = {"free": "untied"}
+KINDS = {kind: kind for kind in NORMS}
 BIASED_NORMS = ("layer", "batch", "dyt")
 FACTORS = {"dyt": 0.5}  # norms that learn a factor on their input, and where it starts
 
@@ -77,6 +81,18 @@ def _mla(
 ATTENTIONS: dict[str, Callable[..., AttentionSpec]] = {"gqa": _gqa, "mla": _mla}
 
 
+def _slots(position: str, length: int, heads: int, key_width: int) -> dict[str, Any]:
+    """What a position fills. Raises ValueError where it turns channels that a head has not."""
+    slots, (least, multiple) = nearest(POSITIONS, position, "position"), TURNED.get(position, (1, 1))
+    fitting = max(least, -(-key_width // multiple) * multiple)
+    if key_width != fitting:
+        raise ValueError(
+            f"width={heads * key_width} over heads={heads} gives a head {key_width} channels, which "
+            f"position={position!r} cannot turn in pairs; use width={heads * fitting} or other heads"
+        )
+    return slots(length, heads, key_width)
+
+
 def _norm(kind: str) -> Norm:
     return Norm(kind=kind, scale=kind != "none", bias=kind in BIASED_NORMS, alpha=FACTORS.get(kind))
 
@@ -98,6 +114,7 @@ def _moe(inner: int | None, width: int, activation: str, init: Init) -> MoE:
 FFNS: dict[str, Callable[[int | None, int, str, Init], FFNSpec]] = {"mlp": _mlp, "glu": _glu, "moe": _moe}
 
 
+@answering(ELSEWHERE)
 @checked
 def toy(
     *,
@@ -140,15 +157,17 @@ def toy(
     if width % heads:
         raise ValueError(f"heads={heads} does not divide width={width}; use {divisors(width)}")
     key_width = width // heads
-    slots = nearest(POSITIONS, position, "position")(length, heads, key_width)
-    frame = _norm(norm)
+    slots = _slots(position, length, heads, key_width)
+    frame = _norm(nearest(KINDS, norm, "norm"))
     init, branch_init = FanIn(gain=init_scale), FanIn(gain=init_scale * branch_scale)
     seen = nearest(MASKS, mask, "mask")
     if window is not None:
         seen = Window(window) if seen == Causal() else seen & Window(window)
     own = {
         "kv_heads": heads if kv_heads is None else kv_heads,
-        "qk_norm": None if qk_norm == "none" else Norm(kind=qk_norm, alpha=FACTORS.get(qk_norm)),
+        "qk_norm": None
+        if qk_norm == "none"
+        else Norm(kind=nearest(KINDS, qk_norm, "qk_norm"), alpha=FACTORS.get(qk_norm)),
         "softcap": softcap,
         "gate": nearest(GATES, gate, "gate"),
     }

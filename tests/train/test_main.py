@@ -68,6 +68,12 @@ def file(tmp_path):
         (("coords", "FILE"), "a slope goes through 3 sizes or more; give the grid as many widths or depths"),
         (("coords", "FILE", "--steps", "0"), "steps=0 is no check of a few steps; use 1 to 100"),
         (("transfer", "FILE"), "the grid has one width and one depth; give 2 or more of either"),
+        (
+            ("run", "configs"),
+            "configs is a folder; give a TOML file, like configs/ladder.toml, configs/norm_by_depth.toml",
+        ),
+        (("run", "docs"), "docs is a folder; give a TOML file; a folder of text is read by --set path=docs"),
+        (("settings", "n_layer"), "setting='n_layer' is unknown; did you mean 'depth'?"),
         (("report", "nowhere"), "nowhere is not a sweep"),
         (("sample", "nowhere"), "nowhere is not a run"),
         (("replay", "nowhere"), "nowhere is no case and no sweep"),
@@ -103,6 +109,23 @@ def test_only_input_is_the_user_s(monkeypatch, capsys):
         Config(name="x", model={"width": 16, "heads": 3})
     with pytest.raises(KeyError), user_input():
         {}["a bug"]
+
+
+def test_all_settings_are_printed(monkeypatch, capsys):
+    assert called(monkeypatch, "settings") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines][:2] == ["model.width", "model.depth"]
+    assert "train.lr" in {line.split()[0] for line in lines} and all(line == line.rstrip() for line in lines)
+
+
+def test_the_folder_of_a_run_or_sweep_is_no_configuration(tmp_path, monkeypatch, capsys):
+    for file, sentence in {
+        "config.json": "it holds a run: give the TOML",
+        "results.jsonl": "it holds a sweep: ",
+    }.items():
+        (tmp_path / file).touch()
+        assert called(monkeypatch, "run", tmp_path) == 2
+        assert f"{tmp_path} is a folder; {sentence}" in capsys.readouterr().err
 
 
 def test_a_folder_is_a_run_or_a_sweep(file, tmp_path, monkeypatch, capsys):

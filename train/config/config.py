@@ -9,6 +9,7 @@ import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ import numpy as np
 from fxformer import sharding, zoo
 from fxformer.given import position_limit
 from fxformer.lookup import nearest, renamed
+from train.config.elsewhere import hint
 from train.config.fit import check_objective
-from train.config.values import COUNT, RANGES, check_number, check_text, typed
+from train.config.values import COUNT, RANGES, check_number, check_text, short, typed
 from train.data.synthetic import TASKS
 from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS
@@ -28,6 +30,7 @@ from train.verdict.question import Question
 
 DTYPES = {"float32": 32, "bfloat16": 16, "float16": 16}  # that are computed in, with their bits
 OLD_NAMES = {"ahead": "mtp", "train.ahead": "train.mtp"}
+PUBLISHED = {name: name for name in zoo.names()}
 GIVEN_BY_DATA = ("vocab", "length")  # arguments of the factory that data and objective decide
 MOST_DEVICES = 2**12  # of a mesh
 
@@ -127,9 +130,17 @@ class Config:
     question: Question | None = None
 
     def __post_init__(self) -> None:
+        """ValueError for what cannot be. Settings beside a grid need be no run by themselves: each cell has to."""
         self._check_values()
-        if self.data.batch % self.train.accumulate:
-            raise ValueError(f"accumulate={self.train.accumulate} does not divide batch={self.data.batch}")
+        if not any(self.cells):
+            self._check_run()
+
+    def _check_run(self) -> None:
+        """ValueError for settings that do not fit each other."""
+        batch, parts = self.data.batch, self.train.accumulate
+        if batch % parts:
+            whole = next(each for each in range(min(parts, 2**16), 0, -1) if batch % each == 0)
+            raise ValueError(f"accumulate={parts} does not divide batch={batch}; use {whole}, or another divisor")
         complete = [name for name in ("zoo", "tiny") if name in self.model]
         others = [name for name in self.model if name not in complete]
         if complete and (others or len(complete) > 1):
@@ -141,7 +152,17 @@ class Config:
             raise ValueError(
                 f"length={self.data.length} is beyond the {limit} positions of the model; use {limit} or less"
             )
-        check_objective(self.train.objective, spec, rows=jax.ShapeDtypeStruct((2, self.row), np.int32))
+        rows = jax.ShapeDtypeStruct((2, self._checked_row()), np.int32)
+        check_objective(self.train.objective, spec, rows)
+
+    def _checked_row(self) -> int:
+        """`row`. Raises ValueError, in the names of settings, where the objective cannot make inputs of this length."""
+        try:
+            return self.row
+        except ValueError as error:
+            raise ValueError(
+                f"length={self.data.length} is no length for objective={self.train.objective!r}: {error}"
+            ) from None
 
     def _check_parametrization(self) -> None:
         """ValueError where the model is of no family that the parametrisation scales, or the family has no base."""
@@ -164,6 +185,8 @@ class Config:
             "parametrization": PARAMETRIZATIONS,
             "task": {"text": 0, **TASKS},
             "rules": sharding.PRESETS,
+            "zoo": PUBLISHED,
+            "tiny": PUBLISHED,
         }
         check_text("name", self.name)
         for name, value in {**self.model, **_plain(self.data), **_plain(self.train), **_plain(self.run)}.items():
@@ -240,22 +263,43 @@ class Config:
 
     def _toy(self, settings: Mapping[str, Any], numbers: Mapping[str, Any]) -> zoo.Transformer:
         vocab = OBJECTIVES[self.train.objective].vocab
-        return zoo.toy(**{**settings, **numbers, "length": self.data.length, "vocab": vocab})
+        make = zoo.toy if numbers else _toy  # numbers may be traced, which no cache could tell apart
+        return make(**{**settings, **numbers, "length": self.data.length, "vocab": vocab})
+
+    def cell(self, settings: Mapping[str, Any]) -> "Config":
+        """One run of the grid: the configuration with these settings, and no grid. Raises ValueError that names it."""
+        try:
+            return replace(self, cells=({},), **self._sections(settings))
+        except ValueError as error:
+            if not settings:
+                raise
+            named = ", ".join(f"{name}={short(value)}" for name, value in settings.items())
+            raise ValueError(f"the cell {named} of the grid cannot be: {error}") from None
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
         """This configuration with flat (`lr`) or dotted (`train.lr`) settings changed; unknown names are refused."""
+        return replace(self, **self._sections(settings))
+
+    def _sections(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for name, value in settings.items():
             section, key = place(name)
             sections[section][key] = typed(SECTIONS[section][key], key, value)
         model = {**self.model, **sections.pop("model")}
-        changed = {name: replace(getattr(self, name), **values) for name, values in sections.items()}
-        return replace(self, model=model, **changed)
+        return {"model": model} | {name: replace(getattr(self, name), **values) for name, values in sections.items()}
 
 
 def place(name: str) -> tuple[str, str]:
-    """(section, key) of a flat or dotted setting."""
-    return nearest(NAMES, renamed(OLD_NAMES, name, "setting"), "setting")
+    """(section, key) of a flat or dotted setting. Raises ValueError with the name that is meant where it is none."""
+    now = renamed(OLD_NAMES, name, "setting")
+    if not isinstance(now, str):
+        raise ValueError(f"setting={short(now)} is no name")
+    if now not in NAMES:
+        raise ValueError(f"setting={short(now)} is unknown; {hint(now, NAMES)}")
+    return NAMES[now]
+
+
+_toy = lru_cache(maxsize=1024, typed=True)(zoo.toy)  # the cells of a grid have few models
 
 
 def _plain(section: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fxformer.walk import parts
 from train.objectives import OBJECTIVES, Batch
 
 
+@lru_cache(maxsize=1024)  # the cells of a grid have few models
 def check_objective(name: str, spec: zoo.Transformer, rows: jax.ShapeDtypeStruct) -> None:
     """Raise ValueError where the model cannot be trained with the objective, on rows of text of this shape."""
     objective, said = OBJECTIVES[name], f"objective={name!r}"

@@ -35,7 +35,7 @@ def solved(config: Config, cells: Sequence[Mapping[str, Any]], question: Questio
     done = []
     for cell, arm, place in _placed(config, cells, question):
         if place not in by_place:
-            by_place[place] = arm.name, COSTS[question.match](config.with_settings(cell))
+            by_place[place] = arm.name, COSTS[question.match](config.cell(cell))
         first, target = by_place[place]
         if arm.name == first:
             done.append(dict(cell))
@@ -56,7 +56,7 @@ def costs_in_words(config: Config, question: Question) -> list[str]:
         if (arm.name, place) in seen:
             continue
         seen.add((arm.name, place))
-        own = config.with_settings(cell)
+        own = config.cell(cell)
         cost = {name: function(own) for name, function in COSTS.items()}
         target = targets.setdefault(place, cost[question.match])
         size = f"{with_name(question.by, cell[question.by])}, " if question.by in cell else ""
@@ -110,7 +110,7 @@ def _solve(config: Config, cell: Mapping[str, Any], question: Question, target: 
     @cache
     def cost(size: int) -> float | None:
         try:
-            return function(config.with_settings({**cell, by: size}))
+            return function(config.cell({**cell, by: size}))
         except ValueError as error:
             refusals.append(str(error))
             return None

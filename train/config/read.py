@@ -15,7 +15,7 @@ from train.config.config import SECTIONS, Config, place
 from train.config.edit import UNCHANGED, Edits, asked_of, extended, narrowed
 from train.config.grid import parse
 from train.config.match import solved
-from train.config.values import check_text, short
+from train.config.values import check_text, kinds_of, short
 from train.errors import user_input
 from train.optim.optimizer import OPTIMIZERS
 from train.optim.parametrization import PARAMETRIZATIONS
@@ -36,8 +36,8 @@ def load(path: Path | str, settings: Sequence[str] = (), edits: Edits = UNCHANGE
             {f"{section}.{key}": value for section, values in document.items() for key, value in values.items()}
         )
         written |= split(settings)
-        config = Config(name=Path(path).stem).with_settings(written)
         cells = extended([{}] if grid is None else [_placed(cell) for cell in parse(grid)], edits)
+        config = Config(name=Path(path).stem, cells=tuple(cells)).with_settings(written)
         _refuse_inert(config, written, cells)
         if asked is not None and grid is None:
             raise ValueError(f"{path} asks a question of no grid; add [grid.product] with what is to be compared")
@@ -47,6 +47,8 @@ def load(path: Path | str, settings: Sequence[str] = (), edits: Edits = UNCHANGE
         if edits.only or edits.exclude:
             cells = narrowed(config, cells, edits)
             question = None if question is None else asked_of(question, rows_of(config, cells))
+        for cell in cells:
+            config.cell(cell)
         return replace(config, cells=tuple(cells), question=question)
 
 
@@ -69,6 +71,8 @@ def _text(path: Path) -> str:
     try:
         if not path.exists():
             raise ValueError(f"there is no configuration {path}")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; {_instead(path)}")
         if not path.is_file():
             raise ValueError(f"{path} is not a file; give a TOML file")
         with path.open("rb") as file:
@@ -78,6 +82,21 @@ def _text(path: Path) -> str:
     if len(text) > LARGEST_FILE:
         raise ValueError(f"{path} has more than {LARGEST_FILE} bytes, which is no configuration")
     return text.decode("utf8")
+
+
+def _instead(folder: Path) -> str:
+    """What to do with a folder where a configuration is wanted."""
+    if (folder / "results.jsonl").exists():
+        return (
+            f"it holds a sweep: give the TOML file that it ran from, or look at it by python -m train report {folder}"
+        )
+    if (folder / "config.json").exists():
+        return (
+            f"it holds a run: give the TOML file that it ran from, or sample from it by python -m train sample {folder}"
+        )
+    found = sorted(file.name for file in folder.glob("*.toml"))
+    named = f", like {', '.join(str(folder / name) for name in found[:2])}" if found else ""
+    return f"give a TOML file{named}; a folder of text is read by --set path={folder}"
 
 
 def _placed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +162,7 @@ def _refuse_weights(config: Config, written: Collection[str], cells: Sequence[Ma
         for cell in cells
     ]
     distinct = {repr(structure): structure for structure in structures}
-    models = {text: config.with_settings(structure).spec() for text, structure in distinct.items()}
+    models = {text: config.cell(structure).spec() for text, structure in distinct.items()}
     for name, concerned in WEIGHTED.items():
         has = {text: concerned(spec) for text, spec in models.items()}
         if name in written and not any(has.values()):
@@ -182,7 +201,7 @@ def _split(setting: str) -> tuple[str, Any]:
         raise ValueError(f"--set {short(setting)} has no value; write --set name=value")
     section, key = place(name)
     value = _value(text)
-    return key, value if isinstance(value, str) or SECTIONS[section][key] is not str else text
+    return key, text if kinds_of(SECTIONS[section][key]) == (str,) and not isinstance(value, str) else value
 
 
 def _value(text: str) -> Any:

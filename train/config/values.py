@@ -63,7 +63,7 @@ def check_text(name: str, text: str) -> None:
 
 def typed(kind: Any, name: str, value: Any) -> Any:
     """`value` as the type that a setting has; ValueError where it is of another."""
-    kinds = typing.get_args(kind) or (kind,)
+    kinds = kinds_of(kind)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool) and int not in kinds:
         check_number(name, value)
         return float(value)
@@ -75,6 +75,13 @@ def typed(kind: Any, name: str, value: Any) -> Any:
         if k is not types.NoneType
     )
     raise ValueError(f"{name}={short(value)} is not {wanted}")
+
+
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """The types of an annotation; of names that are listed it is that of names."""
+    if typing.get_origin(kind) is typing.Literal:
+        return (str,)
+    return tuple(each for part in typing.get_args(kind) for each in kinds_of(part)) or (kind,)
 
 
 def short(value: Any) -> str:

@@ -21,12 +21,16 @@ HELD_OUT = 10  # one part in so many is for validation
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Corpus:
-    """Bytes to learn from and bytes held out, uint8 [N]; sha256 of both one after the other."""
+    """Bytes to learn from and bytes held out, uint8 [N]; sha256 of both one after the other.
+
+    parted: how the text was parted in two, in words, where that says why one part is short.
+    """
 
     name: str
     train: np.ndarray
     validation: np.ndarray
     sha256: str
+    parted: str = ""
 
     @property
     def bytes(self) -> int:
@@ -38,7 +42,7 @@ class Corpus:
         for part, tokens in (("training", self.train), ("validation", self.validation)):
             if tokens.size < length + 1:
                 raise UserError(
-                    f"{self.name} has {tokens.size} bytes for {part}, a sequence needs {length + 1}; "
+                    f"{self.name} has {tokens.size} bytes for {part}, a sequence needs {length + 1}; {self.parted}"
                     "give more text or a smaller length"
                 )
 
@@ -85,9 +89,11 @@ def _hidden(name: Path) -> bool:
 
 
 def _of_files(name: str, root: Path, files: list[Path]) -> Corpus:
-    """A lone file is cut in two; of several, those whose hash says so are held out, and at least one."""
-    texts = {file.relative_to(root).as_posix(): file.read_bytes() for file in sorted(files)}
-    if not any(texts.values()):
+    """A lone file is cut in two; of several, those whose hash says so are held out, and at least one. Empty ones are
+    none."""
+    read = {file.relative_to(root).as_posix(): file.read_bytes() for file in sorted(files)}
+    texts = {file: text for file, text in read.items() if text}
+    if not texts:
         raise UserError(f"the corpus {name} is empty; give a file or a folder with text")
     for file, text in texts.items():
         _warn_unless_text(file, text)
@@ -100,15 +106,21 @@ def _of_files(name: str, root: Path, files: list[Path]) -> Corpus:
     if len(held_out) in (0, len(texts)):
         held_out = {min(texts, key=digests.__getitem__)}
     train = b"".join(text for file, text in texts.items() if file not in held_out)
-    return _corpus(name, train, b"".join(texts[file] for file in texts if file in held_out))
+    named = ", ".join(sorted(held_out)[:3]) + (", …" if len(held_out) > 3 else "")
+    parted = (
+        f"of its {len(texts)} files {len(held_out)} are held out, chosen by their names ({named}): "
+        "join them into one file, of which the last tenth is held out, or "
+    )
+    return _corpus(name, train, b"".join(texts[file] for file in texts if file in held_out), parted)
 
 
-def _corpus(name: str, train: bytes, validation: bytes) -> Corpus:
+def _corpus(name: str, train: bytes, validation: bytes, parted: str = "") -> Corpus:
     return Corpus(
         name=name,
         train=np.frombuffer(train, np.uint8),
         validation=np.frombuffer(validation, np.uint8),
         sha256=hashlib.sha256(train + validation).hexdigest(),
+        parted=parted,
     )
 
 

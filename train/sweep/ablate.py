@@ -48,7 +48,7 @@ def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for settings in config.cells:
         with user_input():
-            resolved = config.with_settings(settings)
+            resolved = config.cell(settings)
         content = {name: value for name, value in resolved.settings().items() if name != "arm"}
         key = cell_key({**content, "corpus": corpus.sha256})
         cell = cells.setdefault(key, Cell(resolved, key, len(cells)))

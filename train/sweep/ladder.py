@@ -63,7 +63,7 @@ def question_of_ladder(config: Config) -> Question:
     question, _ = question_for(config)
     if question is None or not question.across:
         raise UserError(f"{config.name} is no ladder: it compares nothing across sizes; sweep a size beside the arms")
-    rows = [config.with_settings(cell).flat() for cell in config.cells]
+    rows = [config.cell(cell).flat() for cell in config.cells]
     names = ", ".join(question.across)
     for arm in arms_of(rows, question):
         sizes = {place_of(row, question.across) for row in rows if arm.has(row)}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from train.config import load
 from train.config.config import NAMES
+from train.config.elsewhere import ELSEWHERE, NOTES
 from train.errors import UserError
 
 TEXT = (
@@ -90,6 +91,70 @@ def test_grids_that_are_none(file, grid, sentence):
     assert refused(file, TEXT + grid).startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("learning_rate", "did you mean 'lr'?"),
+        ("n_layer", "did you mean 'depth'?"),
+        ("d_model", "did you mean 'width'?"),
+        ("num_heads", "did you mean 'heads'?"),
+        ("hidden_size", "did you mean 'width'?"),
+        ("batch_size", "did you mean 'batch'?"),
+        ("train.dropout", "did you mean 'model.dropout'?"),
+        ("model.lr", "did you mean 'train.lr'?"),
+        ("hidden-dim", "did you mean 'width' or 'inner'?"),
+        ("min_lr", "did you mean 'final', a share of lr?"),
+        ("epochs", "did you mean 'steps', in steps?"),
+        ("zzz", "python -m train settings prints all of them"),
+    ],
+)
+def test_a_name_of_elsewhere_is_answered_by_ours(file, name, hint):
+    sentence = f"setting={name!r} is unknown; {hint}"
+    assert refused(file, TEXT, f"{name}=1") == sentence
+    assert refused(file, TEXT + f"[grid.product]\n'{name}' = [1]") == sentence
+    section, _, key = name.rpartition(".")
+    written = f"{section or 'data'}.{key}"
+    swapped = sentence.replace(repr(name), repr(written), 1)
+    assert refused(file, TEXT.replace(f"[{section or 'data'}]\n", f"[{section or 'data'}]\n{key} = 1\n")) == swapped
+
+
+def test_names_of_elsewhere_are_none_of_ours():
+    theirs = {name for names in ELSEWHERE.values() for name in names.split()}
+    assert set(NAMES) >= set(ELSEWHERE) and not set(NAMES) & theirs and theirs >= set(NOTES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("norm = 'rsm'", "norm='rsm' is unknown; did you mean 'rms'?"),
+        ("qk_norm = 'rsm'", "qk_norm='rsm' is unknown; did you mean 'rms'?"),
+        ("tiny = 'gtp2'", "tiny='gtp2' is unknown; did you mean 'gpt2'?"),
+        ("heads = 16", "width=16 over heads=16 gives a head 1 channels, which position='rotary' cannot turn"),
+    ],
+)
+def test_a_setting_of_the_model_is_refused_by_its_own_name(file, settings, sentence):
+    assert refused(file, TEXT.replace("heads = 2\n", "").replace("[model]", f"[model]\n{settings}")).startswith(
+        sentence
+    )
+
+
+def test_the_cell_that_cannot_be_is_named(file):
+    said = refused(file, TEXT + "[grid.product]\nheads = [1, 2, 3]\nseed = [0, 1]")
+    assert said.startswith("the cell heads=3, seed=0 of the grid cannot be: heads=3 does not divide width=16")
+    said = refused(file, TEXT + "[grid.product]\nbatch = [8, 9]\naccumulate = [1, 4]")
+    assert said == (
+        "the cell batch=9, accumulate=4 of the grid cannot be: accumulate=4 does not divide batch=9; "
+        "use 3, or another divisor"
+    )
+
+
+def test_settings_beside_a_grid_need_be_no_run_by_themselves(file):
+    """Four heads do not divide 30, but no cell has four."""
+    file.write_text("[model]\nwidth = 30\n[grid.product]\nheads = [3, 5]\n")
+    config = load(file)
+    assert [config.cell(cell).spec().stack.blocks[0].attention.heads for cell in config.cells] == [3, 5]
+
+
 def test_a_swept_weight_that_each_cell_reads_is_taken(file):
     file.write_text(TEXT + "[[grid.chain]]\nproduct = {ffn = ['moe'], balance = [0.0, 0.1], lr = [0.1, 0.2]}\n"
                     + "[[grid.chain]]\nproduct = {ffn = ['mlp'], lr = [0.1]}\n")  # fmt: skip
@@ -106,7 +171,7 @@ def test_what_is_not_a_configuration_is_refused_at_once(tmp_path, file):
     os.mkfifo(tmp_path / "pipe")
     for path, sentence in (
         (tmp_path / "pipe", f"{tmp_path / 'pipe'} is not a file; give a TOML file"),
-        (tmp_path, f"{tmp_path} is not a file"),
+        (tmp_path, f"{tmp_path} is a folder; give a TOML file"),
         ("/dev/zero", "/dev/zero is not a file"),
         (tmp_path / "a\0b", "configuration='"),
         (tmp_path / ("n" * 300), "cannot be read: File name too long"),

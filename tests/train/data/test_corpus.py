@@ -119,6 +119,25 @@ def test_a_corpus_shorter_than_a_sequence_is_refused():
         corpus_of(b"abc", b"defgh").check(3)
 
 
+def test_a_folder_whose_text_falls_on_one_side_is_told_how_it_is_parted(tmp_path):
+    names = sorted((f"{i}.txt" for i in range(40)), key=is_held_out)
+    large, small = names[0], names[-1]  # trained on, and held out
+    corpus = load_corpus(str(folder_of(tmp_path, {large: b"x" * 900, small: b"y"})))
+    with pytest.raises(ValueError, match=r"has 1 bytes for validation") as error:
+        corpus.check(8)
+    assert f"of its 2 files 1 are held out, chosen by their names ({small}): join them into one file" in str(
+        error.value
+    )
+
+
+def test_an_empty_file_is_no_part_of_a_folder(tmp_path):
+    """Were the empty one the held-out one, or the other, a part would be empty."""
+    for name in ("a.txt", next(f"{i}.txt" for i in range(99) if is_held_out(f"{i}.txt"))):
+        folder = folder_of(tmp_path / name, {name: b"", "book.txt": b"abcdefghij" * 3})
+        corpus = load_corpus(str(folder))
+        assert (corpus.train.tobytes(), corpus.validation.tobytes()) == (b"abcdefghij" * 2 + b"abcdefg", b"hij")
+
+
 def test_entropies_are_those_of_counted_bytes_and_pairs():
     text = b"the cat sat on the mat; the dog sat on the log"
     told = entropies(corpus_of(text, b"-"))
