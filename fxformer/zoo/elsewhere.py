@@ -20,8 +20,10 @@ ELSEWHERE = {
     "hidden_dim",
     "qk_norm": "qk_layernorm qk_layer_norm use_qk_norm query_key_norm",
     "softcap": "attn_logit_softcapping logit_softcap logit_cap softcapping attn_softcap",
+    "gate": "gated_attention attn_gate attention_gate output_gate gated_attn headwise_attn_output_gate",
     "window": "sliding_window window_size attention_window local_window",
     "head": "lm_head tie_embeddings tie_word_embeddings tied_embeddings tie_weights weight_tying untied",
+    "layer_scale": "layerscale init_values layer_scale_init_value ls_init_value",
     "dropout": "p_dropout dropout_rate resid_pdrop hidden_dropout_prob attn_dropout resid_dropout embd_pdrop drop",
     "vocab": "vocab_size n_vocab num_tokens vocabulary n_tokens",
     "length": "block_size seq_len seq_length sequence_length max_seq_len max_length context_length context ctx n_ctx "

@@ -10,7 +10,7 @@ from fxformer.layers.residual import PLACEMENTS
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.norm import NORMS
 from fxformer.table import widths_of
-from fxformer.zoo.toy import ATTENTIONS, FFNS, HEADS, MASKS, POSITIONS
+from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS
 from train.config.config import DTYPES, NAMES, PARAMETERS, SECTIONS, Data, Run, Train, place
 from train.config.values import BELOW_1, COUNT, FLOAT, RANGES, kinds_of
 from train.data.synthetic import TASKS
@@ -51,8 +51,10 @@ MODEL = {
                    "toy"),
     "qk_norm": About("the normalisation of queries and keys", "", TOY, "toy"),
     "softcap": About("c in c tanh(logit / c), of attention; none: no cap", "logits", TOY, "toy"),
+    "gate": About("a sigmoid of the layer's input on what attention says, for each head or channel", "", TOY, "GATES"),
     "window": About("the last keys that the mask shows; none: all", "tokens", "fxformer/ops/mask.py", "Window"),
     "head": About("what makes logits", "", TOY, "HEADS"),
+    "layer_scale": About("where a learned factor on each channel of a branch starts; none: no factor", "factor", TOY, "toy"),
     "dropout": About("of embeddings and branches, in training", "probability", TOY, "toy"),
     "residual_scale": About("factor on the stream that is added to; DeepNorm: (2 depth)^(1/4)", "factor", TOY, "toy"),
     "branch_scale": About("initial gain of value, output and feed-forward matrices; DeepNorm: (8 depth)^(-1/4)",
@@ -123,7 +125,7 @@ ASKED = {
 ABOUT = {"model": MODEL, "data": DATA, "train": TRAIN, "run": RUN, "question": ASKED}
 CHOICES: dict[str, typing.Iterable[str]] = {  # of the names that a setting takes
     "norm": NORMS, "qk_norm": NORMS, "placement": PLACEMENTS, "position": POSITIONS,
-    "attention": ATTENTIONS, "mask": MASKS, "ffn": FFNS, "activation": ACTIVATIONS, "head": HEADS,
+    "attention": ATTENTIONS, "mask": MASKS, "ffn": FFNS, "activation": ACTIVATIONS, "head": HEADS, "gate": GATES,
     "task": ("text", *TASKS), "objective": OBJECTIVES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES,
     "parametrization": PARAMETRIZATIONS, "rules": sharding.PRESETS, "question.at": RATES, "question.measure": MEASURES,
     "question.match": MATCHED, "question.by": SOLVABLE, "question.run": RUNS,
