@@ -12,13 +12,11 @@ import jax
 from fxformer import accounting, zoo
 from fxformer.commands import generate
 from fxformer.commands.describe import COLUMNS, describe, features, row
-from fxformer.given import position_limit
 from fxformer.model import Transformer
 from fxformer.table import line, widths_of
 from fxformer.verify import DECODE_LAWS, LAWS, Verdict, uncacheable, verify, verify_decoding
 
 PARAMETERS = "9,999,999,999,999"  # there is room for in a table
-LENGTH = 2048  # tokens that FLOPs are stated at, where a model has no limit of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +70,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _describe(arguments: argparse.Namespace) -> int:
     spec = zoo.get(arguments.name)
-    print(describe(arguments.name, zoo.family_of(arguments.name), spec, position_limit(spec) or LENGTH))
+    print(describe(arguments.name, zoo.family_of(arguments.name), spec))
     return 0
 
 

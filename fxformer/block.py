@@ -11,10 +11,11 @@ from fxformer.layers.attention import ATTENTION, GQA, AttentionSpec, CrossModule
 from fxformer.layers.context import Context, Side
 from fxformer.layers.ffn import FFN, FFNSpec
 from fxformer.layers.residual import Residual, ResidualModule, main, root_mean_square
+from fxformer.written import Spelled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Block(Spelled):
     """What stands in one block: an attention, one to an encoder or None, a feed-forward layer, and how they join."""
 
     attention: AttentionSpec

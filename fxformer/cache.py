@@ -20,14 +20,15 @@ from jax.typing import ArrayLike, DTypeLike
 from fxformer.coords import PADDING, Coords
 from fxformer.fields import LAST, shown
 from fxformer.jit import as_array, known, promoting, traced
+from fxformer.written import Brief
 
 Records = dict[str, Array]  # name -> [B, T or S, …, K]
 Sizes = Mapping[str, Mapping[str, int]]  # name of a record -> letter of the alphabet -> size, of one token
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True)
-class Int8:
+@dataclass(frozen=True, slots=True, repr=False)
+class Int8(Brief):
     """Vectors in 8 bits: value / scale rounded, with one float32 scale for the last axis of each token's record.
 
     values: int8 [..., K]. scale: float32 [..., 1], the largest absolute value over 127.
@@ -59,8 +60,8 @@ def _kept_as(stored: Stored) -> jnp.dtype:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True)
-class Table:
+@dataclass(frozen=True, slots=True, repr=False)
+class Table(Brief):
     """Records of up to `capacity` tokens and their coordinates; an empty slot has a negative index.
 
     records: name -> [B, …, capacity, K]. coords: [B, capacity]. reach: how far back queries look, None for no limit.
@@ -82,8 +83,8 @@ class Table:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True)
-class CrossTable:
+@dataclass(frozen=True, slots=True, repr=False)
+class CrossTable(Brief):
     """Records of an encoder's tokens: written whole when the encoder has run, then read at every step.
 
     records: name -> [B, …, capacity, K]. coords: [B, capacity]; an empty slot has a negative index.
@@ -101,8 +102,8 @@ class Seen(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True)
-class Cache:
+@dataclass(frozen=True, slots=True, repr=False)
+class Cache(Brief):
     """What a model remembers.
 
     tables: a `Table` for each attention and a `CrossTable` for each cross-attention, in the tree of the model's stack,

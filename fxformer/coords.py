@@ -10,13 +10,14 @@ from jax.typing import ArrayLike
 
 from fxformer.fields import LAST, Count, checked, conform, shown
 from fxformer.jit import as_array, compiled, known, numpy_of, promoting, traced
+from fxformer.written import Brief
 
 PADDING = -1
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coords:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Coords(Brief):
     """Coordinates of T tokens in B rows; a leading axis of size 1 stands for every row of a batch.
 
     index: int32 [B, T], the order of tokens (masks, biases, cache slots); negative means padding.

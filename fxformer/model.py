@@ -38,11 +38,12 @@ from fxformer.lookup import renamed
 from fxformer.mtp import MTPModule
 from fxformer.stack import Once, Stack, StackModule, check_tables, empty_tables
 from fxformer.transformer import Params, Reading, Transformer
+from fxformer.written import Brief
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Output(Brief):
     """What a model says about T tokens in B rows.
 
     logits: float32 [B, T, V]. hidden: the stream before the head [B, T, D]. cache: the next cache, or None.

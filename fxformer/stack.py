@@ -20,6 +20,7 @@ from fxformer.layers.context import Context, Side, dropout
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
 from fxformer.walk import parts
+from fxformer.written import Spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ def check_pattern(blocks: tuple[Block, ...]) -> None:
         raise ValueError("the pattern has 0 blocks; give 1 or more")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Stack(Spelled):
     """Groups one after another, the logit bias that their attentions share, and the norm at the end.
 
     The last block's placement says whether the stream needs that norm; `norm` says which one it is. dropout: of what

@@ -13,12 +13,13 @@ from fxformer.layers.head import HeadSpec, Pooler
 from fxformer.lookup import renamed
 from fxformer.mtp import MTP
 from fxformer.stack import Stack
+from fxformer.written import Spelled
 
 Params = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transformer:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Transformer(Spelled):
     """What a model is: embed the tokens, run the stack, read out logits.
 
     encoder: a stack that reads other tokens through the same embedding, for the cross-attentions of `stack`.

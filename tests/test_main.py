@@ -11,12 +11,13 @@ import pytest
 
 from fxformer import block, model, mtp, stack, zoo
 from fxformer.__main__ import main
-from fxformer.commands.describe import describe, python
+from fxformer.commands.describe import describe
 from fxformer.layers import bias, embed, head, norm, project, residual
 from fxformer.layers.attention import gqa, indexer, mla
 from fxformer.layers.ffn import dense, moe
 from fxformer.ops import mask, rotary
 from fxformer.verify import LAWS, Law
+from fxformer.written import python
 
 dispatch, route = (importlib.import_module(f"fxformer.ops.{name}") for name in ("dispatch", "route"))
 LAYERS = (bias, embed, head, norm, project, residual, gqa, indexer, mla, dense, moe)

@@ -13,6 +13,7 @@ from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
 from fxformer.layers.number import like
 from fxformer.ops.bias import LogitBias
+from fxformer.written import Brief
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,8 @@ class Execution:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True)
-class Memory:
+@dataclass(frozen=True, slots=True, repr=False)
+class Memory(Brief):
     """What an encoder says about its tokens. hidden: [B, S, D]. coords: of those tokens."""
 
     hidden: Array
