@@ -43,8 +43,7 @@ def elsewhere(table: Mapping[str, str], name: str) -> list[str]:
 
 
 def answering(theirs: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: an argument that the function has not raises TypeError with the one that is meant. theirs: as in
-    `elsewhere`."""
+    """A decorator: an argument that is called so elsewhere raises TypeError with ours. theirs: as in `elsewhere`."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = inspect.signature(function).parameters
@@ -52,9 +51,9 @@ def answering(theirs: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
-                if name not in known:
-                    hint = meant(elsewhere(theirs, name) or close(known, name)) or f"it has {', '.join(known)}"
-                    raise TypeError(f"{function.__name__} has no argument {name!r}; {hint}")
+                ours = [] if name in known else elsewhere(theirs, name)
+                if ours:
+                    raise TypeError(f"{function.__name__} takes no {name!r}; {meant(ours)}")
             return function(*args, **kwargs)
 
         return call

@@ -101,11 +101,11 @@ def test_a_choice_is_refused_by_the_name_of_its_argument(name, right):
         ("hidden_dim", "did you mean 'width' or 'inner'?"),
         ("Vocab-Size", "did you mean 'vocab'?"),
         ("widht", "did you mean 'width'?"),
-        ("zzz", "it has width, depth, heads,"),
+        ("zzz", "it takes width, depth, heads,"),
     ],
 )
 def test_an_argument_that_is_called_so_elsewhere_is_answered_by_ours(name, hint):
-    with pytest.raises(TypeError, match=re.escape(f"toy has no argument {name!r}; {hint}")):
+    with pytest.raises(TypeError, match=re.escape(f"toy takes no {name!r}; {hint}")):
         fx.zoo.toy(**{name: 3})
 
 

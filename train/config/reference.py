@@ -54,7 +54,7 @@ MODEL = {
     "gate": About("a sigmoid of the layer's input on what attention says, for each head or channel", "", TOY, "GATES"),
     "window": About("the last keys that the mask shows; none: all", "tokens", "fxformer/ops/mask.py", "Window"),
     "head": About("what makes logits", "", TOY, "HEADS"),
-    "layer_scale": About("where a learned factor on each channel of a branch starts; none: no factor", "factor", TOY, "toy"),
+    "layer_scale": About("where a learned factor on the channels of a branch starts; none: none", "factor", TOY, "toy"),
     "dropout": About("of embeddings and branches, in training", "probability", TOY, "toy"),
     "residual_scale": About("factor on the stream that is added to; DeepNorm: (2 depth)^(1/4)", "factor", TOY, "toy"),
     "branch_scale": About("initial gain of value, output and feed-forward matrices; DeepNorm: (8 depth)^(-1/4)",
