@@ -1,4 +1,4 @@
-"""python -m train run | ablate | report | sample | probe | combine"""
+"""python -m train run | ablate | watch | report | sample | probe | combine"""
 
 from train.run.signals import leave_at_once
 

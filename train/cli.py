@@ -1,4 +1,4 @@
-"""The commands run, ablate, report, sample, probe, coords, transfer, replay, settings, combine, reproduce, ladder."""
+"""The commands: arguments in words, and what is printed; `python -m train --help` lists them."""
 
 import codecs
 import contextlib
@@ -65,7 +65,7 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
             return 1
         case _ if continues(resolved.spec()):
             print(f"sample from it: python -m train sample {folder} --prompt 'ROMEO:'")
-    return 0
+    return INTERRUPTED if result.signalled else 0
 
 
 @app.command
@@ -144,6 +144,28 @@ def report(folder: RunFolder) -> int:
     question, results = answered(folder)
     say_verdicts(write_report(results, folder, question))
     print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+@app.command
+def watch(
+    folder: RunFolder,
+    every: Annotated[float, arg(help="seconds from one look to the next")] = 2.0,
+    once: Annotated[bool, arg(help="look once, as where there is no terminal")] = False,
+    html: Annotated[bool, arg(help="write report.html again whenever there are new results")] = False,
+) -> int:
+    """Show how a run or a sweep gets on, from beside: what is done, running and left, losses and failures."""
+    from rich.console import Console
+
+    from train.sweep.watch import live, look
+
+    if not every > 0:
+        raise UserError(f"every={every} is no time to wait; use seconds, more than 0")
+    console = Console()
+    if once or not console.is_terminal:
+        look(folder, console, html=html)
+    else:
+        live(folder, console, every=every, html=html)
     return 0
 
 
@@ -385,4 +407,7 @@ def main() -> None:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:  # where whoever calls this has not said what a signal does, as __main__ has
+        print("\ninterrupted; nothing that was saved is lost", file=sys.stderr)
+        code = INTERRUPTED
     sys.exit(code)

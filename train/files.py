@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from train.errors import UserError
 
+UNNAMED = "another process"
 OWNER = re.compile(r"process \d+ on \S+ since \S+")
 
 
@@ -153,13 +154,35 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def worker_in(folder: Path) -> str | None:
+    """Who works in a folder, as its lock says; None where nobody does, or was killed there.
+
+    Of a process of another machine nothing is known but what it wrote: it is believed.
+    """
+    said = _named(folder / ".owner")
+    if said == UNNAMED or not (folder / ".owner").exists():
+        return None
+    process, host = said.split()[1], said.split()[3]
+    return None if host == gethostname() and not _lives(int(process)) else said
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
 def _named(owner: Path) -> str:
     """Who holds a lock, as far as it is known: the moment after it took it, nothing is written yet."""
     try:
         said = owner.read_text(encoding="utf8", errors="replace")
     except OSError:
         said = ""
-    return said if OWNER.fullmatch(said) else "another process"
+    return said if OWNER.fullmatch(said) else UNNAMED
 
 
 def _bytes(path: Path) -> bytes:

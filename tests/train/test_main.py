@@ -239,6 +239,40 @@ def test_an_interrupted_run_exits_as_shells_expect(file, monkeypatch, capsys):
     assert "the same command goes on from step 1" in capsys.readouterr().out
 
 
+def test_a_run_that_was_interrupted_in_its_last_step_says_so_too(file, monkeypatch, capsys):
+    done = Result(outcome="finished", step=1, val_loss=2.0, seconds=1.0, tokens_per_second=1.0, signalled=True)
+    monkeypatch.setattr("train.run.loop.run", lambda config: done)
+    assert called(monkeypatch, "run", file) == 130
+    assert "finished at step 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "."), ("judge", "a:b", "a:c"), ("watch", "."), ("combine",)], ids="-".join
+)
+def test_an_interrupt_that_nothing_else_hears_is_one_sentence(monkeypatch, capsys, tmp_path, words):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for place in ("kept.answered", "kept.arm_at", "watch.view_of"):
+        monkeypatch.setattr(f"train.sweep.{place}", interrupted)
+    monkeypatch.setattr("train.combine.combinations.verify_combinations", interrupted)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.jsonl").write_text("")
+    assert called(monkeypatch, *words) == 130
+    told = capsys.readouterr()
+    assert told.err == "\ninterrupted; nothing that was saved is lost\n" and told.out == ""
+
+
+def test_a_folder_of_nothing_cannot_be_watched(monkeypatch, capsys, tmp_path):
+    assert called(monkeypatch, "watch", tmp_path) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path} holds no run and no sweep: it has neither config.json nor results.jsonl\n"
+    )
+    assert called(monkeypatch, "watch", tmp_path, "--every", "0") == 2
+    assert capsys.readouterr().err.startswith("error: every=0.0 is no time to wait")
+
+
 def test_devices_are_decided_before_a_configuration_is_read(file, monkeypatch, capsys):
     """A question that matches sizes counts parameters when it is read, which starts the devices there are."""
     order = []

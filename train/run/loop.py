@@ -33,7 +33,7 @@ class Result:
 
     val_loss: nats per token at the last checkpoint, on all held-out windows where the run is finished; None where there
     is none. seconds: of this session. tokens_per_second: compilation included. cause, case: what was found where the
-    run broke, and the folder it is in.
+    run broke, and the folder it is in. signalled: was it asked to stop, in its last step too?
     """
 
     outcome: str
@@ -43,6 +43,7 @@ class Result:
     tokens_per_second: float
     cause: str = ""
     case: Path | None = None
+    signalled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,14 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
         session.checkpoints.wait()
         seconds = time.monotonic() - began
         speed = config.tokens_a_step * (step - first + 1) / max(seconds, 1e-9)
-        return Result(outcome=outcome, step=step, val_loss=val_loss, seconds=seconds, tokens_per_second=speed)
+        return Result(
+            outcome=outcome,
+            step=step,
+            val_loss=val_loss,
+            seconds=seconds,
+            tokens_per_second=speed,
+            signalled=stopped(),
+        )
 
     def broken(step: int, what: str) -> Result:
         log.write({"step": step, "event": f"non-finite {what}"})

@@ -5,7 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -32,13 +32,15 @@ from train.sweep.group import Cell, Group, Interrupted, Look, Sweep, name_of, ru
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results
+from train.sweep.status import PROGRAMS, Status, Work, compile_weight, time_left
 from train.verdict.extend import next_rungs, planned
-from train.verdict.question import Question
+from train.verdict.question import Question, varying
 from train.verdict.race import is_raced, next_rung
 from train.verdict.runs import Result
 
 PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
-        "seconds": NUMBER, "devices": COUNT}  # fmt: skip
+        "seconds": NUMBER, "devices": COUNT,
+        "compilation": NUMBER._replace(optional=True)}  # fmt: skip
 STRANGE = "groups of other cells, text, code or devices: they are not gone on with, and go when this sweep is done"
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
 
@@ -95,7 +97,8 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
         results = Results(folder / "results.jsonl")
         grid = grown(config, question, config, corpus, results, beside)
         said += strangers(results, [cell.key for cell in grid.cells], corpus.sha256, source_digest())
-        with Progress(config.name, total=0) as bar, stop_signals() as stopped:
+        status = Status(folder, workers=groups_at_once())
+        with Progress(config.name, total=0) as bar, stop_signals() as stopped, status:
             shelf = Shelf(folder / "at_work", bar.say)
             for line in said:
                 bar.say(line)
@@ -110,6 +113,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                 bar.say(f"{folder.name}: {len(grid.cells)} cells, {len(known)} known, {len(missing)} to run")
                 if not missing:
                     shelf.clear()
+                    status.plan(len(grid.cells), list(known.values()), {})
                     return list(known.values())
                 groups = groups_of(missing, grid.cells if question is not None and question.run == "racing" else ())
                 bar.expect(sum(group.work for group in groups))
@@ -127,12 +131,19 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                         beside=beside,
                         turn=Lock(),
                         shelf=shelf,
+                        status=status,
                     )
+                    status.believe(plan.seconds / groups[0].flops_a_step, plan.compilation)
                     if count := shelf.others([name_of(group, sweep) for group in groups]):
                         bar.say(f"{shelf.folder} has {count} {STRANGE}")
+                rows = [cell.config.settings() for cell in grid.cells]
+                works = {name_of(group, sweep): work_of(group, rows) for group in groups}
+                status.plan(len(grid.cells), list(known.values()), works)
                 for group, records in run_groups(groups, sweep):
                     results.add(records)
                     shelf.drop([name_of(group, sweep)])
+                    status.ended(name_of(group, sweep), records)
+                sweep.check(groups[-1])
                 programs = {_program(cell) for cell in missing}
                 bar.say(f"{len(programs)} training programs for {len(missing)} runs")
                 grid = grown(grid.config, question, config, corpus, results, beside)
@@ -166,6 +177,28 @@ def grown(
             return Grid(config, cells, why)
         why += [rung.why for rung in rungs]
         config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
+
+
+def work_of(group: Group, rows: Sequence[Mapping[str, Any]]) -> Work:
+    """A group as its sweep's status tells of it, by the settings that differ between the rows of the grid."""
+    names, own = varying(rows), [cell.config.settings() for cell in group.cells]
+
+    def said(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+        return " ".join(f"{name}={settings[name]}" for name in names if name in settings)
+
+    shared = [name for name in names if len({str(settings.get(name)) for settings in own}) == 1]
+    return Work(
+        title=said(own[0], shared),
+        cells={k: said(settings, names) for k, settings in enumerate(own)},
+        steps=group.config.train.steps,
+        flops=group.work_of_one,
+        weight=weight_of(group),
+    )
+
+
+def weight_of(group: Group) -> float:
+    """What its programs take to compile, relative to those of others."""
+    return compile_weight(group.config.spec().stack.depth)
 
 
 def known_of(
@@ -227,23 +260,28 @@ def preview(config: Config) -> str:
     lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
     if groups:
         plan = plan_for(groups[0], corpus)
-        flops = groups[0].work_of_one / groups[0].config.train.steps
-        seconds = sum(group.work for group in groups) * plan.seconds / flops
+        a_flop, a_weight = plan.seconds / groups[0].flops_a_step, PROGRAMS * (plan.compilation or 0.0)
+        parts = [(a_weight * weight_of(group), a_flop * group.work) for group in groups]
+        compiling, training = (clock(sum(each)) for each in zip(*parts, strict=True))
         held = sorted(STATE_COPIES * 4 * fx.count(group.config.spec()) * len(group.cells) for group in groups)
         together = held[-groups_at_once() :]
         size = f"at most {sum(together) / 1e6:,.1f} MB for parameters, gradients and moments"
         lines += [plan.reason, f"{size}; groups at once: {len(together)}"]
-        lines += [f"{'at most' if races else 'about'} {clock(seconds)} of training, and compilation besides"]
+        took = f"{training} of training, {compiling} of compilation, {groups_at_once()} groups at once"
+        lines += [f"{'at most' if races else 'about'} {clock(time_left(parts, groups_at_once()))}: {took}"]
     return "\n".join(lines)
 
 
 def plan_for(group: Group, corpus: Corpus) -> Plan:
-    """The fastest plan for populations here, from one step of all cells of `group`."""
+    """The fastest plan for populations here, from one step of all cells of `group`; its compilation is for each unit of
+    weight."""
     numbers = stacked(group)
     # Zeros: a step takes as long with any values, and to draw them would be one more program to compile.
     shapes = jax.eval_shape(jax.vmap(partial(start, group.recipe)), numbers)
     state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
-    return choose_plan(partial(train_step, group.recipe), (numbers, state, tokens_of(group, corpus, range(1))[:, 0]))
+    step, tokens = partial(train_step, group.recipe), tokens_of(group, corpus, range(1))[:, 0]
+    plan = choose_plan(step, (numbers, state, tokens))
+    return replace(plan, compilation=(plan.compilation or 0.0) / weight_of(group))
 
 
 def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
@@ -252,7 +290,7 @@ def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
     file = folder / "plan.json"
     if file.exists():
         held = read_object(file, PLAN, "remove it, and the fastest plan now is taken, which may round differently")
-        plan = Plan(**{name: held[name] for name in PLAN})
+        plan = Plan(**{name: held[name] for name in PLAN if name in held})
         if plan.devices == len(jax.devices()):
             return plan
     plan = plan_for(group, corpus)

@@ -25,6 +25,7 @@ from train.run.provenance import provenance
 from train.step import Judgement, Metrics, Numbers, Recipe, State, evaluate, judge, numbers_of, start, train_step
 from train.sweep.course import Course, End, Shelf, Told
 from train.sweep.population import Plan, Population, Replica, fill, in_chunks, once
+from train.sweep.status import Status
 from train.verdict.outcome import Outcome, classify
 from train.verdict.question import Question
 from train.verdict.race import Stop, to_stop
@@ -74,7 +75,12 @@ class Group:
     @property
     def work_of_one(self) -> float:
         """FLOPs of training one of them."""
-        return self.config.train.steps * self.config.tokens_a_step * flops_per_token(self.config)
+        return self.config.train.steps * self.flops_a_step
+
+    @property
+    def flops_a_step(self) -> float:
+        """FLOPs of a step of one of them."""
+        return self.config.tokens_a_step * flops_per_token(self.config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,7 @@ class Sweep:
     """What all groups share. nats: of each byte, by its frequency. beside: what else is measured of each trained model.
 
     turn: groups take it to train, one at a time, so that a step is timed without neighbours; they compile without it.
-    shelf: where groups at work are kept.
+    shelf: where groups at work are kept. status: is told how they get on.
     """
 
     corpus: Corpus
@@ -95,6 +101,7 @@ class Sweep:
     beside: Mapping[str, Look]
     turn: Lock
     shelf: Shelf
+    status: Status
 
     def check(self, group: Group) -> None:
         """Raise Interrupted when asked to stop."""
@@ -180,7 +187,7 @@ def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
     earlier, (size, _) = course.seconds, _pace(steps)
     turn: AbstractContextManager = nullcontext()  # the first dispatch compiles
     for step in range(course.step + size, steps + 1, size):
-        _train(crew, course, step, turn)
+        _train(crew, course, step, turn, name)
         turn = sweep.turn
         course.seconds = earlier + time.perf_counter() - began
         if not course.alive.any():
@@ -215,17 +222,23 @@ def _begun(crew: Crew, name: str) -> Course:
     """A group before its first step, or where the shelf has it."""
     group, sweep = crew.group, crew.sweep
     kept = sweep.shelf.take(name, jax.eval_shape(crew.programs.begin, crew.numbers))
+    living = len(group.cells) if kept is None else int(kept.alive.sum())
+    sweep.status.begins(name, 0 if kept is None else kept.step, living)
     if kept is not None:
-        steps, living = group.config.train.steps, int(kept.alive.sum())
+        steps = group.config.train.steps
         sweep.bar.say(f"{len(group.cells)} runs go on from step {kept.step} of {steps}")
         sweep.bar.advance(group.work - living * group.work_of_one * (steps - kept.step) / steps)
         return kept
     alive, state = np.arange(len(group.crew)) < len(group.cells), crew.programs.begin(crew.numbers)
+    sweep.check(group)  # each of these compiles, and there is nothing to keep
     first = crew.judge(alive, state.params, crew.watched)
-    return Course(0, alive, state, first, Told(layers={0: crew.inspect(alive, state)}))
+    sweep.check(group)
+    layers = crew.inspect(alive, state)
+    sweep.check(group)
+    return Course(0, alive, state, first, Told(layers={0: layers}))
 
 
-def _train(crew: Crew, course: Course, step: int, turn: AbstractContextManager) -> None:
+def _train(crew: Crew, course: Course, step: int, turn: AbstractContextManager, name: str) -> None:
     """Train those that are alive until `step`, look at them, and let those leave whose end it is."""
     group, sweep, told = crew.group, crew.sweep, course.told
     steps, (_, every) = group.config.train.steps, _pace(group.config.train.steps)
@@ -233,6 +246,9 @@ def _train(crew: Crew, course: Course, step: int, turn: AbstractContextManager) 
     with turn:
         course.state = _advance(crew, course, tokens)
     leaving = _leaving(group, sweep.question, course.alive, told)
+    stopped = {k: stop.outcome for k, stop in leaving.items() if stop is not None}
+    took = told.durations[-1] * tokens.shape[1] * int(course.alive.sum())
+    sweep.status.trained(name, step, course.alive, np.asarray(told.metrics[-1].loss), stopped, took)
     if leaving or step % every == 0:
         told.layers[step] = crew.inspect(course.alive, course.state)
     if leaving:

@@ -85,12 +85,14 @@ PLANS: dict[str, Callable[[Replica], Population]] = {"loop": loop, "vmap": vmap,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How populations run here, and why."""
+    """How populations run here, and why. seconds: a step and replica. compilation: seconds to compile what was timed,
+    None where nobody looked."""
 
     name: str
     reason: str
-    seconds: float  # a step and replica
+    seconds: float
     devices: int
+    compilation: float | None = None
 
     def __call__(self, replica: Replica) -> Population:
         return PLANS[self.name](replica)
@@ -100,7 +102,8 @@ def choose_plan(replica: Replica, arguments: Sequence[Tree], *, repeats: int = 3
     """Time one call of `replica` on the stacked `arguments` under every plan that can run here; take the fastest."""
     names = [name for name in PLANS if name != "shard" or len(jax.devices()) > 1]
     count = jax.tree.leaves(arguments)[0].shape[0]
-    milliseconds = {name: _time(PLANS[name](replica), arguments, repeats) * 1000 / count for name in names}
+    times = {name: _time(PLANS[name](replica), arguments, repeats) for name in names}
+    milliseconds = {name: seconds * 1000 / count for name, (_, seconds) in times.items()}
     best = min(milliseconds, key=milliseconds.__getitem__)
     timings = ", ".join(f"{name} {milliseconds[name]:.2f}" for name in names)
     devices = jax.devices()
@@ -108,20 +111,25 @@ def choose_plan(replica: Replica, arguments: Sequence[Tree], *, repeats: int = 3
         name=best,
         seconds=milliseconds[best] / 1000,
         devices=len(jax.devices()),
+        compilation=times[best][0],
         reason=f"{best} is fastest for {count} replicas on {len(devices)} {devices[0].platform} device(s): "
         f"{timings} ms a step and replica",
     )
 
 
-def _time(population: Population, arguments: Sequence[Tree], repeats: int) -> float:
+def _time(population: Population, arguments: Sequence[Tree], repeats: int) -> tuple[float, float]:
+    """Seconds that a call takes more the first time, and later."""
     arguments = (np.ones(len(jax.tree.leaves(arguments)[0]), bool), *arguments)
+    begin = time.perf_counter()
     jax.block_until_ready(population(*arguments))
+    first = time.perf_counter() - begin
     seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
         jax.block_until_ready(population(*arguments))
         seconds.append(time.perf_counter() - begin)
-    return float(np.median(seconds))
+    later = float(np.median(seconds))
+    return max(0.0, first - later), later
 
 
 def in_chunks(step: Replica) -> Replica:

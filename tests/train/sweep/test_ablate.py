@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import threading
@@ -23,6 +24,7 @@ from train.sweep.ablate import STRANGE, ablate, cells_of, groups_of, kept_plan, 
 from train.sweep.kept import answered
 from train.sweep.population import Plan
 from train.sweep.results import Results, checksum
+from train.sweep.watch import view_of
 from train.verdict.asked import objections
 from train.verdict.outcome import classify
 from train.verdict.question import Question, arms_of, cells_over, pairs_of
@@ -166,10 +168,15 @@ def test_an_interrupted_sweep_goes_on_within_its_groups_to_the_same_bits(swept, 
     monkeypatch.setattr(group, "_advance", counted)
     with pytest.raises(group.Interrupted):
         ablate(config(tmp_path))
+    seen = view_of(home)
+    assert (seen.state, seen.far) == ("interrupted", "0 done of 8 runs")
     assert {path.suffix for path in (home / "at_work").iterdir()} == {".npz"} and not (home / "results.jsonl").exists()
     (home / "at_work" / "0123456789abcdef.npz").write_bytes(b"of other code")
     assert [without_time(r) for r in ablate(config(tmp_path))] == [without_time(r) for r in results]
     assert sum(done) == 2 * 20 and not (home / "at_work").exists()
+    seen = view_of(home)
+    assert (seen.state, seen.far, sum(seen.counts.values())) == ("done", "8 done of 8 runs", 8)
+    assert [curve.title for curve in seen.curves] == ["pre", "post"] and len(seen.curves[0].losses) == 20
     said = capsys.readouterr().out
     assert "4 runs go on from step" in said and f"at_work has 1 {STRANGE}" in said
 
@@ -210,6 +217,7 @@ def test_the_preview_says_what_it_will_cost_and_trains_nothing(tmp_path):
     text = preview(config(tmp_path))
     assert "8 cells over lr, placement, seed" in text
     assert "2 compilations" in text
+    assert re.search(r"about \d+:\d\d: \d+:\d\d of training, \d+:\d\d of compilation, \d+ groups at once", text)
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +270,13 @@ def test_a_short_group_waits_for_no_long_one(tmp_path, monkeypatch):
         if placement == "pre":
             assert second.wait(30), "the second group was kept back"
         return [
-            {"key": cell.key, "place": cell.place, "args": {}, "provenance": {"code": source_digest()}}
+            {
+                "key": cell.key,
+                "place": cell.place,
+                "args": {},
+                "outcome": "worked",
+                "provenance": {"code": source_digest()},
+            }
             for cell in group.cells
         ]
 

@@ -1,0 +1,247 @@
+"""What `watch` shows of the folder of a run or a sweep, at work, done, interrupted or killed: it reads, and no more."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.console import Group as Lines
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from train.config import Config
+from train.errors import UserError
+from train.files import read_object, worker_in
+from train.report.report import write_report
+from train.run import log
+from train.run.braille import picture
+from train.run.progress import clock
+from train.sweep import status
+from train.sweep.kept import answered
+from train.verdict.outcome import FAILED, WORKED
+from train.verdict.question import Question, arms_of, varying
+
+REMEDY = "remove it; a sweep at work writes it again"
+WIDTH, HEIGHT = 60, 4  # of a curve, in letters
+NAMED = 8  # failures that are shown, the last ones
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Losses by time, and what is said beside them."""
+
+    title: str
+    said: str
+    losses: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown: how it stands, how far it is, what it came to, curves, and what failed. left: seconds."""
+
+    title: str
+    state: str
+    far: str
+    share: float
+    left: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
+    failures: Sequence[str] = ()
+
+    @property
+    def is_running(self) -> bool:
+        """Will there be more to see?"""
+        return self.state == status.RUNNING
+
+
+def view_of(folder: Path) -> View:
+    """What there is to see of a folder. Raises UserError where it holds neither a run nor a sweep, or is damaged."""
+    if (folder / "config.json").exists():
+        return _of_run(folder)
+    if any((folder / name).exists() for name in ("status.json", "results.jsonl", "plan.json")):
+        return _of_sweep(folder)
+    raise UserError(f"{folder} holds no run and no sweep: it has neither config.json nor results.jsonl")
+
+
+def _of_sweep(folder: Path) -> View:
+    file = folder / "status.json"
+    if file.exists():
+        said = read_object(file, status.STATUS, REMEDY)
+        state = said["state"]
+        if state == status.RUNNING:
+            working = worker_in(folder)
+            state = state if working else "killed; the same command goes on"
+            at_work = [group for group in said["groups"] if group["phase"] in (status.COMPILING, status.TRAINING)]
+            running = sum(group["alive"] for group in at_work)
+            left = said["left"] if working else None
+            return View(
+                title=folder.name,
+                state=state,
+                far=f"{said['known']} done, {running} running, {_rest(said, running)} left of {said['cells']} runs",
+                share=said["known"] / max(1, said["cells"]),
+                left=None if left is None else max(0.0, left - time.time() + said["updated"]),
+                counts=said["outcomes"],
+                curves=[_of_group(group) for group in at_work],
+                failures=said["failures"],
+            )
+        return _of_results(folder, state, said["cells"])
+    return _of_results(folder, "running" if worker_in(folder) else "not at work", None)
+
+
+def _rest(said: Mapping[str, Any], running: int) -> int:
+    """Runs that have not begun; a race may yet leave some of them out."""
+    return max(0, said["cells"] - said["known"] - running)
+
+
+def _of_group(group: Mapping[str, Any]) -> Curve:
+    if group["phase"] == status.COMPILING:
+        return Curve(group["title"], f"{group['alive']} runs, compiling", group["best"])
+    known = {name: [loss for loss in group[name] if loss is not None] for name in ("best", "median")}
+    losses = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in known.items() if curve)
+    step = f"{group['alive']} runs at step {group['step']} of {group['steps']}"
+    return Curve(group["title"], f"{step}: loss {losses}" if losses else step, group["median"])
+
+
+def _of_results(folder: Path, state: str, cells: int | None) -> View:
+    """A sweep that is not at work: its results, with the best run of each arm."""
+    if not (folder / "results.jsonl").exists():
+        return View(folder.name, state, f"0 done of {cells} runs" if cells else "no run is done", 0.0)
+    question, results = answered(folder)
+    of = "" if cells is None else f" of {cells} runs"
+    names = varying([record["args"] for record in results])
+    return View(
+        title=folder.name,
+        state=state,
+        far=f"{len(results)} done{of}",
+        share=len(results) / max(1, cells or len(results)),
+        counts=Counter(record["outcome"] for record in results),
+        curves=[_best(title, runs) for title, runs in _by_arm(question, results) if runs],
+        failures=[
+            f"{_named(record['args'], names)}: {record['outcome']} at step {record['outcome_step']}"
+            for record in results
+            if record["outcome"] in FAILED
+        ],
+    )
+
+
+def _named(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    return " ".join(f"{name}={settings[name]}" for name in names if name in settings)
+
+
+def _by_arm(question: Question | None, results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    if question is None:
+        yield "all runs", [*results]
+        return
+    for arm in arms_of([record["args"] for record in results], question):
+        yield arm.name, [record for record in results if arm.has(record["args"])]
+
+
+def _best(title: str, runs: Sequence[Mapping[str, Any]]) -> Curve:
+    judged = [run for run in runs if run["val_loss"] is not None]
+    worked = [run for run in judged if run["outcome"] in WORKED]
+    share = f"{len(worked)} of {len(runs)} worked"
+    if not judged:
+        return Curve(title, share, ())
+    best = min(worked or judged, key=lambda run: run["val_loss"])
+    return Curve(title, f"{share}, best validation loss {best['val_loss']:.3f}", best["loss"])
+
+
+def _of_run(folder: Path) -> View:
+    held = log.read_home(folder / "config.json")
+    config = Config(name=folder.name).with_settings(held["settings"])
+    lines = log.read(folder / "log.jsonl")
+    losses = [line for line in lines if "loss" in line]
+    judged = [line["val_loss"] for line in lines if "val_loss" in line]
+    events = [f"{line['event']} at step {line['step']}" for line in lines if "event" in line]
+    step, steps = max((line["step"] for line in lines), default=0), config.train.steps
+    running, broken = worker_in(folder) is not None, any("non-finite" in event for event in events)
+    ended = "broken" if broken else status.DONE if step == steps else "stopped; the same command goes on"
+    said = [f"loss {losses[-1]['loss']:.3f}"] if losses else []
+    said += [f"validation {judged[-1]:.3f}, best {min(judged):.3f}"] if judged else []
+    speed = losses[-1].get("tokens_per_second") if losses else None
+    said += [f"{speed:,.0f} tokens/s"] if speed else []
+    return View(
+        title=folder.name,
+        state=status.RUNNING if running else ended,
+        far=f"step {step} of {steps}",
+        share=step / steps,
+        left=(steps - step) * config.tokens_a_step / speed if running and speed else None,
+        curves=[Curve("loss", ", ".join(said), [line["loss"] for line in losses])],
+        failures=events,
+    )
+
+
+def shown(view: View, width: int = WIDTH) -> Lines:
+    """A view for a terminal of rich."""
+    left = "" if view.left is None else f", about {clock(view.left)} left"
+    done = round(30 * min(1.0, view.share))
+    lines: list[Any] = [
+        Text.assemble((view.title, "bold"), f"  {view.state}{left}"),
+        Text("█" * done + "░" * (30 - done) + f" {view.share:4.0%}  {view.far}"),
+    ]
+    if view.counts:
+        lines.append(Text("outcomes: " + ", ".join(f"{name} {count}" for name, count in sorted(view.counts.items()))))
+    for curve in view.curves:
+        lines += [Text(), Text.assemble((curve.title or "all runs", "bold"), f"  {curve.said}")]
+        known = [loss for loss in curve.losses if loss is not None]
+        if len(known) > 1:
+            lines.append(_drawn(curve.losses, known, width))
+    if view.failures:
+        rest = f" ({len(view.failures)}, the last {NAMED})" if len(view.failures) > NAMED else ""
+        lines += [Text(), Text(f"failed{rest}", "bold"), *(Text(f"  {each}") for each in view.failures[-NAMED:])]
+    return Lines(*lines)
+
+
+def _drawn(losses: Sequence[float | None], known: Sequence[float], width: int) -> Table:
+    """A curve with the ends of its scale."""
+    table = Table.grid(padding=(0, 1))
+    rows = picture([losses], width=min(width, max(1, (len(losses) + 1) // 2)), height=HEIGHT)
+    ends = {0: f"{max(known):.3f}", HEIGHT - 1: f"{min(known):.3f}"}
+    for number, row in enumerate(rows):
+        table.add_row(Text(f"{ends.get(number, ''):>8}"), Text(row, "cyan"))
+    return table
+
+
+def look(folder: Path, console: Console, *, html: bool) -> None:
+    """Show a folder as it is now."""
+    pages = Pages(folder) if html else None
+    console.print(shown(view_of(folder)), soft_wrap=True)
+    if pages is not None:
+        pages.write()
+
+
+def live(folder: Path, console: Console, *, every: float, html: bool) -> None:
+    """Show a folder until nothing works in it any more."""
+    pages = Pages(folder) if html else None
+    with Live(console=console, auto_refresh=False) as screen:
+        while True:
+            view = view_of(folder)
+            screen.update(shown(view, max(10, console.width - 12)), refresh=True)
+            if pages is not None:
+                pages.write()
+            if not view.is_running:
+                return
+            time.sleep(every)
+
+
+class Pages:
+    """The report of a sweep, written when there are results that it had not before. UserError for a run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        if (folder / "config.json").exists():
+            raise UserError(f"{folder} is a run, and reports are of sweeps; leave out --html")
+        self.folder = folder
+        self._seen = 0
+
+    def write(self) -> None:
+        """Write it if there are."""
+        file = self.folder / "results.jsonl"
+        now = file.stat().st_mtime_ns if file.exists() else 0
+        if now != self._seen:
+            self._seen = now
+            question, results = answered(self.folder)
+            write_report(results, self.folder, question)
