@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from fxformer.block import Block, BlockModule
 from fxformer.coords import plain
 from fxformer.fields import checked
-from fxformer.layers.attention import GQA, MLA, AttentionSpec
+from fxformer.layers.attention import GQA, MLA, AttentionSpec, Differential
 from fxformer.layers.bias import BIASES
 from fxformer.layers.context import Context, Memory
 from fxformer.layers.embed import Embed, EmbedModule
@@ -185,6 +185,7 @@ def _moe_weights(spec: MoE, d: int) -> int:
 ATTENTION_WEIGHTS: dict[type, Callable[[Any, int], int]] = {
     GQA: _gqa_weights,
     MLA: _mla_weights,
+    Differential: lambda spec, d: 4 * d * (spec.heads + spec.kv_heads) * spec.key_width,
 }
 FFN_WEIGHTS: dict[type, Callable[[Any, int], int]] = {
     MLP: lambda spec, d: 2 * d * spec.inner,
@@ -200,10 +201,11 @@ HEAD_WEIGHTS: dict[type, Callable[[Any, Embed], int]] = {
     Span: lambda spec, embed: embed.width * 2,
 }
 
-# FLOPs of one query with one key: their product, and that of the weight with the value.
+# FLOPs of one query with one key: their product, that of the weight with the value, and the mixing of heads.
 KEY_FLOPS: dict[type, Callable[[Any], int]] = {
-    GQA: lambda spec: 4 * spec.heads * spec.key_width,
+    GQA: lambda spec: spec.heads * (4 * spec.key_width + 2 * spec.heads * (spec.mix_logits + spec.mix_weights)),
     MLA: _mla_key_flops,
+    Differential: lambda spec: 2 * spec.heads * 2 * (spec.key_width + spec.value_width),  # both maps read the values
 }
 
 

@@ -6,6 +6,7 @@ AXES = {
     "s": "seen",  # tokens that can be looked at: the keys
     "d": "width",
     "h": "head",
+    "o": "other_head",  # what heads are mixed into: talking heads
     "g": "kv_head",
     "q": "query_per_kv",
     "k": "key",

@@ -25,6 +25,8 @@ class Block(Spelled):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.cross is not None and self.cross.records_of_first:
+            raise ValueError("cross-attention takes values of the encoder and none of the first block; leave it out")
 
 
 class BlockModule(nn.Module):
@@ -56,4 +58,5 @@ def _merge(sides: dict[str, Side], rms: Array) -> Side:
     losses = {name: loss for side in sides.values() for name, loss in side.losses.items()}
     stats = {f"{part}_{name}": value for part, side in sides.items() for name, value in side.stats.items()}
     tables = {part: side.tables for part, side in sides.items() if side.tables is not None}
-    return Side(tables or None, losses, {**stats, "residual_rms": rms})
+    first = {name: array for side in sides.values() for name, array in side.first.items()}
+    return Side(tables or None, losses, {**stats, "residual_rms": rms}, first)

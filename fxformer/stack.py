@@ -12,11 +12,11 @@ from jax.typing import DTypeLike
 
 from fxformer.axes import logical
 from fxformer.block import Block, BlockModule
-from fxformer.cache import empty_cross_table, empty_table
+from fxformer.cache import Records, Sizes, empty_cross_table, empty_table
 from fxformer.fields import Rate, Size, check_fields
 from fxformer.jit import compiled
 from fxformer.layers.bias import BIASES, ALiBi, Buckets
-from fxformer.layers.context import Context, Side, dropout
+from fxformer.layers.context import Context, Layer, Side, dropout
 from fxformer.layers.norm import Norm
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
 from fxformer.walk import parts
@@ -83,6 +83,12 @@ class Stack(Spelled):
         if len(names) > 1:
             raise ValueError(f"placements {' and '.join(names.values())} carry different streams; use one of them")
         for attention in (block.attention for block in kinds):
+            handed = attention.records_of_first
+            if handed and handed != self.of_first:
+                raise ValueError(
+                    f"an attention takes {_sizes_said(handed)} of the first block, which has "
+                    f"{_sizes_said(self.of_first)}; give all the same, the first block too"
+                )
             if self.bias is not None and any(True for _ in parts(attention, Buckets)):
                 raise ValueError("the stack has a logit bias and an attention has its own; give one of them")
             if self.bias is not None and self.bias.heads != attention.heads:
@@ -101,6 +107,11 @@ class Stack(Spelled):
         return len(self.blocks)
 
     @property
+    def of_first(self) -> Sizes:
+        """What the first block hands to all, of one token."""
+        return self.groups[0].blocks[0].attention.records_of_first
+
+    @property
     def placement(self) -> str:
         """The placement of the last block, by which the stream leaves the stack."""
         return self.blocks[-1].residual.placement
@@ -112,13 +123,17 @@ class PatternModule(nn.Module):
     blocks: tuple[Block, ...]
 
     @nn.compact
-    def __call__(self, stream: Any, tables: Any, context: Context) -> tuple[Any, dict[str, Side]]:
-        sides = {}
+    def __call__(
+        self, carried: tuple[Any, Records], tables: Any, number: Array | int, context: Context
+    ) -> tuple[tuple[Any, Records], dict[str, Side]]:
+        (stream, first), sides = carried, {}
         for i, block in enumerate(self.blocks):
             name = f"block_{i}"
             table = None if tables is None else tables[name]
-            stream, sides[name] = BlockModule(block, name=name)(stream, context, table)
-        return stream, sides
+            here = replace(context, layer=replace(context.place, number=number + i, first=first))
+            stream, side = BlockModule(block, name=name)(stream, here, table)
+            first, sides[name] = {**first, **side.first}, side._replace(first={})
+        return (stream, first), sides
 
 
 class RepeatModule(nn.Module):
@@ -132,7 +147,7 @@ class RepeatModule(nn.Module):
         loop = nn.scan(
             _pattern(context),
             length=spec.n,
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast),
             variable_axes={} if spec.tied else {"params": 0},
             variable_broadcast="params" if spec.tied else False,
             split_rngs={"params": not spec.tied, "dropout": True},
@@ -140,11 +155,14 @@ class RepeatModule(nn.Module):
             check_constancy_invariants=spec.tied,
             metadata_params={nn.PARTITION_NAME: logical("l")[0]},
         )
-        stream, sides = loop(spec.blocks, name="blocks")(stream, tables, context)
+        place, numbers = context.place, jnp.arange(spec.n, dtype=jnp.int32) * len(spec.blocks)
+        carried = stream, place.first
+        (stream, first), sides = loop(spec.blocks, name="blocks")(carried, tables, place.number + numbers, context)
         return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_by_layer([side.losses for side in sides.values()]),
             stats=_by_layer([side.stats for side in sides.values()]),
+            first=first,
         )
 
 
@@ -155,11 +173,13 @@ class OnceModule(nn.Module):
 
     @nn.compact
     def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
-        stream, sides = _pattern(context)(self.spec.blocks, name="blocks")(stream, tables, context)
+        place, blocks = context.place, _pattern(context)(self.spec.blocks, name="blocks")
+        (stream, first), sides = blocks((stream, place.first), tables, place.number, context)
         return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_concatenate([jax.tree.map(jnp.atleast_1d, side.losses) for side in sides.values()]),
             stats=_concatenate([jax.tree.map(jnp.atleast_1d, side.stats) for side in sides.values()]),
+            first=first,
         )
 
 
@@ -181,11 +201,14 @@ class StackModule(nn.Module):
         if spec.bias is not None:
             context = replace(context, bias=BIASES[type(spec.bias)](spec.bias, name="bias")())
         placement, sides = PLACEMENTS[spec.placement], {}
-        stream = placement.enter(x_BTD)
+        stream, number = placement.enter(x_BTD), 0
+        first = {name: jnp.zeros((*x_BTD.shape[:2], *of.values()), x_BTD.dtype) for name, of in spec.of_first.items()}
         for i, group in enumerate(spec.groups):
             name = f"group_{i}"
             table = None if tables is None else tables[name]
-            stream, sides[name] = GROUPS[type(group)](group, name=name)(stream, context, table)
+            here = replace(context, layer=Layer(number=number, of=spec.depth, first=first))
+            stream, side = GROUPS[type(group)](group, name=name)(stream, here, table)
+            first, sides[name], number = side.first, side, number + group.n * len(group.blocks)
         x_BTD = placement.leave(stream, OwnParameters(self, spec.norm, suffix="_norm"))
         return dropout(self, x_BTD, spec.dropout), Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
@@ -243,6 +266,10 @@ def check_tables(spec: Stack, tables: Any) -> None:
                 raise ValueError(
                     f"the cache is another model's: group_{i}.block_{j} keeps {names[0]}, this model sees {names[1]}"
                 )
+
+
+def _sizes_said(sizes: Sizes) -> str:
+    return ", ".join(f"{name} {list(of.values())}" for name, of in sizes.items()) or "nothing"
 
 
 def _said(shape: tuple[int, ...] | None) -> str:

@@ -34,6 +34,9 @@ VARIANTS = {
     "biases": zoo.toy(width=24, depth=2, heads=3, norm="layer", position="t5"),
     "gated heads": zoo.toy(width=24, depth=2, heads=3, gate="head"),
     "gated channels": zoo.toy(width=24, depth=2, heads=3, kv_heads=1, gate="channel"),
+    "talking": zoo.toy(width=24, depth=2, heads=3, talking_heads="both"),
+    "differential": zoo.toy(width=24, depth=2, heads=3, kv_heads=1, attention="differential"),
+    "value residual": zoo.toy(width=24, depth=2, heads=3, value_residual=0.5),
     "labels": replace(zoo.toy(width=24, depth=2, heads=3), head=Labels(labels=5)),
     "span": replace(zoo.toy(width=24, depth=2, heads=3), head=Span()),
 }
@@ -151,6 +154,8 @@ def test_training_on_a_trillion_tokens_is_six_flops_a_parameter_and_token():
 XLA = {
     "multi-head, tied": zoo.toy(width=256, depth=3, heads=4, vocab=512),
     "grouped, gated, free": zoo.toy(width=256, depth=3, heads=8, kv_heads=2, ffn="glu", head="untied", vocab=512),
+    "gated, talking": zoo.toy(width=256, depth=2, heads=4, gate="channel", talking_heads="both", vocab=512),
+    "differential": zoo.toy(width=256, depth=2, heads=4, attention="differential", vocab=512),
     "layer norm, post": zoo.toy(width=192, depth=2, heads=3, norm="layer", placement="post", position="learned"),
 }
 

@@ -270,7 +270,7 @@ def test_a_spec_checks_its_fields(kind):
             kind(**{field.name: object() for field in fields(kind)})
 
 
-TREES_OF_ARRAYS = (context.Memory, context.Context, model.Output, model.Reading)
+TREES_OF_ARRAYS = (context.Memory, context.Layer, context.Context, model.Output, model.Reading)
 
 
 def test_the_public_face_is_the_contract():

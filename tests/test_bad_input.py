@@ -21,7 +21,7 @@ from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn
 from fxformer.layers.residual import Residual
 from fxformer.ops.rotary import NTK, Rotary, frequencies
-from fxformer.stack import Repeat
+from fxformer.stack import Repeat, Stack
 from fxformer.zoo.elsewhere import ELSEWHERE
 
 TOY = {"width": 24, "depth": 2, "heads": 3, "inner": 40}
@@ -129,6 +129,34 @@ def test_unknown_names_in_specs_are_told_the_nearest_one():
     refuses(lambda: Rotary(width=8, pairing="interleave"), "pairing='interleave'", "did you mean 'interleaved'?")
 
 
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"attention": "mla", "gate": "head"}, "attention='mla' has no gate; leave out what it has not"),
+        ({"attention": "mla", "kv_heads": 1, "softcap": 2.0}, "attention='mla' has no kv_heads and no softcap"),
+        ({"attention": "differential", "talking_heads": "logits"}, "attention='differential' has no mix_logits"),
+        (
+            {"attention": "differential", "width": 27, "position": "none"},
+            "halves heads of 9 channels; use an even width / heads",
+        ),
+    ],
+    ids=str,
+)
+def test_an_attention_refuses_what_it_has_not(choices, words):
+    refuses(lambda: fx.zoo.toy(**{**TOY, **choices}), words)
+
+
+def test_values_are_those_of_a_first_block_that_hands_them_out():
+    plain, handed, few = (
+        fx.zoo.toy(**TOY, value_residual=start, kv_heads=heads).stack.blocks[0]
+        for start, heads in ((None, 3), (0.5, 3), (0.5, 1))
+    )
+    norm = plain.residual.norm
+    for blocks, words in (((plain, handed), "has nothing"), ((few, handed), "value [1, 8]; give all the same")):
+        refuses(lambda blocks=blocks: Stack(groups=(Repeat(1, blocks),), norm=norm), "takes value [3, 8]", words)
+    refuses(lambda: replace(plain, cross=handed.attention), "cross-attention takes values of the encoder")
+
+
 def test_specs_that_cannot_be():
     refuses(lambda: Rotary(width=8, streams=0), "streams=0", "1 or more")
     refuses(lambda: GQA(heads=0, kv_heads=1, key_width=8), "heads=0", "1 or more")
@@ -136,6 +164,10 @@ def test_specs_that_cannot_be():
     refuses(
         lambda: GQA(heads=2, kv_heads=1, key_width=6, rotary=Rotary(width=4, streams=2)),
         "rotates 8 channels, key_width=6",
+    )
+    refuses(lambda: GQA(heads=2, kv_heads=2, key_width=4, gate="heads"), "gate='heads' is unknown", "'head'")
+    refuses(
+        lambda: GQA(heads=2, kv_heads=2, key_width=4, sinks=True, mix_weights=True), "sinks=True", "mix_weights=True"
     )
     refuses(lambda: Repeat(2, ()), "the pattern has 0 blocks; give 1 or more")
     refuses(lambda: Embed(vocab=11, width=0, init=FanIn()), "width=0", "1 or more")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fxformer import accounting
-from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention import GQA, MLA, Differential
 from fxformer.layers.embed import LearnedPair
 from fxformer.layers.ffn import GLU, MLP, MoE
 from fxformer.model import Transformer
@@ -43,7 +43,7 @@ def _position(spec: Any) -> str:
     return POSITION_WORDS.get(type(spec), type(spec).__name__.lower())
 
 
-def _gqa(spec: GQA) -> str:
+def _gqa(spec: GQA | Differential) -> str:
     kinds = {spec.heads: "MHA", 1: "MQA"}
     return kinds.get(spec.kv_heads, f"GQA-{spec.kv_heads}") + ("" if spec.mask.reach is None else f" {spec.mask.reach}")
 
@@ -56,6 +56,7 @@ def _moe(spec: MoE) -> str:
 ATTENTION_WORDS: dict[type, Callable[[Any], str]] = {
     GQA: _gqa,
     MLA: lambda spec: "MLA" if spec.index is None else f"MLA, best {spec.index.keep}",
+    Differential: lambda spec: f"differential {_gqa(spec)}",
 }
 POSITION_WORDS: dict[type, str] = {LearnedPair: "learned pair"}  # what is not called by its type
 FFN_WORDS: dict[type, Callable[[Any], str]] = {

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fxformer.cache import Records
 from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
 from fxformer.layers.number import like
@@ -49,10 +50,25 @@ class Memory(Brief):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """Which block of its stack a block is, and what the first block hands to all.
+
+    number: 0 for the first block; an int32 scalar in a loop. of: blocks in the stack. first: arrays [B, T, …] by name,
+    see `records_of_first`; the first block itself finds zeros. By default the block stands alone.
+    """
+
+    number: Array | int = 0
+    of: int = field(metadata={"static": True}, default=1)
+    first: Records = field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The coordinates of the tokens, how to compute, the stack's shared logit bias, and what an encoder said.
 
     maps: whether attentions say which weight each query gives each key, see `maps_of`.
+    layer: where in the stack the block is that is given this, None outside of one.
     """
 
     coords: Coords
@@ -60,14 +76,21 @@ class Context:
     bias: LogitBias | None = None
     memory: Memory | None = None
     maps: bool = field(metadata={"static": True}, default=False)
+    layer: Layer | None = None
+
+    @property
+    def place(self) -> Layer:
+        """Where the block is, alone if nowhere else."""
+        return Layer() if self.layer is None else self.layer
 
 
 class Side(NamedTuple):
-    """Beside the output: the new cache table(s), unweighted losses and statistics by name."""
+    """Beside the output: the new cache table(s), unweighted losses and statistics by name; `first` as in `Layer`."""
 
     tables: Any = None
     losses: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
     stats: dict[str, Array] = {}  # noqa: RUF012
+    first: Records = {}  # noqa: RUF012
 
 
 def maps_of(context: Context, read: Callable[[Array], Array], v_BSGU: Array) -> dict[str, Array]:

@@ -188,3 +188,8 @@ def zeros(key: Array, shape: tuple[int, ...]) -> Array:
 
 def ones(key: Array, shape: tuple[int, ...]) -> Array:
     return jnp.ones(shape, jnp.float32)
+
+
+def identity(key: Array, shape: tuple[int, ...]) -> Array:
+    """The map that changes nothing."""
+    return jnp.eye(shape[0], shape[1], dtype=jnp.float32)

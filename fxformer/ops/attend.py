@@ -48,6 +48,7 @@ class Terms:
     """The arrays that decide the weights beside queries and keys.
 
     q, k: where they stand. bias: added to the logits. selected_BTS: which keys may be seen at all, None all of them.
+    mix_logits_HO, mix_weights_OH: maps between heads, before and after the softmax, None for no map.
     key_data: of the dropout key, None for no dropout.
     """
 
@@ -55,16 +56,24 @@ class Terms:
     k: Coords
     bias: LogitBias | None = None
     selected_BTS: Array | None = None
+    mix_logits_HO: Array | None = None
+    mix_weights_OH: Array | None = None
     key_data: Array | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether heads talk."""
+        return self.mix_logits_HO is not None or self.mix_weights_OH is not None
 
 
 def logits(q_BTGQK: Array, k_BGSK: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """Masked attention logits, float32 [B, G, Q, T, S], and which of them are visible, bool [B, 1, 1, T, S].
 
-    softcap: cap * tanh(logits / cap), before the bias. Gemma Team 2024, section 2.
+    softcap: cap * tanh(logits / cap), before the bias. Gemma Team 2024, section 2. Heads are mixed before both.
     """
     logits_BGQTS = jnp.einsum("btgqk,bgsk->bgqts", q_BTGQK, k_BGSK, preferred_element_type=jnp.float32)
     logits_BGQTS = logits_BGQTS * (q_BTGQK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
+    logits_BGQTS = mixed(logits_BGQTS, terms.mix_logits_HO)
     if scores.softcap is not None:
         logits_BGQTS = scores.softcap * jnp.tanh(logits_BGQTS / scores.softcap)
     if terms.bias is not None:
@@ -78,6 +87,14 @@ def logits(q_BTGQK: Array, k_BGSK: Array, scores: Scores, terms: Terms) -> tuple
     return jnp.where(seen_B11TS, logits_BGQTS, jnp.finfo(jnp.float32).min), seen_B11TS
 
 
+def mixed(x_BGQTS: Array, mix_HO: Array | None) -> Array:
+    """y_o = sum_h x_h M_ho: each head becomes a mixture of all. Talking heads, Shazeer et al. 2020, section 3."""
+    if mix_HO is None:
+        return x_BGQTS
+    x_BHTS = x_BGQTS.reshape(x_BGQTS.shape[0], -1, *x_BGQTS.shape[3:])
+    return jnp.einsum("bhts,ho->bots", x_BHTS, mix_HO.astype(x_BHTS.dtype)).reshape(x_BGQTS.shape)
+
+
 def naive(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
     """The formula as written; holds the whole T x S table of weights."""
     logits_BGQTS, seen_B11TS = logits(q_BTGQK, k_BGSK, scores, terms)
@@ -89,6 +106,7 @@ def naive(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: T
             _keep(terms.key_data, scores, i, (*weights_BGQTS.shape[:-1], size)) for i in range(math.ceil(seen / size))
         ]
         weights_BGQTS = weights_BGQTS * jnp.concatenate(keep, axis=-1)[..., :seen]
+    weights_BGQTS = mixed(weights_BGQTS, terms.mix_weights_OH)
     y_BTGQU = jnp.einsum("bgqts,bgsu->btgqu", weights_BGQTS.astype(v_BGSU.dtype), v_BGSU)
     return y_BTGQU, jax.nn.logsumexp(logits_BGQTS, axis=-1)
 
@@ -97,10 +115,38 @@ def blockwise(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, term
     """Exact attention by online softmax over blocks of keys: memory grows with T, not with T x S.
 
     Only the log-sum-exp of each row is kept for the backward pass, which computes the weights again. Where queries are
-    fewer than keys, as in a cache, blocks behind the last key that is no padding are not read.
+    fewer than keys, as in a cache, blocks behind the last key that is no padding are not read. Heads that talk need
+    their whole rows at once: then the blocks are of queries. Raises ValueError where `unblocked` says why.
     Milakov & Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4.
     """
+    if (why := unblocked(terms)) is not None:
+        raise ValueError(f"kernel='blockwise' {why}; use kernel='naive'")
+    if terms.mixes:
+        return _by_queries(q_BTGQK, k_BGSK, v_BGSU, scores, terms)
     return _blockwise(scores, q_BTGQK, k_BGSK, v_BGSU, terms)
+
+
+def unblocked(terms: Terms) -> str | None:
+    """What keeps the blockwise kernel from computing this, in words; None where it can."""
+    if terms.mixes and terms.key_data is not None:
+        return "drops no weights of heads that are mixed, and a dropout key is given"
+    return None
+
+
+def _by_queries(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
+    """`naive`, a block of queries at a time, whose weights are computed again in the backward pass."""
+    tokens = q_BTGQK.shape[1]
+    size = min(BLOCK, tokens)
+
+    @jax.checkpoint
+    def step(block: tuple[Array, Coords, Array | None]) -> tuple[Array, Array]:
+        queries, q, selected_BTS = block
+        return naive(queries, k_BGSK, v_BGSU, scores, replace(terms, q=q, selected_BTS=selected_BTS))
+
+    q = replace(jax.tree.map(partial(_cut, size=size, axis=1), terms.q), index=_cut(terms.q.index, size, 1, PADDING))
+    selected = None if terms.selected_BTS is None else _cut(terms.selected_BTS, size, 1)
+    y_blocks, logsumexp_blocks = jax.lax.map(step, (_cut(q_BTGQK, size, 1), q, selected))
+    return _joined(y_blocks, 1, tokens), _joined(logsumexp_blocks, 3, tokens)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -182,7 +228,7 @@ def _blockwise_backward(scores: Scores, saved: tuple, cotangents: tuple[Array, A
     dq, dbias = jax.tree.map(lambda total, x: total.astype(x.dtype), sums, (q_BTGQK, terms.bias))
     seen = k_BGSK.shape[2]
     dterms = Terms(q=None, k=None, bias=dbias)  # type: ignore[arg-type] # None is the gradient of integers
-    return dq, _unblock(dk_blocks, seen), _unblock(dv_blocks, seen), dterms
+    return dq, _joined(dk_blocks, 2, seen), _joined(dv_blocks, 2, seen), dterms
 
 
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
@@ -204,23 +250,26 @@ Block = tuple[Array, Array, Array, Coords, Array | None]
 
 def _blocks(k_BGSK: Array, v_BGSU: Array, terms: Terms) -> Block:
     """Numbers, keys, values, coordinates and selection along a leading axis of blocks; padding fills the last one."""
-    seen = k_BGSK.shape[2]
-    size = min(BLOCK, seen)
-    count = math.ceil(seen / size)
-
-    def cut(x: Array, axis: int, fill: int = 0) -> Array:
-        width = [(0, count * size - seen if i == axis else 0) for i in range(x.ndim)]
-        filled = jnp.pad(x, width, constant_values=fill)
-        return jnp.moveaxis(filled.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
-
-    selected = None if terms.selected_BTS is None else cut(terms.selected_BTS, axis=2)
-    k = replace(jax.tree.map(partial(cut, axis=1), terms.k), index=cut(terms.k.index, axis=1, fill=PADDING))
-    return jnp.arange(count), cut(k_BGSK, axis=2), cut(v_BGSU, axis=2), k, selected
+    size = min(BLOCK, k_BGSK.shape[2])
+    selected = None if terms.selected_BTS is None else _cut(terms.selected_BTS, size, 2)
+    k = replace(jax.tree.map(partial(_cut, size=size, axis=1), terms.k), index=_cut(terms.k.index, size, 1, PADDING))
+    keys, values = _cut(k_BGSK, size, 2), _cut(v_BGSU, size, 2)
+    return jnp.arange(keys.shape[0]), keys, values, k, selected
 
 
-def _unblock(blocks: Array, seen: int) -> Array:
-    joined = jnp.moveaxis(blocks, 0, 2)
-    return joined.reshape(*joined.shape[:2], -1, joined.shape[-1])[:, :, :seen]
+def _cut(x: Array, size: int, axis: int, fill: int = 0) -> Array:
+    """Blocks of an axis, along a leading axis of their own; `fill` ends the last one."""
+    count = math.ceil(x.shape[axis] / size)
+    width = [(0, count * size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
+    filled = jnp.pad(x, width, constant_values=fill)
+    return jnp.moveaxis(filled.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
+
+
+def _joined(blocks: Array, axis: int, length: int) -> Array:
+    """The axis whose blocks `_cut` made, without what was filled in."""
+    joined = jnp.moveaxis(blocks, 0, axis)
+    joined = joined.reshape(*joined.shape[:axis], -1, *joined.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(joined, 0, length, axis=axis)
 
 
 def fused(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, None]:
@@ -270,6 +319,8 @@ def unfused(scores: Scores, terms: Terms) -> str | None:
         return f"bounds no logits, and softcap={scores.softcap}"
     if terms.key_data is not None:
         return "drops no weights, and a dropout key is given"
+    if terms.mixes:
+        return "mixes no heads, and a map between them is given"
     return None
 
 
@@ -303,10 +354,10 @@ KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise, "fused": f
 def default_kernel(
     q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms, sinks: bool = False
 ) -> str:
-    """Where cuDNN computes it "fused", else "naive" up to NAIVE_KEYS keys and "blockwise" beyond."""
+    """Where cuDNN computes it "fused", else "naive" up to NAIVE_KEYS keys and "blockwise" beyond, if it can."""
     if on_cudnn(q_BTGQK, k_BGSK, v_BGSU) and not sinks and unfused(scores, terms) is None:
         return "fused"
-    return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS else "blockwise"
+    return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS or unblocked(terms) is not None else "blockwise"
 
 
 @checked
@@ -324,6 +375,8 @@ def attend(
     softcap: Positive | None = None,
     sink_H: Array | None = None,
     selected_BTS: Array | None = None,
+    mix_logits_HO: Array | None = None,
+    mix_weights_OH: Array | None = None,
     dropout: Rate = 0.0,
     key: Array | None = None,
     kernel: str | None = None,
@@ -333,12 +386,14 @@ def attend(
     q, k: coordinates; None counts tokens from 0. scale: None is 1 / sqrt(K). softcap: bound on the logits.
     sink_H: a logit for each head that takes weight and gives nothing (gpt-oss).
     selected_BTS: bool, the keys that may be seen among those the mask allows; None is all of them.
+    mix_logits_HO, mix_weights_OH: maps between heads before and after the softmax, None for none (talking heads).
     dropout: share of the weights that are zeroed where a `key` is given.
     kernel: a name in KERNELS; None is what `default_kernel` says.
     Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit, or where the
     kernel does not compute what is asked.
     """
     _check_shapes(q_BTHK, k_BSGK, v_BSGU, sink_H, selected_BTS)
+    _check_mixing(q_BTHK.shape[2], mix_logits_HO, mix_weights_OH, sink_H)
     batch, tokens, heads, key_width = q_BTHK.shape
     seen, kv_heads = k_BSGK.shape[1:3]
     check_heads(heads, kv_heads)
@@ -349,7 +404,10 @@ def attend(
     q_BTGQK = q_BTHK.reshape(batch, tokens, kv_heads, heads // kv_heads, key_width)
     scores = Scores(mask=mask, scale=scale, softcap=softcap, dropout=dropout)
     key_data = None if key is None or dropout == 0 else jax.random.key_data(key)
-    terms = Terms(q=q, k=k, bias=bias, selected_BTS=selected_BTS, key_data=key_data)
+    terms = Terms(
+        q=q, k=k, bias=bias, selected_BTS=selected_BTS, mix_logits_HO=mix_logits_HO, mix_weights_OH=mix_weights_OH,
+        key_data=key_data,
+    )  # fmt: skip
     k_BGSK, v_BGSU = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGU))  # as a cache keeps them
     if kernel is None:
         kernel = default_kernel(q_BTGQK, k_BGSK, v_BGSU, scores, terms, sinks=sink_H is not None)
@@ -397,6 +455,15 @@ def _check_shapes(q: Array, k: Array, v: Array, sinks: Array | None, selected: A
     if selected is not None and (selected.dtype != bool or selected.shape[1:] != (q.shape[1], k.shape[1])):
         pairs = [q.shape[0], q.shape[1], k.shape[1]]
         raise ValueError(f"selected_BTS is {selected.dtype} {list(selected.shape)}; give booleans {pairs}")
+
+
+def _check_mixing(heads: int, before: Array | None, after: Array | None, sinks: Array | None) -> None:
+    """Raise ValueError unless maps between heads are from all to all of them, and no weight is still to be taken."""
+    for name, mix in (("mix_logits_HO", before), ("mix_weights_OH", after)):
+        if mix is not None and mix.shape != (heads, heads):
+            raise ValueError(f"{name} is {list(mix.shape)}; give [{heads}, {heads}], from every head to every head")
+    if after is not None and sinks is not None:
+        raise ValueError("sinks take weight from each head, which mix_weights_OH has mixed by then; give one of them")
 
 
 def check_heads(heads: int, kv_heads: int) -> None:

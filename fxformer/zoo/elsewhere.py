@@ -21,6 +21,8 @@ ELSEWHERE = {
     "qk_norm": "qk_layernorm qk_layer_norm use_qk_norm query_key_norm",
     "softcap": "attn_logit_softcapping logit_softcap logit_cap softcapping attn_softcap",
     "gate": "gated_attention attn_gate attention_gate output_gate gated_attn headwise_attn_output_gate",
+    "talking_heads": "talking pre_talking_heads post_talking_heads attn_talking_heads talking_head",
+    "value_residual": "resformer add_value_residual value_residual_learning v_residual",
     "window": "sliding_window window_size attention_window local_window",
     "head": "lm_head tie_embeddings tie_word_embeddings tied_embeddings tie_weights weight_tying untied",
     "layer_scale": "layerscale init_values layer_scale_init_value ls_init_value",

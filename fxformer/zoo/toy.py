@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from fxformer.block import Block
-from fxformer.fields import Distance, Number, Positive, Rate, Size, checked
-from fxformer.layers.attention import GQA, MLA, AttentionSpec, gqa
+from fxformer.fields import Distance, Number, Positive, Rate, Share, Size, checked
+from fxformer.layers.attention import GQA, MLA, AttentionSpec, Differential, gqa
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP, FFNSpec, MoE
@@ -46,6 +46,12 @@ MASKS: dict[str, Mask] = {
     "full": Full(),
 }
 GATES: dict[str, str | None] = {"none": None, **{name: name for name in gqa.GATES}}
+TALKING: dict[str, dict[str, bool]] = {  # what is mixed between heads
+    "none": {},
+    "logits": {"mix_logits": True},
+    "weights": {"mix_weights": True},
+    "both": {"mix_logits": True, "mix_weights": True},
+}
 HEADS: dict[str, Callable[[], Tied | Untied]] = {
     "tied": Tied,
     "untied": Untied,
@@ -68,9 +74,7 @@ def _mla(
 ) -> MLA:
     if rotary is None:
         raise ValueError('attention="mla" compares a rotated part of every key; use position="rotary"')
-    foreign = [name for name, value in own.items() if value != (heads if name == "kv_heads" else None)]
-    if foreign:
-        raise ValueError(f'attention="mla" has no {" and no ".join(foreign)}; leave out what it has not')
+    _refuse("mla", [name for name, value in own.items() if value != (heads if name == "kv_heads" else None)])
     rotary = replace(rotary, width=max(2, key_width // 4 * 2))
     latent = max(1, heads * key_width // 2)
     return MLA(
@@ -78,7 +82,25 @@ def _mla(
     )
 
 
-ATTENTIONS: dict[str, Callable[..., AttentionSpec]] = {"gqa": _gqa, "mla": _mla}
+def _refuse(attention: str, names: list[str]) -> None:
+    if names:
+        raise ValueError(f"attention={attention!r} has no {' and no '.join(names)}; leave out what it has not")
+
+
+def _differential(
+    heads: int, key_width: int, rotary: Rotary | None, mask: Mask, own: dict[str, Any], inits: dict[str, Any]
+) -> Differential:
+    """Two maps of half the width in each head, so that all matrices are as large as those of GQA."""
+    known = {name: own[name] for name in ("kv_heads", "qk_norm", "softcap")}
+    _refuse("differential", [name for name, value in own.items() if name not in known and value is not None])
+    if key_width % 2:
+        raise ValueError(f'attention="differential" halves heads of {key_width} channels; use an even width / heads')
+    if rotary is not None:
+        rotary = replace(rotary, width=max(2, rotary.width // 4 * 2))
+    return Differential(heads=heads, key_width=key_width // 2, rotary=rotary, mask=mask, **known, **inits)
+
+
+ATTENTIONS: dict[str, Callable[..., AttentionSpec]] = {"gqa": _gqa, "mla": _mla, "differential": _differential}
 
 
 def _slots(position: str, length: int, heads: int, key_width: int) -> dict[str, Any]:
@@ -133,6 +155,8 @@ def toy(
     qk_norm: str = "none",
     softcap: Positive | None = None,
     gate: str = "none",
+    talking_heads: str = "none",
+    value_residual: Share | None = None,
     window: Distance | None = None,
     head: str = "tied",
     layer_scale: Positive | None = None,
@@ -148,7 +172,10 @@ def toy(
     kv_heads: None is `heads`. inner: None is 4 x width for "mlp", 8/3 x width for "glu", and for each expert of "moe".
     window: keys that are seen of those the mask allows; None is all. length: positions of "learned".
     gate: on what attention says, for each "head" or each "channel" of one.
-    attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary.
+    talking_heads: what is mixed between heads by learned maps, "logits", "weights" or "both".
+    value_residual: the weight of the first block's values in those of each later one, where it starts; None has none.
+    attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary;
+    "differential" subtracts two maps of half the width in each head.
     layer_scale: where a learned factor on each channel of every branch starts (LayerScale); None has none.
     residual_scale, branch_scale, init_scale: numbers that may be traced: the skip of the residual, and the gain at
     initialisation of value, output and feed-forward matrices, and of all matrices.
@@ -170,6 +197,8 @@ def toy(
         else Norm(kind=nearest(KINDS, qk_norm, "qk_norm"), alpha=FACTORS.get(qk_norm)),
         "softcap": softcap,
         "gate": nearest(GATES, gate, "gate"),
+        "value_residual": value_residual,
+        **nearest(TALKING, talking_heads, "talking_heads"),
     }
     matrices = {"init": init, "value_init": branch_init, "out_init": branch_init}
     block = Block(

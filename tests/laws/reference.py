@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import fxformer as fx
-from fxformer.layers.attention import GQA
+from fxformer.layers.attention import GQA, Differential
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Learned, LearnedPair, Sinusoidal
 from fxformer.layers.ffn import GLU, MLP
@@ -122,7 +122,11 @@ BIASES = {
     Buckets: lambda spec, params: BucketBias(params["bias"]["table"], spec.max_distance, spec.bidirectional),
     ALiBi: lambda spec, params: DistanceBias(np.array(ops.slopes(spec.heads))),
 }
-KNOWN = {GQA, *FFNS}  # others have a whole-layer oracle of their own: tests/test_mla.py, tests/test_moe.py
+KNOWN = {
+    GQA,
+    Differential,
+    *FFNS,
+}  # others have a whole-layer oracle of their own: tests/test_mla.py, tests/test_moe.py
 POSITIONS = {
     type(None): lambda spec, params, pos, width: 0.0,
     Sinusoidal: lambda spec, params, pos, width: ops.sinusoids(pos, width, spec.base),
@@ -165,11 +169,11 @@ def forward(spec: fx.Transformer, params, tokens, coords: fx.Coords):
     if spec.embed.norm is not None:
         x = normed(spec.embed.norm, params["embed"]["norm"], x)
     bias = BIASES[type(spec.stack.bias)](spec.stack.bias, params["stack"])
-    stats = []
+    stats, first = [], {}
     leave = PLACEMENTS[spec.stack.placement][2]
     x = (x, x) if leave is both else x
-    for block, layer in layers(spec, params["stack"]):
-        x, numbers = one_block(block, layer, x, pos=pos, index=index, coords=coords, bias=bias)
+    for number, (block, layer) in enumerate(layers(spec, params["stack"])):
+        x, numbers = one_block(block, layer, x, number, pos=pos, index=index, coords=coords, bias=bias, first=first)
         stats.append(numbers)
     x = leave(x, lambda h: normed(spec.stack.norm, params["stack"].get("final_norm", {}), h))
     logits = HEADS[type(spec.head)](spec.head, params, x, table)
@@ -186,7 +190,7 @@ def layers(spec_or_groups, params):
                 yield block, own if group.tied else jax.tree.map(lambda leaf, n=n: leaf[n], own)
 
 
-def one_block(block, params, x, *, pos, index, coords, bias):
+def one_block(block, params, x, number, *, pos, index, coords, bias, first):
     stats = {}
 
     def join(name, stream, f):
@@ -203,7 +207,9 @@ def one_block(block, params, x, *, pos, index, coords, bias):
         return joins[name](stream, measured, own, block.residual.skip, branch)
 
     def attention(h):
-        y, logits, weights = attend(block.attention, params["attention"], h, pos, index, coords, bias)
+        looks = ATTENTIONS[type(block.attention)]
+        around = {"number": number, "pos": pos, "index": index, "coords": coords, "bias": bias, "first": first}
+        y, logits, weights = looks(block.attention, params["attention"], h, **around)
         rows = weights.sum(-1) > 0
         weights = weights / np.where(rows, weights.sum(-1), 1)[..., None]  # between tokens: a sink is none
         entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
@@ -216,7 +222,7 @@ def one_block(block, params, x, *, pos, index, coords, bias):
     return x, stats
 
 
-def attend(spec, params, h, pos, index, coords, bias):
+def attend(spec, params, h, *, number, pos, index, coords, bias, first):
     q = linear(params["query"], "btd,dhk->bthk", h)
     k, v = (linear(params[name], "btd,dgk->btgk", h) for name in ("key", "value"))
     if spec.qk_norm is not None:
@@ -224,16 +230,17 @@ def attend(spec, params, h, pos, index, coords, bias):
         k = normed(spec.qk_norm, params.get("key_norm", {}), k, axes=1 + spec.joint_norm)
     if spec.value_norm is not None:
         v = normed(spec.value_norm, params["value_norm"], v)
+    if spec.value_residual is not None and not first:
+        first["value"] = v
+    elif spec.value_residual is not None:
+        v = params["value_first"] * first["value"] + params["value_own"] * v
     if spec.relative is not None:
         bias = BIASES[type(spec.relative)](spec.relative, {"bias": params["relative"]})
-    if spec.rotary is not None:
-        for x in (q, k):
-            for b, t, head in np.ndindex(*x.shape[:3]):
-                x[b, t, head] = ops.rotate(x[b, t, head], [pos[b, t], *[0] * (spec.rotary.streams - 1)], spec.rotary)
+    rotate(spec.rotary, pos, q, k)
     seen = ops.visible(spec.mask, coords, coords, len(h))
     y, logits, weights = ops.attend(
         q, k, v, seen=seen, q_index=index, k_index=index, bias=bias, scale=spec.scale, softcap=spec.softcap,
-        sink=params.get("sinks"),
+        sink=params.get("sinks"), before=params.get("mix_logits"), after=params.get("mix_weights"),
     )  # fmt: skip
     if spec.gate is not None:
         einsum = {"head": "btd,dh->bth", "channel": "btd,dhk->bthk"}[spec.gate]
@@ -242,3 +249,31 @@ def attend(spec, params, h, pos, index, coords, bias):
     if spec.out_norm is not None:
         y = normed(spec.out_norm, params["out_norm"], y, axes=2)
     return linear(params["out"], "bthk,hkd->btd", y), logits, weights
+
+
+def rotate(rotary, pos, *arrays):
+    """In place, each head of each token."""
+    for x in () if rotary is None else arrays:
+        for b, t, head in np.ndindex(*x.shape[:3]):
+            x[b, t, head] = ops.rotate(x[b, t, head], [pos[b, t], *[0] * (rotary.streams - 1)], rotary)
+
+
+def differential(spec, params, h, *, number, pos, index, coords, bias, first):
+    """Ye et al. 2024, eq. 1 to 3: heads 2i and 2i + 1 of queries and keys are the two maps of head i."""
+    q, k = (linear(params[name], "btd,dhk->bthk", h) for name in ("query", "key"))
+    v = linear(params["value"], "btd,dgu->btgu", h)
+    if spec.qk_norm is not None:
+        q, k = (normed(spec.qk_norm, params.get(name, {}), x) for name, x in (("query_norm", q), ("key_norm", k)))
+    rotate(spec.rotary, pos, q, k)
+    seen = ops.visible(spec.mask, coords, coords, len(h))
+    given = {"seen": seen, "q_index": index, "k_index": index, "bias": bias, "scale": spec.scale}
+    maps = [ops.attend(q[:, :, i::2], k[:, :, i::2], v, softcap=spec.softcap, **given) for i in (0, 1)]
+    one, two = (np.exp(params[f"lambda_query_{i}"] @ params[f"lambda_key_{i}"]) for i in (1, 2))
+    start = spec.last - (spec.last - spec.first) * math.exp(-spec.pace * number)
+    y = maps[0][0] - (one - two + start) * maps[1][0]
+    y = (1 - start) * normed(spec.norm, params.get("norm", {}), y)
+    logits, weights = (np.concatenate([one[i] for one in maps], axis=1) for i in (1, 2))
+    return linear(params["out"], "bthu,hud->btd", y), logits, weights
+
+
+ATTENTIONS = {GQA: attend, Differential: differential}

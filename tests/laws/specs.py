@@ -12,7 +12,7 @@ import numpy as np
 
 import fxformer as fx
 from fxformer import zoo
-from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention import GQA, MLA, AttentionSpec, Differential
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import Buckets
 from fxformer.layers.ffn import GLU, MoE
@@ -28,7 +28,7 @@ from fxformer.ops.rotary import NTK, Dynamic, Linear, Llama3, Rotary, Scaling, Y
 from fxformer.stack import Repeat
 from fxformer.verify import lawful
 from fxformer.walk import parts
-from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS
+from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS, TALKING
 
 BASE = {"width": 24, "depth": 2, "heads": 3, "inner": 40, "length": 32}
 VARIANTS = {
@@ -44,6 +44,8 @@ VARIANTS = {
     "kv_heads": (1, 3),
     "softcap": (2.0,),
     "gate": tuple(GATES),
+    "talking_heads": tuple(TALKING),
+    "value_residual": (0.4,),
     "window": (3, 13),
     "residual_scale": (1.7,),
     "layer_scale": (0.1,),
@@ -175,14 +177,17 @@ def ways(spec: fx.Transformer) -> list[tuple]:
     return [*blocks, (type(spec.stack.bias),)]
 
 
-def way(attention: GQA | MLA) -> tuple:
+def way(attention: AttentionSpec) -> tuple:
     """What tells one attention from another, sizes aside."""
     mask = re.sub(r"\d+", "", str(attention.mask))
     if type(attention) is MLA:
         return MLA, mask, attention.query_latent is None, attention.index is None
+    if type(attention) is Differential:
+        return Differential, mask
     heads = attention.heads == attention.kv_heads, attention.kv_heads == 1
     given = attention.softcap, attention.scale, attention.qk_norm, attention.relative
-    return GQA, mask, *heads, *(value is None for value in given), attention.sinks
+    talks = attention.mix_logits, attention.mix_weights, attention.value_residual is None
+    return GQA, mask, *heads, *(value is None for value in given), attention.sinks, *talks
 
 
 def kinds(named: dict[str, fx.Transformer]) -> list[str]:

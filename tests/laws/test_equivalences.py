@@ -15,7 +15,7 @@ from fxformer.layers.context import Side, dropout
 from fxformer.ops.bias import DistanceBias
 from fxformer.ops.mask import Blocks, Causal, Full, Prefix, Strided, Window
 from fxformer.ops.rotary import SCALINGS
-from fxformer.stack import Repeat
+from fxformer.stack import Once, Repeat
 from fxformer.verify import disturbed
 from tests.laws import reference
 from tests.laws.specs import SCALED, tokens_of, toy, with_attention, with_groups, with_mask
@@ -85,6 +85,49 @@ def test_grouped_queries_are_multi_head_attention_with_repeated_heads(kv_heads):
     repeated = with_group(params, group_0={"blocks": {"block_0": {**block, "attention": attention}}})
     same(logits(grouped, params), logits(full, repeated))
     assert toy(heads=6, kv_heads=6) == full
+
+
+def alone(spec, **numbers):
+    """Parameters of the spec with some of its single numbers, of every layer, and everything else as in BASE."""
+    params = disturbed(spec)
+    attention = params["stack"]["group_0"]["blocks"]["block_0"]["attention"]
+    attention |= {name: jnp.full_like(attention[name], value) for name, value in numbers.items()}
+    return params
+
+
+def without(params, *names):
+    """The parameters without some of attention's."""
+    block = params["stack"]["group_0"]["blocks"]["block_0"]
+    rest = {name: part for name, part in block["attention"].items() if name not in names}
+    return with_group(params, group_0={"blocks": {"block_0": {**block, "attention": rest}}})
+
+
+def test_values_without_those_of_the_first_block_are_plain_attention():
+    spec = toy(value_residual=0.4)
+    params = alone(spec, value_first=0.0, value_own=1.0)
+    same(logits(spec, params), logits(BASE, without(params, "value_first", "value_own")))
+
+
+def test_the_values_of_the_first_block_are_those_of_all_groups():
+    """However the blocks are grouped; in the first itself the two numbers do nothing."""
+    spec = toy(value_residual=0.4, depth=3)
+    (block,) = spec.stack.groups[0].blocks
+    params = disturbed(spec)
+    apart = with_groups(spec, Once((block,)), Repeat(1, (block, block)))
+    one, rest = (
+        jax.tree.map(lambda leaf, i=i: leaf[i], params["stack"]["group_0"]["blocks"]["block_0"])
+        for i in (0, slice(1, 3))
+    )
+    one["attention"] |= {"value_first": jnp.nan_to_num(jnp.inf), "value_own": jnp.float32(7)}
+    pairs = {f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], rest) for i in (0, 1)}
+    grouped = with_group(params, group_0={"blocks": {"block_0": one}}, group_1={"blocks": pairs})
+    same(logits(apart, grouped), logits(spec, params))
+
+
+def test_heads_that_say_nothing_to_others_are_plain_attention():
+    spec, eye = toy(talking_heads="both"), jnp.eye(3)
+    params = alone(spec, mix_logits=eye, mix_weights=eye)
+    same(logits(spec, params), logits(BASE, without(params, "mix_logits", "mix_weights")))
 
 
 def test_deepnorm_of_one_is_post_norm():

@@ -13,7 +13,7 @@ import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
 import fxformer as fx
-from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention import GQA, MLA, Differential
 from fxformer.layers.attention.gqa import GATES
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import ALiBi, Buckets
@@ -53,6 +53,7 @@ ABSENT = {  # what a field that is None could be instead
     "softcap": 3.0,
     "layer_scale": 0.1,
     "gate": "head",
+    "value_residual": 0.4,
     "scale": 0.3,
     "position": Sinusoidal(),
     "norm": Norm(kind="layer"),
@@ -73,7 +74,7 @@ OTHERS = {  # what one of several kinds could be instead; a part of one kind onl
     MoE: MLP(inner=9, activation="relu"),
     Dropless: Capacity(factor=0.5, least=1),
     Capacity: Dropless(),
-    MLA: GQA(heads=3, kv_heads=3, key_width=4),
+    **dict.fromkeys((MLA, Differential), GQA(heads=3, kv_heads=3, key_width=4)),
     **dict.fromkeys((Buckets, ALiBi, Rotary, Indexer, TopK, *SCALINGS)),
 }
 # A field may be idle beside another choice, if this says so.

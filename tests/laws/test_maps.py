@@ -16,7 +16,7 @@ import pytest
 
 import fxformer as fx
 from fxformer.coords import Coords, packed
-from fxformer.layers.attention import ATTENTION, MLA, MLAModule
+from fxformer.layers.attention import ATTENTION, GQA, MLA, Differential, MLAModule
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import BIASES
 from fxformer.layers.context import Context
@@ -26,6 +26,8 @@ from tests.laws.specs import PUBLISHED, STRUCTURES, tokens_of
 
 BATCH, TOKENS, WIDTH = 2, 7, 24
 AFTER = {"gate": None, "head_gains": False, "out_norm": None}  # between what is read and the last matrix
+
+UNEVEN = {(GQA, "sinks"), (GQA, "mix_weights"), (Differential, "heads")}  # whose weights do not sum to 1
 
 
 def choices(attention) -> set:
@@ -67,13 +69,13 @@ def looked(module: nn.Module, bias=None):
 
         def record(call, arguments, options, where):
             result = call(*arguments, **options)
-            seen[where.module.name] = arguments[0] if where.module.name == "out" else result
+            seen[where.module.name] = arguments[0] if where.module.name in ("out", "norm") else result
             return result
 
         with nn.intercept_methods(record):
             _, side = module.apply(params, x_BTD, context, None)
         values = next(seen[name] for name in ("value_up", "value_norm", "value") if name in seen)
-        return side.stats["map"], values, seen["out"]
+        return side.stats["map"], values, seen.get("norm", seen["out"])
 
     return jax.tree.map(np.asarray, look(params, x_BTD, replace(context, maps=True)))
 
@@ -98,7 +100,7 @@ def test_a_map_is_the_weights_of_the_values(attention, bias):
     for index in parts(attention, Indexer):
         count_BT = np.minimum(count_BT, index.keep)
     assert (np.count_nonzero(map_BHTS, axis=-1) == count_BT[:, None]).all(), "each key that is seen has weight"
-    if not any(field.name == "sinks" and attention.sinks for field in fields(attention)):
+    if not choices(attention) & UNEVEN:
         sums_BHT = np.broadcast_to(count_BT[:, None] > 0, map_BHTS.shape[:3])
         np.testing.assert_allclose(np.sum(map_BHTS, axis=-1, dtype=np.float64), sums_BHT, atol=1e-6)
 

@@ -168,10 +168,11 @@ def visible(m, q: Coords, k: Coords, rows):
     return seen
 
 
-def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=None, sink=None):
+def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=None, sink=None, before=None, after=None):
     """(y [B, T, H, U], logits and weights [B, H, T, S]) by a loop over rows and heads.
 
     A query that sees nothing gets zeros. Query head h looks at key head h // (H / G), as repeat_interleave does.
+    before, after: Shazeer et al. 2020, P_l and P_w: maps between heads, of the logits and of the weights.
     """
     (rows, tokens, heads, width), kv_heads = q.shape, k.shape[2]
     scale = 1 / math.sqrt(width) if scale is None else scale
@@ -182,13 +183,14 @@ def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=No
     if bias is not None:
         for b, t, s in np.ndindex(rows, tokens, k.shape[1]):
             added[b, :, t, s] = logit_bias(bias, int(q_index[b, t]), int(k_index[b, s]))
-    for b, h in np.ndindex(rows, heads):
-        group = h // (heads // kv_heads)
-        raw = scale * q[b, :, h] @ k[b, :, group].T
+    before, after = (np.eye(heads) if mix is None else np.asarray(mix, np.float64) for mix in (before, after))
+    for b, o in np.ndindex(rows, heads):
+        raw = sum(before[h, o] * scale * q[b, :, h] @ k[b, :, h // (heads // kv_heads)].T for h in range(heads))
         raw = raw if softcap is None else softcap * np.tanh(raw / softcap)
-        logits[b, h] = np.where(seen[b], raw + added[b, h], -np.inf)
+        logits[b, o] = np.where(seen[b], raw + added[b, o], -np.inf)
         for t in np.flatnonzero(seen[b].any(-1)):
-            added_logit = [] if sink is None else [float(sink[h])]
-            weights[b, h, t] = softmax(np.concatenate([logits[b, h, t], added_logit]))[: k.shape[1]]
-        y[b, :, h] = weights[b, h] @ v[b, :, group]
+            added_logit = [] if sink is None else [float(sink[o])]
+            weights[b, o, t] = softmax(np.concatenate([logits[b, o, t], added_logit]))[: k.shape[1]]
+    for b, h in np.ndindex(rows, heads):
+        y[b, :, h] = sum(after[o, h] * weights[b, o] for o in range(heads)) @ v[b, :, h // (heads // kv_heads)]
     return y, logits, weights

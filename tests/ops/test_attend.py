@@ -44,6 +44,9 @@ DOCUMENTS_K = Coords(
 BUCKETS = BucketBias(jnp.asarray(TABLE, jnp.float32), max_distance=20, bidirectional=True)
 SLOPES = DistanceBias(jnp.asarray(alibi_slopes(G * Q), jnp.float32))
 SINKS = jnp.asarray(RNG.normal(size=G * Q), jnp.float32)
+MIXING = {
+    name: jnp.asarray(RNG.normal(size=(G * Q, G * Q)), jnp.float32) for name in ("mix_logits_HO", "mix_weights_OH")
+}
 SELECTED = jnp.asarray(RNG.integers(0, 2, (B, T, S)), bool)
 CASES = {
     "causal": {"mask": Causal(), "q": LATE, "k": plain(S)},
@@ -58,6 +61,22 @@ CASES = {
     "softcap": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, "softcap": 0.7, "scale": 0.9},
     "softcap t5": {"mask": Full(), "q": RAGGED_Q, "k": RAGGED_K, "softcap": 0.7, "bias": BUCKETS},
     "sinks": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, "sink_H": SINKS},
+    "talking": {"mask": Causal(), "q": RAGGED_Q, "k": RAGGED_K, **MIXING},
+    "talking logits": {
+        "mask": Full(),
+        "q": LATE,
+        "k": plain(S),
+        "bias": BUCKETS,
+        "softcap": 0.7,
+        "mix_logits_HO": MIXING["mix_logits_HO"],
+    },
+    "talking weights": {
+        "mask": Window(3),
+        "q": LATE,
+        "k": plain(S),
+        "selected_BTS": SELECTED,
+        "mix_weights_OH": MIXING["mix_weights_OH"],
+    },
     "selected": {"mask": Causal(), "q": LATE, "k": plain(S), "selected_BTS": SELECTED},
     "selected sinks": {"mask": Window(4), "q": LATE, "k": plain(S), "selected_BTS": SELECTED, "sink_H": SINKS},
 }
@@ -65,7 +84,8 @@ CASES = {
 BLOCKS = {"naive": [{}], "blockwise": [{"BLOCK": 1}, {"BLOCK": 4}, {"BLOCK": 256}, {"FEW": T + 1}]}
 WAYS = [(kernel, sizes) for kernel in KERNELS for sizes in BLOCKS.get(kernel, [{}])]
 # What a kernel refuses to compute, and says so.
-REFUSED = {"fused": {"softcap": "bounds no logits", "sink_H": "no log-sum-exp", "key": "drops no weights"}}
+REFUSED = {"fused": {"softcap": "bounds no logits", "sink_H": "no log-sum-exp", "key": "drops no weights",
+                     **dict.fromkeys(MIXING, "mixes no heads")}}  # fmt: skip
 
 
 def exact(case, q, k, v):
@@ -75,7 +95,8 @@ def exact(case, q, k, v):
     seen = reference.visible(case["mask"], case["q"], case["k"], B)
     seen = seen & np.asarray(case.get("selected_BTS", True))
     numbers = {name: case.get(name) for name in ("bias", "scale", "softcap")}
-    return reference.attend(q, k, v, seen=seen, sink=case.get("sink_H"), **numbers, **index)
+    mixing = {"before": case.get("mix_logits_HO"), "after": case.get("mix_weights_OH")}
+    return reference.attend(q, k, v, seen=seen, sink=case.get("sink_H"), **mixing, **numbers, **index)
 
 
 def single(*arrays):
@@ -152,6 +173,36 @@ def test_a_sink_has_the_slope_of_the_loop(kernel):
         moved = [np.asarray(SINKS, np.float64) + sign * step * (np.arange(G * Q) == h) for sign in (1, -1)]
         above, below = ((dy * exact({**case, "sink_H": sink}, q, k, v)[0]).sum() for sink in moved)
         assert slope[h] == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_a_map_between_heads_has_the_slope_of_the_loop(name, kernel):
+    case, (q, k, v, dy), rng, step = CASES["talking"], DATA, np.random.default_rng(1), 1e-5
+    if not takes(kernel, case):
+        return
+
+    def loss(mix):
+        return (attend(*single(q, k, v), **{**case, name: mix}, kernel=kernel) * dy).sum()
+
+    slope, toward = jax.jit(jax.grad(loss))(MIXING[name]), rng.normal(size=(G * Q, G * Q))
+    moved = (np.asarray(MIXING[name], np.float64) + sign * step * toward for sign in (1, -1))
+    above, below = ((dy * exact({**case, name: mix}, q, k, v)[0]).sum() for mix in moved)
+    assert (np.asarray(slope, np.float64) * toward).sum() == pytest.approx((above - below) / (2 * step), rel=1e-4)
+
+
+def test_heads_that_talk_drop_weights_in_the_naive_kernel_only():
+    q, k, v, _ = single(*DATA)
+    case = {"q": LATE, "k": plain(S), **MIXING, "dropout": 0.5, "key": jax.random.key(0)}
+    with pytest.raises(ValueError, match=r"drops no weights of heads that are mixed, .*; use kernel=.naive."):
+        attend(q, k, v, **case, kernel="blockwise")
+    many = jnp.repeat(k, module.NAIVE_KEYS, axis=1)
+    terms = Terms(q=LATE, k=plain(S), **MIXING, key_data=jnp.zeros(2, jnp.uint32))
+    arrays = q.reshape(B, T, G, Q, K), jnp.swapaxes(many, 1, 2), jnp.swapaxes(many, 1, 2)
+    assert module.default_kernel(*arrays, Scores(dropout=0.5), terms) == "naive"
+    with pytest.raises(ValueError, match=r"mix_logits_HO is \[2, 2\]; give \[6, 6\]"):
+        attend(q, k, v, q=LATE, k=plain(S), mix_logits_HO=jnp.eye(2))
+    with pytest.raises(ValueError, match="sinks take weight"):
+        attend(q, k, v, q=LATE, k=plain(S), **MIXING, sink_H=SINKS)
 
 
 def test_dropped_weights_are_the_same_in_every_kernel(monkeypatch):
@@ -299,7 +350,8 @@ def test_statistics_equal_the_loops(name):
     case = CASES[name]
     _, logits, weights = exact(case, *DATA[:3])
     scores = Scores(mask=case["mask"], scale=case.get("scale"), softcap=case.get("softcap"))
-    terms = Terms(q=case["q"], k=case["k"], bias=case.get("bias"), selected_BTS=case.get("selected_BTS"))
+    terms = Terms(q=case["q"], k=case["k"], bias=case.get("bias"), selected_BTS=case.get("selected_BTS"),
+                  mix_logits_HO=case.get("mix_logits_HO"))  # fmt: skip
     stats = logit_stats(*single(*DATA[:2]), scores, terms)
     rows = weights.sum(-1) > 0
     entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)

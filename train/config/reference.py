@@ -10,7 +10,7 @@ from fxformer.layers.residual import PLACEMENTS
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.norm import NORMS
 from fxformer.table import widths_of
-from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS
+from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS, TALKING
 from train.config.config import DTYPES, NAMES, PARAMETERS, SECTIONS, Data, Run, Train, place
 from train.config.values import BELOW_1, COUNT, FLOAT, RANGES, kinds_of
 from train.data.synthetic import TASKS
@@ -52,6 +52,9 @@ MODEL = {
     "qk_norm": About("the normalisation of queries and keys", "", TOY, "toy"),
     "softcap": About("c in c tanh(logit / c), of attention; none: no cap", "logits", TOY, "toy"),
     "gate": About("a sigmoid of the layer's input on what attention says, for each head or channel", "", TOY, "GATES"),
+    "talking_heads": About("what learned maps mix between heads", "", TOY, "TALKING"),
+    "value_residual": About("the weight of the first block's values in later ones, where it starts; none: without",
+                            "factor", GQA, "GQA"),
     "window": About("the last keys that the mask shows; none: all", "tokens", "fxformer/ops/mask.py", "Window"),
     "head": About("what makes logits", "", TOY, "HEADS"),
     "layer_scale": About("where a learned factor on the channels of a branch starts; none: none", "factor", TOY, "toy"),
@@ -126,6 +129,7 @@ ABOUT = {"model": MODEL, "data": DATA, "train": TRAIN, "run": RUN, "question": A
 CHOICES: dict[str, typing.Iterable[str]] = {  # of the names that a setting takes
     "norm": NORMS, "qk_norm": NORMS, "placement": PLACEMENTS, "position": POSITIONS,
     "attention": ATTENTIONS, "mask": MASKS, "ffn": FFNS, "activation": ACTIVATIONS, "head": HEADS, "gate": GATES,
+    "talking_heads": TALKING,
     "task": ("text", *TASKS), "objective": OBJECTIVES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES,
     "parametrization": PARAMETRIZATIONS, "rules": sharding.PRESETS, "question.at": RATES, "question.measure": MEASURES,
     "question.match": MATCHED, "question.by": SOLVABLE, "question.run": RUNS,

@@ -32,7 +32,7 @@ from flax.linen.spmd import LogicallyPartitioned
 
 from fxformer.axes import sides
 from fxformer.block import Block
-from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention import GQA, MLA, Differential
 from fxformer.layers.head import Tied, Untied
 from fxformer.model import Transformer, abstract_params
 from fxformer.stack import Once, Repeat
@@ -192,6 +192,7 @@ class Family:
 CHANNELS: dict[type, Callable[[Any], int]] = {  # that a query and a key are compared in
     GQA: lambda spec: spec.key_width,
     MLA: lambda spec: spec.nope_width + spec.rope_width,
+    Differential: lambda spec: spec.key_width,
 }
 
 

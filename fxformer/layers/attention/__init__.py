@@ -3,10 +3,14 @@
 A spec says in `records` what one token leaves in the cache, and in `mask` how far queries look back.
 """
 
+from fxformer.layers.attention.differential import Differential, DifferentialModule
 from fxformer.layers.attention.gqa import GQA, CrossModule, GQAModule
 from fxformer.layers.attention.mla import MLA, MLAModule
 
-ATTENTION = {GQA: GQAModule, MLA: MLAModule}
-AttentionSpec = GQA | MLA
+ATTENTION = {GQA: GQAModule, MLA: MLAModule, Differential: DifferentialModule}
+AttentionSpec = GQA | MLA | Differential
 
-__all__ = ["ATTENTION", "GQA", "MLA", "AttentionSpec", "CrossModule", "GQAModule", "MLAModule"]
+__all__ = [
+    "ATTENTION", "GQA", "MLA", "Differential", "AttentionSpec",
+    "CrossModule", "GQAModule", "MLAModule", "DifferentialModule",
+]  # fmt: skip

@@ -76,6 +76,11 @@ class MLA:
         indexed = {} if self.index is None else {"index": {"j": self.index.width}}
         return {"latent": {"r": self.latent}, "rope": {"p": self.rope_width}, **indexed}
 
+    @property
+    def records_of_first(self) -> Sizes:
+        """It takes nothing of the first block."""
+        return {}
+
 
 class Heads(NamedTuple):
     """What `attend` is given, queries and keys of the same channels X, and how its answer is read as values."""
