@@ -19,7 +19,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from fxformer.commands.generate import Pace
 from fxformer.decode import check_decodable
 from fxformer.model import Transformer
-from train.config import Edits, load
+from train.config import Edits, defaults, load
 from train.errors import UserError, user_input
 from train.run.signals import INTERRUPTED
 
@@ -102,7 +102,7 @@ def ablate(
         print(f"interrupted; what was done is kept in {folder}, the same command goes on from there")
         return INTERRUPTED
     question, results = answered(folder)
-    say_verdicts(write_report(results, folder, question))
+    say_verdicts(write_report(results, folder, question, defaults()))
     print(f"report: {folder / 'report.html'}")
     return 0
 
@@ -142,7 +142,7 @@ def report(folder: RunFolder) -> int:
     if not (folder / "results.jsonl").exists():
         raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
     question, results = answered(folder)
-    say_verdicts(write_report(results, folder, question))
+    say_verdicts(write_report(results, folder, question, defaults()))
     print(f"report: {folder / 'report.html'}")
     return 0
 

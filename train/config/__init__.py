@@ -9,8 +9,8 @@ Imports data, objectives, optim and errors.
     match    sizes that make arms equal
 """
 
-from train.config.config import Config
+from train.config.config import Config, defaults
 from train.config.edit import Edits
 from train.config.read import load
 
-__all__ = ["Config", "Edits", "load"]
+__all__ = ["Config", "Edits", "defaults", "load"]

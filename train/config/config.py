@@ -289,6 +289,11 @@ class Config:
         return {"model": model} | {name: replace(getattr(self, name), **values) for name, values in sections.items()}
 
 
+def defaults() -> dict[str, Any]:
+    """Every setting that decides a result, by its name, as it is where nothing is given."""
+    return Config(name="defaults").settings()
+
+
 def place(name: str) -> tuple[str, str]:
     """(section, key) of a flat or dotted setting. Raises ValueError with the name that is meant where it is none."""
     now = renamed(OLD_NAMES, name, "setting")

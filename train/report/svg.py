@@ -1,16 +1,14 @@
-"""One small figure that needs no script: loss by depth at each arm's best rate, for a README or an issue."""
+"""One small figure that needs no script: loss by size at each arm's best rate, for a README or an issue."""
 
-import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
-from train.report.figures import Arms, Style, by_depth
-from train.verdict.measures import alive, chosen
-from train.verdict.runs import Result, by, loss_of
-from train.verdict.stats import mean_interval
+from train.report.arms import Arms, Style, Sweep
+from train.report.charts.losses import best_of
+from train.verdict.runs import by
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 74, 46  # margins
@@ -24,33 +22,13 @@ STYLE = (
 )
 
 
-class Point(NamedTuple):
-    """An arm at one depth: mean loss over the seeds of its best rate, a 95 % interval, and did any of its runs work."""
-
-    depth: int
-    mean: float
-    low: float
-    high: float
-    worked: bool
-
-
-def points_of(runs: Sequence[Result]) -> list[Point]:
-    """One point a depth, the shallowest first; none where a loss at the best rate is no number, capped or not."""
-    points = []
-    for depth, group in by_depth(runs):
-        (rate,) = chosen(group, ("lr",))
-        best = [loss_of(r) for r in group if r["args"]["lr"] == rate]
-        if all(map(math.isfinite, best)):
-            points.append(Point(depth, *mean_interval(best), bool(alive(group))))
-    return points
-
-
-def losses_by_depth(arms: Arms) -> str:
-    """Validation loss against depth as SVG; a hollow mark is an arm of which no run worked."""
-    lines = {name: points_of(runs) for name, runs in arms.of(arms.results).items()}
+def losses_by_size(sweep: Sweep) -> str:
+    """Validation loss against the size as SVG; a hollow mark is an arm of which no run worked."""
+    arms = sweep.arms
+    lines = {name: best_of(sweep, runs) for name, runs in arms.of(sweep.results).items()}
     every = [point for points in lines.values() for point in points]
-    known = {text: arms.results[0]["corpus"][name] for name, text in REFERENCES.items()}
-    depths = sorted({point.depth for point in every}, key=lambda depth: depth or 0)
+    known = {text: sweep.results[0]["corpus"][name] for name, text in REFERENCES.items()}
+    sizes = [size for size, _ in sweep.sizes]
     heights = [p.low for p in every] + [p.high for p in every] + list(known.values())
     low, high = min(heights), max(heights)
     room = 0.04 * (high - low) or 1.0
@@ -59,29 +37,29 @@ def losses_by_depth(arms: Arms) -> str:
     more = ROW * legend[-1].row
     top, height = TOP + more, HEIGHT + more
 
-    def x(depth: int) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (depths.index(depth) + 0.5) / len(depths)
+    def x(size: int | None) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (sizes.index(size) + 0.5) / len(sizes)
 
     def y(loss: float) -> float:
         return top + (height - top - BOTTOM) * (high - loss) / (high - low)
 
-    counts = sorted({len(by(group, "seed")) for _, group in by_depth(arms.results)})
+    counts = sorted({len(by(group, "seed")) for _, group in sweep.sizes})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     end = WIDTH - RIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
-        f"<title>Validation loss by depth at the best rate</title><style>{STYLE}</style>",
-        _text(LEFT, 18, f"Validation loss at the best rate, nats per byte: mean of {seeds} seeds; 95 % interval"),
+        f"<title>Validation loss at the best learning rate</title><style>{STYLE}</style>",
+        _text(LEFT, 18, f"Validation loss at the best learning rate, nats per token: mean of {seeds} seeds"),
         *(f'<path class="grid" d="M{LEFT} {y(t):.1f}H{end}"/>' + _text(LEFT - 8, y(t) + 4, f"{t:g}", anchor="end")
           for t in _ticks(low, high)),
-        *(_text(x(depth), height - BOTTOM + 20, f"depth {depth}", anchor="middle") for depth in depths),
+        *(_text(x(size), height - BOTTOM + 20, sweep.called(size), anchor="middle") for size in sizes),
         *(f'<path class="line" stroke-dasharray="4 4" d="M{LEFT} {y(loss):.1f}H{end}"/>'
           + _text(end + 8, y(loss) + 4, text, kind="faint") for text, loss in known.items()),
     ]  # fmt: skip
     for k, (name, points) in enumerate(lines.items()):
         shift = DODGE * (k - (len(lines) - 1) / 2)
         parts += _arm(
-            [(x(p.depth) + shift, y(p.mean), y(p.low), y(p.high), p.worked) for p in points], arms.styles[name]
+            [(x(p.size) + shift, y(p.mean), y(p.low), y(p.high), p.worked) for p in points], arms.styles[name]
         )
     parts += _legend(arms, legend, any(not point.worked for point in every))
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from train.files import write_whole
-from train.report.figures import COLOURS, DASHES, SYMBOLS
+from train.report.arms import DASHES, LIGHT, SYMBOLS
 from train.verdict.question import label
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.transfer import Place, Transfer
@@ -58,7 +58,7 @@ def figure(told: Sequence[Transfer], results: Sequence[Result]) -> go.Figure:
     plot = make_subplots(cols=len(told) + 1, subplot_titles=[*titles, "best rate"])
     for column, transfer in enumerate(told, 1):
         runs = [r for r in results if all(r["args"].get(name) == value for name, value in transfer.arm.items())]
-        for best, colour in zip(transfer.best, itertools.cycle(COLOURS), strict=False):
+        for best, colour in zip(transfer.best, itertools.cycle(LIGHT), strict=False):
             rates = sorted(by([r for r in runs if r["args"][transfer.across] == best.size], "lr").items())
             x, y = [lr for (lr,), _ in rates], [float(np.mean([loss_of(r) for r in each])) for _, each in rates]
             name, style = f"{transfer.across} {best.size}", {"color": colour}
@@ -77,7 +77,7 @@ def figure(told: Sequence[Transfer], results: Sequence[Result]) -> go.Figure:
     ):
         plot.add_scatter(
             x=[best.size for best in transfer.best], y=[best.rate for best in transfer.best], name=title,
-            line={"color": COLOURS[-1], "dash": dash}, marker={"symbol": symbol, "size": 9}, mode="lines+markers",
+            line={"color": LIGHT[-1], "dash": dash}, marker={"symbol": symbol, "size": 9}, mode="lines+markers",
             row=1, col=len(told) + 1,
         )  # fmt: skip
     plot.update_xaxes(type="log", title=told[0].across, row=1, col=len(told) + 1)

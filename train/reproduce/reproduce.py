@@ -15,7 +15,7 @@ from fxformer.lookup import nearest
 from train.config import Config, load
 from train.errors import user_input
 from train.files import write_whole
-from train.report.figures import COLOURS, DASHES
+from train.report.arms import DASHES, LIGHT
 from train.reproduce.claim import Claim
 from train.reproduce.experiments import EXPERIMENTS, Experiment, Found
 from train.sweep.ablate import ablate
@@ -129,7 +129,7 @@ def _row(claim: Claim) -> list[str]:
 def _figure(found: Found) -> go.Figure:
     figure = go.Figure()
     for i, curve in enumerate(found.curves):
-        line = {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]}
+        line = {"color": LIGHT[i % len(LIGHT)], "dash": DASHES[i % len(DASHES)]}
         figure.add_scatter(x=list(curve.x), y=list(curve.y), name=curve.name, line=line, mode="lines+markers")
     scale = "log" if found.logarithmic else "linear"
     figure.update_xaxes(title=found.axes[0], type=scale)

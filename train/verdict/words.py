@@ -1,6 +1,7 @@
 """Claims in words: one sentence each, with the numbers that it rests on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from train.verdict.claims import Claim
@@ -33,9 +34,18 @@ def _times(value: float) -> str:
 WORDS = {
     "loss": Words("loss", "worse", "better", _nats),
     "failure": Words("share of runs that fail", "fails more often", "fails less often", lambda v: f"{v:.2f}"),
-    "largest rate": Words("largest usable rate", "works at larger rates", "works at smaller rates only", _times),
-    "usable range": Words("usable range of rates", "has a wider range of usable rates", "has a narrower one", _octaves),
-    "lr sensitivity": Words("LR sensitivity", "more sensitive to the rate", "less sensitive to the rate", _nats),
+    "largest rate": Words(
+        "largest usable learning rate", "works at larger learning rates", "works at smaller learning rates only", _times
+    ),
+    "usable range": Words(
+        "usable range of learning rates",
+        "has a wider range of usable learning rates",
+        "has a narrower range of usable learning rates",
+        _octaves,
+    ),
+    "lr sensitivity": Words(
+        "LR sensitivity", "more sensitive to the learning rate", "less sensitive to the learning rate", _nats
+    ),
     "depth reach": Words("depth reach", "reaches larger depths", "reaches smaller depths only", _times),
     "growth": Words("growth exponent of the stream", "grows faster", "grows more slowly", lambda v: f"{v:.2f}"),
     "seconds": Words("time of a step", "slower", "faster", _times),
@@ -66,6 +76,27 @@ def sentence(claim: Claim) -> str:
     else:
         said = f"{claim.first} {_is(words.more if claim.value > 0 else words.fewer)} than {claim.second}"
     return f"{said}: {interval(claim)}" + _seeds(claim) + _edge(claim)
+
+
+def phrase(claim: Claim) -> str:
+    """What is claimed of the first of two, who are named before: "better by 0.160 nats [0.009, 0.311]"."""
+    words = WORDS[claim.measure]
+    if claim.answer == "withheld":
+        return f"{words.noun} withheld, {claim.reason}"
+    if claim.measure == "failure":
+        assert claim.counts is not None
+        c = claim.counts
+        told = f"{c.first} of {c.of_first} runs against {c.second} of {c.of_second}"
+        how = {"same": "fails equally often", "open": "not separable in how often it fails"}
+        return f"{how.get(claim.answer, words.more if claim.value > 0 else words.fewer)}, {told}"
+    if claim.answer == "same":
+        return f"the same in {words.noun} within {_margin(claim)}, {interval(claim)}"
+    if claim.answer == "open":
+        return f"not separable in {words.noun}, {interval(claim)}"
+    how = words.more if claim.value > 0 else words.fewer
+    if words.said is _times or claim.value > 0:
+        return f"{how}{',' if words.said is _times else ' by'} {interval(claim)}"
+    return f"{how} by {interval(replace(claim, value=-claim.value, low=-claim.high, high=-claim.low))}"
 
 
 def interval(claim: Claim) -> str:

@@ -1,5 +1,8 @@
 """The report of a synthetic sweep: one offline file, verdicts first, and the same words in HTML and Markdown."""
 
+import base64
+import csv
+import gzip
 import itertools
 import json
 import math
@@ -11,12 +14,18 @@ from xml.etree import ElementTree
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from plotly.utils import PlotlyJSONEncoder
 from rich.console import Console
 
 from train.errors import UserError
 from train.report import svg
-from train.report.figures import Arms, curves, gradients_by_depth, losses_by_depth
-from train.report.report import COLUMNS, markdown, row, say_verdicts, write_report
+from train.report.arms import DARK, LIGHT, Sweep
+from train.report.charts import CHARTS, FIRST, Chart
+from train.report.charts.curves import curves
+from train.report.charts.losses import best_of, by_rate, by_size, sensitivities
+from train.report.charts.profile import by_layer, gradients
+from train.report.charts.rates import outcomes
+from train.report.report import BUDGETS, COLUMNS, markdown, row, say_verdicts, write_report
 from train.verdict.question import Question, question_of
 from train.verdict.runs import packed
 from train.verdict.words import sentence
@@ -152,27 +161,41 @@ def page(written) -> Page:
     return Page((written[1] / "report.html").read_text(encoding="utf8"))
 
 
-def figures_of(page: Page) -> dict[str, dict]:
-    return json.loads(re.search(r"const figures = (\{.*\});\n", page.script).group(1))
+def data_of(folder: Path) -> dict:
+    """What the page's script reads."""
+    text = (folder / "report.html").read_text(encoding="utf8")
+    packed = re.search(r'id="data">([^<]*)<', text).group(1)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_is_below_6_megabytes(written, page):
-    assert page.addresses, "the table of contents alone has addresses"
-    assert all(address.startswith("#") for address in page.addresses)
-    assert "@import" not in (text := (written[1] / "report.html").read_text(encoding="utf8")).split("<script>")[0]
-    assert len(text.encode()) < 6_000_000
+def swept(results) -> Sweep:
+    return Sweep(results, question_of([r["args"] for r in results]))
 
 
-def test_verdicts_come_first_and_provenance_last(page):
-    assert page.headings[:2] == ["norm_by_depth", "Verdicts"]
-    assert page.headings[-2:] == ["Budgets", "Settings and provenance"]
-    assert len(page.headings) == 11  # title, verdicts, seven figures, budgets, settings
+def test_the_page_loads_nothing_from_elsewhere_and_is_below_3_megabytes(written, page):
+    assert page.addresses == []
+    assert "@import" not in (text := (written[1] / "report.html").read_text(encoding="utf8"))
+    assert not re.search(r"https?://", re.sub(r'(?s)<script type="text/plain".*?</script>', "", text))
+    assert len(text.encode()) < 3_000_000
 
 
-def test_every_entry_of_the_contents_leads_somewhere(written, page):
-    identities = re.findall(r'\bid="([^"]+)"', (written[1] / "report.html").read_text(encoding="utf8"))
-    assert len(set(identities)) == len(identities)
-    assert {address[1:] for address in page.addresses} <= set(identities)
+def test_the_question_and_its_answer_come_first_and_provenance_last(page, written):
+    assert page.headings[0] == "Which is better: pre or post, rms or layer?"
+    assert page.headings[1:3] == ["Effects", "Single cells"]
+    assert page.headings[3:9] == [entry.title for entry in CHARTS.values()]
+    assert page.headings[9:] == ["Runs", "Cost", "How", "Where it comes from"]
+    assert page.text[:2] == written[0].summary.answers
+
+
+def test_the_answer_has_size_interval_and_place_and_the_scope_steps_and_tokens(written):
+    summary = written[0].summary
+    assert len(summary.answers) == 2  # pre against post, rms against layer
+    assert re.match(r"pre against post: better by 0\.\d+ nats \[0\.\d+, 0\.\d+\]", summary.answers[0])
+    assert all(line.endswith("(depth 2, 4, 8, 16).") for line in summary.answers)
+    assert summary.scope.startswith(
+        "240 runs, up to 3 seeds a cell, of 42,408 to 221,288 parameters; 200 steps or 51,200 tokens"
+    )
+    assert "An arm is one combination of what is compared." in summary.asked
 
 
 def test_html_markdown_and_the_returned_report_say_the_same_verdicts(written, page):
@@ -184,9 +207,9 @@ def test_html_markdown_and_the_returned_report_say_the_same_verdicts(written, pa
     assert len(cells) == 16  # 2 placements at 2 norms and 4 depths, and the other way round
     assert table[0] == list(COLUMNS) and table[2:] == rows
     start = page.rows.index(list(COLUMNS))
-    assert page.rows[start + 1 : start + 1 + len(rows)] == rows
+    assert sorted(each for each in page.rows[start:] if each in rows) == sorted(rows)
     for line in report.answer:
-        assert f"- {line}" in lines and line in page.text
+        assert f"- {line}" in lines
 
 
 def test_the_answer_counts_how_runs_ended_and_says_every_effect(written, results):
@@ -221,10 +244,10 @@ def test_the_terminal_shows_every_word_within_80_columns(written):
 
 
 def test_budgets_show_parameters_tokens_and_flops_of_every_arm(page):
-    start = page.rows.index(["arm", "parameters", "tokens", "FLOPs", "seconds a run"])
+    start = page.rows.index(list(BUDGETS))
     rows = {cells[0]: cells[1:] for cells in page.rows[start + 1 : start + 17]}
-    assert rows["pre · rms, depth 2"] == ["42,408", "51,200", "1.24e+11", "0.40"]
-    assert rows["post · layer, depth 16"] == ["221,288", "51,200", "9.92e+11", "3.20"]
+    assert rows["pre · rms, depth 2"] == ["42,408", "51,200", "1.24e+11", "", "2.00", "0.40"]
+    assert rows["post · layer, depth 16"] == ["221,288", "51,200", "9.92e+11", "", "16.00", "3.20"]
     assert len(rows) == 16
 
 
@@ -237,92 +260,163 @@ def test_settings_provenance_and_the_command_are_on_the_page(written, page):
     assert f"python -m train report {written[1]}" in (written[1] / "report.html").read_text(encoding="utf8")
 
 
-def looks(figures: dict[str, dict], take) -> dict[str, set]:
-    """What `take` finds in the traces of each arm, in all figures."""
-    found: dict[str, set] = {}
-    for figure in figures.values():
-        for trace in go.Figure(figure).data:
-            if trace.name and (look := take(trace)) is not None:
-                found.setdefault(trace.name.split(":")[0], set()).add(look)
-    return found
+def test_settings_that_are_not_defaults_come_first(results, tmp_path):
+    write_report(results, tmp_path, None, {"warmup": 20, "norm": "rms"})
+    text = (tmp_path / "report.html").read_text(encoding="utf8")
+    assert text.index(">learning rates<") < text.index(">norm<") if ">learning rates<" in text else True
+    assert "1 settings at their defaults" in text and text.index(">placement<") < text.index(">warmup<")
 
 
-@pytest.mark.parametrize(
-    "take",
-    [lambda t: t.marker.color, lambda t: t.line.dash if t.type == "scatter" else None,
-     lambda t: t.marker.symbol if t.type == "scatter" else None],
-    ids=["colour", "dash", "marker"],
-)  # fmt: skip
-def test_figures_are_valid_and_one_look_means_one_arm(page, take):
-    found = looks(figures_of(page), take)
-    assert {arm: len(used) for arm, used in found.items()} == dict.fromkeys(found, 1)
-    assert set(found) == {"pre · rms", "pre · layer", "post · rms", "post · layer"}
-    assert len(set().union(*found.values())) == 4
+@pytest.mark.parametrize("key", [*FIRST, *CHARTS])
+def test_every_chart_is_valid_and_has_a_finding(results, key):
+    chart = {**FIRST, **CHARTS}[key].draw(swept(results))
+    assert isinstance(chart, Chart) and chart.finding
+    assert len({panel.place for panel in chart.panels}) == len(chart.panels)
+    assert all(len(panel.place) == len(chart.controls) for panel in chart.panels)
+    assert chart.start in ((), *(panel.place for panel in chart.panels))
+    for panel in chart.panels[:3] + chart.panels[-1:]:
+        plot = {"data": panel.plot.traces, "layout": panel.plot.layout}
+        go.Figure(json.loads(json.dumps(plot, cls=PlotlyJSONEncoder)))  # ValueError for what plotly does not know
+        assert all("arm" in trace["meta"] for trace in panel.plot.traces)
+
+
+LOOKS = {
+    "colour": lambda trace: trace["line"]["color"],
+    "dash": lambda trace: trace["line"]["dash"],
+    "mark": lambda trace: trace["marker"]["symbol"][0],
+}
+
+
+@pytest.mark.parametrize("take", LOOKS.values(), ids=LOOKS)
+def test_one_look_means_one_arm(results, take):
+    traces = by_size(swept(results)).panels[0].plot.traces
+    assert [t["meta"]["arm"] for t in traces] == ["pre · rms", "pre · layer", "post · rms", "post · layer"]
+    assert len({take(t) for t in traces}) == 4
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2.2."""
+    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast_of(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_words_and_lines_stand_out_from_the_page(written):
+    """WCAG AA: 4.5 for words, 3 for lines of a dark page; light ones are told by dashes and marks besides."""
+    text = (written[1] / "report.html").read_text(encoding="utf8")
+    light, dark = (
+        dict(re.findall(r"--(ink|faint|paper|link|band): (#\w{6})", part))
+        for part in re.findall(r":root \{[^}]*\}", text)
+    )
+    for scheme in (light, dark):
+        for name in ("ink", "faint", "link"):
+            assert contrast_of(scheme[name], scheme["paper"]) >= 4.5
+            assert contrast_of(scheme[name], scheme["band"]) >= 4.5
+    assert min(contrast_of(colour, dark["paper"]) for colour in DARK) >= 3
+    assert sum(contrast_of(colour, light["paper"]) >= 3 for colour in LIGHT) >= 5
 
 
 def test_where_curves_coincide_the_one_beneath_is_wider(results):
-    drawn = {t.name: t.line.width for t in losses_by_depth(Arms(results, ["placement", "norm"])).data if t.name}
-    widths = list(drawn.values())
+    widths = [t["line"]["width"] for t in by_size(swept(results)).panels[0].plot.traces]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 4
 
 
-def test_the_band_spans_the_seeds_and_the_line_is_their_mean(results):
-    figure = curves(Arms(results, ["placement", "norm"]))
-    panel = {t.name or "band": t for t in figure.data if t.xaxis == "x" and t.legendgroup == "post · rms"}
+def panel_of(chart: Chart, *place: str):
+    (panel,) = (panel for panel in chart.panels if panel.place == place)
+    return panel.plot
+
+
+def test_a_curve_is_drawn_for_every_run_and_the_thick_line_is_their_mean(results):
+    plot = panel_of(curves(swept(results)), "depth 16", "0.0003")
+    own = [t for t in plot.traces if t["meta"]["arm"] == "post · rms"]
     runs = [r for r in results if list(r["args"].values())[:4] == ["post", "rms", 16, 3e-4]]
-    smooth = np.array([np.convolve(np.pad(r["loss"], 2, mode="edge"), np.ones(5) / 5, "valid") for r in runs])
-    assert len(runs) == 3
-    np.testing.assert_allclose(panel["post · rms"].y, smooth.mean(axis=0))
-    np.testing.assert_allclose(panel["band"].y, np.concatenate([smooth.max(axis=0), smooth.min(axis=0)[::-1]]))
+    smooth = np.array([np.convolve(np.pad(r["loss"], 2, mode="edge"), np.ones(5) / 5, "valid")[::2] for r in runs])
+    assert len(own) == len(runs) + 1 == 4
+    assert [results[t["meta"]["run"]] for t in own[:3]] == runs
+    np.testing.assert_allclose([t["y"] for t in own[:3]], smooth, atol=1e-4)
+    np.testing.assert_allclose(own[3]["y"], smooth.mean(axis=0), atol=1e-4)
 
 
 def test_loss_plots_have_the_reference_lines(results):
-    arms = Arms(results, ["placement", "norm"])
-    for figure, panels in ((losses_by_depth(arms), 4), (curves(arms), 5)):
-        heights = [shape.y0 for shape in figure.layout.shapes]
-        assert sorted(heights) == sorted(
-            [CORPUS[n] for n in ("log_vocab", "unigram_entropy", "bigram_entropy")] * panels
-        )
+    for chart in (by_rate(swept(results)), curves(swept(results)), by_size(swept(results))):
+        for panel in chart.panels:
+            heights = [shape["y0"] for shape in panel.plot.layout["shapes"]]
+            assert sorted(heights) == sorted(CORPUS[n] for n in ("log_vocab", "unigram_entropy", "bigram_entropy"))
 
 
-def test_the_loss_figure_shows_the_mean_of_what_works_at_every_rate(results):
-    figure = losses_by_depth(Arms(results, ["placement", "norm"]))
-    (trace,) = [t for t in figure.data if t.name == "post · layer" and t.xaxis == "x3"]
+def test_the_loss_chart_shows_the_mean_of_what_works_at_every_rate(results):
+    plot = panel_of(by_rate(swept(results)), "depth 8")
+    trace = next(t for t in plot.traces if t["meta"]["arm"] == "post · layer")
     runs = [r for r in results if list(r["args"].values())[:3] == ["post", "layer", 8]]
     worked = {lr: [r["val_loss"] for r in runs if r["args"]["lr"] == lr and r["outcome"] == "worked"]
               for lr in AXES["lr"]}  # fmt: skip
-    assert list(trace.x) == list(AXES["lr"])
-    assert list(trace.y) == pytest.approx([np.mean(each) if each else np.nan for each in worked.values()], nan_ok=True)
+    assert trace["x"] == [lr for lr, each in worked.items() if each]
+    assert trace["y"] == pytest.approx([np.mean(each) for each in worked.values() if each])
+    assert plot.layout["xaxis"]["tickvals"] == list(AXES["lr"]), "the rates that were tried are the ticks"
+
+
+def test_every_run_is_a_mark_that_says_what_it_is(results):
+    plots = [panel.plot for panel in by_rate(swept(results)).panels]
+    marks = [(t, k) for plot in plots for t in plot.traces if "runs" in t["meta"] for k in range(len(t["x"]))]
+    assert sorted(t["meta"]["runs"][k] for t, k in marks) == list(range(240))
+    for t, k in marks:
+        run = results[t["meta"]["runs"][k]]
+        assert all(said in t["hovertext"][k] for said in (run["key"], run["outcome"], f"seed {run['args']['seed']}"))
+        assert (t["marker"]["symbol"][k] == "x-thin-open") == (run["outcome"] in ("stuck", "diverged"))
+
+
+def test_the_map_of_outcomes_counts_every_run_once(results):
+    chart = outcomes(swept(results))
+    counted: dict[str, int] = {}
+    for panel in chart.panels:
+        for trace in panel.plot.traces:
+            name = trace["meta"]["outcome"]
+            counted[name] = counted.get(name, 0) + sum(map(int, trace["text"]))
+    assert counted == {name: sum(r["outcome"] == name for r in results) for name in counted}
+    assert sum(counted.values()) == 240
+    assert chart.finding == "of 240 runs 190 worked, 48 stuck, 2 diverged"
+
+
+def test_profiles_have_a_panel_for_every_look_on_one_scale(results):
+    chart = by_layer(swept(results))
+    panels = [panel for panel in chart.panels if panel.place[:2] == ("depth 16", "residual stream, RMS")]
+    assert [panel.place[2] for panel in panels] == ["0", "50", "100", "150"]
+    assert len({tuple(panel.plot.layout["yaxis"]["range"]) for panel in panels}) == 1
+    assert chart.start == panels[-1].place
 
 
 def test_gradient_profiles_print_the_exponents_they_were_made_with(results):
-    names = [t.name for t in gradients_by_depth(Arms(results, ["placement", "norm"])).data if t.name]
-    slopes = {name.split(":")[0]: float(re.search(r"\^(-?[\d.]+)", name).group(1)) for name in names}
+    found = re.findall(r"(\w+ · \w+) depth\^(-?[\d.]+)", gradients(swept(results)).finding)
+    slopes = {name: float(slope) for name, slope in found}
     assert slopes == pytest.approx(
         {"pre · rms": -0.5, "pre · layer": -0.5, "post · rms": 0.0, "post · layer": 0.0}, abs=0.05
     )
 
 
 def test_a_diverged_run_is_crossed_out_where_it_left(results):
-    crosses = [t for t in curves(Arms(results, ["placement"])).data if t.marker.symbol == "x"]
-    assert [(c.x, c.hovertext) for c in crosses] == [((121,), "diverged")] * 2  # one in each norm
+    chart = curves(swept(results))
+    crosses = [t for p in chart.panels for t in p.plot.traces if t["mode"] == "markers"]
+    assert [t["x"] for t in crosses] == [[121]] * 2  # one in each norm
+    assert all("diverged at step 121" in t["hovertext"] for t in crosses)
 
 
 def test_a_run_that_never_had_a_loss_is_crossed_out_too(results):
     """Not a number from the first step on, in one seed: the mean is of the others."""
     lost = [{**r, "loss": [None] * STEPS, "outcome": "diverged", "outcome_step": 1} if r["args"]["seed"] == 0 else r
             for r in results]  # fmt: skip
-    crosses = [t for t in curves(Arms(lost, ["placement", "norm"])).data if t.marker.symbol == "x"]
-    assert (1,) in [c.x for c in crosses] and all(np.isfinite(c.y[0]) for c in crosses)
+    crosses = [t for p in curves(swept(lost)).panels for t in p.plot.traces if t["mode"] == "markers"]
+    assert [1] in [t["x"] for t in crosses] and all(np.isfinite(t["y"][0]) for t in crosses)
 
 
 @pytest.mark.parametrize("empty", ["all", "some"])
-def test_empty_curves_give_one_sentence_and_are_left_out_where_others_are_not(results, tmp_path, empty):
+def test_empty_curves_give_one_sentence_and_are_left_out_where_others_are_not(results, empty):
     cut = [{**r, "loss": []} if empty == "all" or r["args"]["seed"] == 0 else r for r in results]
-    report_on(cut, tmp_path)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
-    said = "No run at the largest depth has a loss curve in its record." in page.text
-    assert (said, "curves" in figures_of(page)) == (empty == "all", empty == "some")
+    assert (curves(swept(cut)) == "No run has a loss curve in its record.") == (empty == "all")
 
 
 def test_a_result_that_lacks_something_is_refused_in_one_sentence(results, tmp_path):
@@ -349,12 +443,12 @@ def test_the_answer_names_who_fails_everywhere(results, tmp_path):
 def test_no_chart_ranks_dead_runs(results, tmp_path):
     """Where post-norm fails at every rate it has no bar, whatever its losses; nor has anybody beside it."""
     failed = [{**r, "outcome": "stuck", "val_loss": 3.3} if r["args"]["placement"] == "post" else r for r in results]
+    assert sensitivities(swept(failed)) == "Nowhere are there two learning rates at which every run of all arms works."
     report_on(failed, tmp_path)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
-    assert "sensitivity" not in figures_of(page)
-    assert "At no depth are there two rates at which every run of all arms works." in page.text
-    low = {t["name"]: t["y"] for t in figures_of(page)["stable"]["data"]}
-    assert max(low["post · rms"]) < min(low["pre · rms"])
+    assert "sensitivity" not in data_of(tmp_path)["charts"]
+    (panel,) = data_of(tmp_path)["charts"]["usable"]["panels"]
+    highest = {trace["meta"]["arm"]: trace["y"] for trace in panel["data"]}
+    assert max(highest["post · rms"]) < min(highest["pre · rms"])
 
 
 def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(written, results):
@@ -375,27 +469,27 @@ def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(writte
 
 
 def test_many_arms_have_a_legend_of_several_rows():
-    arms = Arms(sweep(depth=(2, 4)), ["placement", "norm", "lr"])
-    root = ElementTree.fromstring(svg.losses_by_depth(arms))
-    legend = [each for each in root.findall("{*}text") if each.text in arms.styles]
+    runs = sweep(depth=(2, 4))
+    sweep_ = Sweep(runs, Question(compare=("placement", "norm", "lr"), across=("depth",), tune=(), at="the same rate"))
+    root = ElementTree.fromstring(svg.losses_by_size(sweep_))
+    legend = [each for each in root.findall("{*}text") if each.text in sweep_.arms.styles]
     assert len(legend) == 20
     assert max(float(each.get("x")) + 6 * len(each.text) for each in legend) <= svg.WIDTH
     lowest = max(float(each.get("y")) for each in legend)
     assert min(float(line.get("points").split()[0].split(",")[1]) for line in root.findall("{*}polyline")) > lowest
 
 
-def test_a_sweep_without_depth_reports_without_figures_against_it(tmp_path):
+def test_a_sweep_without_depth_reports_without_charts_against_it(tmp_path):
     report_on(sweep(depth=(4,)), tmp_path)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
-    assert "gradients" not in figures_of(page)
-    assert {"losses", "curves", "statistics"} <= figures_of(page).keys()
+    charts = data_of(tmp_path)["charts"]
+    assert "gradients" not in charts
+    assert {"best", "losses", "curves", "layers"} <= charts.keys()
 
 
 def test_a_single_rate_leaves_out_what_needs_several_and_withholds_no_verdict_at_that_rate(tmp_path):
     report = report_on(sweep(lr=(1e-3,)), tmp_path)
     assert {claim.answer for claim in report.claims} <= {"same", "open"}
-    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
-    assert not {"stable", "sensitivity"} & figures_of(page).keys()
+    assert not {"usable", "losses", "sensitivity"} & data_of(tmp_path)["charts"].keys()
 
 
 def test_a_single_seed_withholds_every_verdict_and_says_why(tmp_path):
@@ -404,23 +498,28 @@ def test_a_single_seed_withholds_every_verdict_and_says_why(tmp_path):
 
 
 def test_widths_are_not_averaged_into_one_curve(tmp_path):
-    """Two placements at two widths are four curves, and the wider ones lie lower by what was taken off."""
+    """Two placements at two widths: a panel a width, and the wider ones lie lower by what was taken off."""
     runs = {width: sweep(norm=("rms",), depth=(4,)) for width in (32, 64)}
     for width, results in runs.items():
         for result in results:
             result["args"]["width"] = width
             result["val_loss"] -= width == 64
-    report_on(runs[32] + runs[64], tmp_path)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf8"))
-    figure = go.Figure(figures_of(page)["losses"])
-    means = {t.name: np.array(t.y, float) for t in figure.data if t.name}
-    assert means.keys() == {"pre · width 32", "pre · width 64", "post · width 32", "post · width 64"}
-    for placement in ("pre", "post"):
-        assert means[f"{placement} · width 64"] == pytest.approx(
-            np.subtract(means[f"{placement} · width 32"], 1), nan_ok=True
-        )
-    start = page.rows.index(["arm", "parameters", "tokens", "FLOPs", "seconds a run"])
-    assert [cells[0] for cells in page.rows[start + 1 : start + 5]] == list(means)
+    both = swept(runs[32] + runs[64])
+    assert [panel.place for panel in by_rate(both).panels] == [("width 32",), ("width 64",)]
+    for placement, results in both.arms.of(both.results).items():
+        narrow, wide = best_of(both, results)
+        assert wide.mean == pytest.approx(narrow.mean - 1), placement
+
+
+def test_the_runs_are_a_table_for_other_programs(written, results):
+    import pandas
+
+    rows = list(csv.DictReader((written[1] / "runs.csv").open()))
+    assert [row["key"] for row in rows] == [r["key"] for r in results]
+    table = pandas.read_csv(written[1] / "runs.csv")
+    means = table[table.outcome == "worked"].groupby(["arm", "depth", "lr"]).val_loss.mean()
+    some = [r["val_loss"] for r in results if list(r["args"].values())[:4] == ["pre", "rms", 4, 1e-3]]
+    assert means["pre · rms", 4, 1e-3] == pytest.approx(np.mean(some))
 
 
 def test_names_are_text_and_never_markup(tmp_path):
@@ -429,9 +528,10 @@ def test_names_are_text_and_never_markup(tmp_path):
     runs = sweep(norm=("<script>alert(1)</script>", "layer"))
     report_on(runs, folder)
     page = Page((folder / "report.html").read_text(encoding="utf8"))
-    assert page.headings[0] == "a<b>&c" or "".join(page.headings).startswith("a<b>&c")
-    assert figures_of(page).keys() >= {"losses"}
+    assert "<script>alert(1)</script>" in "".join(page.headings)
+    assert data_of(folder)["charts"].keys() >= {"losses"}
     assert any("<script>alert(1)</script>" in cell for cells in page.rows for cell in cells)
+    assert "<script>alert" not in (folder / "report.html").read_text(encoding="utf8")
 
 
 def test_an_empty_sweep_is_refused_and_leaves_nothing_behind(tmp_path):
@@ -449,4 +549,4 @@ def test_writing_again_gives_the_same_bytes(written, results):
     before = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     report_on(results, folder)
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
-    assert before.keys() >= {"report.html", "report.md", "figure.svg", "looks.jsonl"}
+    assert before.keys() >= {"report.html", "report.md", "figure.svg", "runs.csv", "looks.jsonl"}

@@ -1,22 +1,16 @@
-"""The report as a browser draws it: every figure there, in light and dark, and nothing said on the console."""
+"""The report as a browser draws it: every chart there, in light and dark and on a phone, and what its buttons do."""
 
-import json
 import re
 import shutil
-import subprocess
 
 import pytest
 
 from tests.train.report.test_report import report_on, sweep
-from train.report.report import FIGURES
+from train.report.charts import CHARTS, FIRST
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--window-size=1400,6000", "--dump-dom"),
-)
-SCHEMES = {"light": "1", "dark": "0"}  # Chromium's preferredColorScheme
+playwright = pytest.importorskip("playwright.sync_api")
+SIZES = {"desktop": (1440, 900), "tablet": (1024, 768), "phone": (390, 844), "small": (320, 700)}
 
 pytestmark = [
     pytest.mark.browser,
@@ -31,48 +25,155 @@ def report(tmp_path_factory):
     return folder / "report.html"
 
 
-def drawn(address: str, profile, scheme: str = "light", *more: str) -> tuple[str, list[str]]:
-    """The page's DOM after its scripts ran, and what they said on the console."""
-    blink = f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"
-    command = [CHROMIUM, *FLAGS, *more, blink, f"--user-data-dir={profile}", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_figure_is_drawn_and_the_console_is_silent(report, tmp_path, scheme):
-    page, said = drawn(report.as_uri(), tmp_path, scheme)
+@pytest.fixture
+def opened(browser, report):
+    """A function that opens the report at a size, in a scheme; what the page said on the console fails the test."""
+    said, pages = [], []
+
+    def open_at(size: str = "desktop", scheme: str = "light"):
+        width, height = SIZES[size]
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(report.as_uri())
+        page.wait_for_selector("html[data-drawn]", timeout=60_000)
+        pages.append(page)
+        return page
+
+    yield open_at
+    for page in pages:
+        page.close()
     assert said == []
-    parts = re.split(r'id="plot-(\w+)"', page)
-    plots = dict(zip(parts[1::2], parts[2::2], strict=True))
-    assert list(plots) == [name for name, *_ in FIGURES]
-    for name, plot in plots.items():
-        assert 'class="main-svg"' in plot, name
-        assert re.search(r'class="js-line"[^>]* d="M|class="point"><path d="M', plot), name
+
+
+def marks(page, chart: str) -> int:
+    """Points and bars that a chart shows."""
+    return page.locator(f"#panels-{chart} :is(.point, .points path)").count()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_chart_is_drawn_in_the_ink_of_the_scheme(opened, scheme):
+    page = opened(scheme=scheme)
+    for key in {**FIRST, **CHARTS}:
+        assert page.locator(f"#panels-{key} .main-svg").count() >= 1, key
+        assert page.locator(f"#panels-{key} :is(.js-line, .point)").count() >= 1, key
     ink = {"light": "rgb(28, 28, 30)", "dark": "rgb(236, 236, 238)"}[scheme]
-    assert f"fill: {ink}" in plots["losses"], "labels have the ink of the scheme"
+    assert page.locator("#panels-best .xtick text").first.evaluate("each => getComputedStyle(each).fill") == ink
+    line = page.locator("#panels-best .js-line").first.evaluate("each => getComputedStyle(each).stroke")
+    assert line == {"light": "rgb(0, 114, 178)", "dark": "rgb(77, 163, 255)"}[scheme]
 
 
-@pytest.mark.parametrize("width", [320, 375, 700])
-def test_on_a_narrow_screen_nothing_is_wider_than_it(report, tmp_path, width):
-    """In a frame of that width, since a window of Chromium has a least one; the frame's title tells what it found."""
-    (tmp_path / "frame.html").write_text(
-        f'''<iframe src="{report.as_uri()}" style="width:{width}px;height:800px;border:0"></iframe>
-        <script>onload = () => setTimeout(() => {{
-          const page = frames[0].document, wide = [...page.querySelectorAll("body *")].filter(
-            each => each.getBoundingClientRect().right > {width} + 0.5 && !each.closest("svg"));
-          document.title = JSON.stringify([page.documentElement.scrollWidth, wide.length,
-            page.querySelectorAll(".main-svg").length > 0]);
-        }}, 3000)</script>'''
+@pytest.mark.parametrize("size", SIZES)
+def test_the_first_screen_has_question_answer_and_chart_and_nothing_is_wider_than_it(opened, size):
+    page, (width, height) = opened(size), SIZES[size]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for place in ("h1", ".answers p >> nth=0"):
+        assert page.locator(place).bounding_box()["y"] < height / 2
+    if size in ("desktop", "phone"):
+        box = page.locator("#panels-best .plot").bounding_box()
+        assert box["y"] + box["height"] <= height
+    if size == "phone":
+        assert page.evaluate("document.documentElement.scrollHeight") < 6000
+
+
+def test_pointing_at_a_run_says_what_it_is(opened):
+    page = opened()
+    page.locator("#panels-losses").scroll_into_view_if_needed()
+    page.locator("#panels-losses .plot >> nth=0").locator(".trace.scatter >> nth=1").locator(".point >> nth=0").hover(
+        force=True
     )
-    page, _ = drawn((tmp_path / "frame.html").as_uri(), tmp_path / "profile", "light", "--allow-file-access-from-files")
-    found = json.loads(re.search(r"<title>(.*?)</title>", page).group(1))
-    assert found[0] <= width
-    assert found[1:] == [0, True]
+    page.wait_for_selector("#panels-losses .hoverlayer .hovertext")
+    text = " ".join(page.locator("#panels-losses .hoverlayer .hovertext text").all_text_contents())
+    assert re.search(r"learning rate 0\.\d+.*(seed \d|of 3 seeds work)", text)
 
 
-def test_what_a_script_says_would_have_been_heard(tmp_path):
-    """The silence above means something: an error on a page does reach the list."""
-    (tmp_path / "loud.html").write_text("<script>null.x</script>")
-    _, said = drawn((tmp_path / "loud.html").as_uri(), tmp_path / "profile")
-    assert len(said) == 1 and "TypeError" in said[0]
+def test_a_name_of_the_legend_hides_its_arm_in_every_chart_and_in_the_table(opened):
+    page = opened()
+    before = {key: marks(page, key) for key in ("best", "losses", "layers")}
+    button = page.get_by_role("button", name="post · rms", exact=True).first
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    after = {key: marks(page, key) for key in before}
+    assert all(after[key] == before[key] * 3 // 4 for key in ("best",)) and all(after[k] < before[k] for k in before)
+    assert page.locator("#count").text_content() == "180 of 240 shown"
+    page.locator("#reset").click()
+    assert {key: marks(page, key) for key in before} == before
+
+
+def test_filters_pick_runs_by_outcome_seed_and_size(opened):
+    page = opened()
+    page.locator("select[data-filter=outcome]").select_option("stuck")
+    assert page.locator("#count").text_content() == "48 of 240 shown"
+    assert set(page.locator("#table tbody td:nth-child(5)").all_text_contents()) == {"stuck"}
+    page.locator("select[data-filter=seed]").select_option("1")
+    assert page.locator("#count").text_content() == "16 of 240 shown"
+    page.locator("select[data-filter=size]").select_option("depth 16")
+    assert page.locator("#panels-losses .plot").count() == 1
+    assert set(page.locator("#table tbody td:nth-child(2)").all_text_contents()) == {"depth 16"}
+
+
+def test_the_table_sorts_and_a_row_unfolds_to_its_curve(opened):
+    page = opened()
+    loss = page.locator("#table th button", has_text="loss")
+    loss.click()
+    losses = [float(text) for text in page.locator("#table tbody td:nth-child(6)").all_text_contents()]
+    assert losses == sorted(losses) and len(losses) == 20
+    loss.click()
+    assert page.locator("#table th[aria-sort=descending]").text_content().startswith("loss")
+    row = page.locator("#table tbody button >> nth=0")
+    row.click()
+    assert page.locator("#table .plot .js-line").count() == 1
+    assert "python -m train replay" in page.locator("#table code").text_content()
+    page.keyboard.press("Enter")  # the button keeps no focus when the table is drawn again, so nothing else opens
+    page.locator("#more").click()
+    assert page.locator("#table tbody button").count() == 240
+
+
+def test_the_slider_goes_through_the_steps_and_choices_through_sizes(opened):
+    page = opened()
+    slider = page.locator("#controls-layers input[type=range]")
+    assert slider.get_attribute("aria-valuetext") == "150"
+    slider.fill("0")
+    assert slider.get_attribute("aria-valuetext") == "0"
+    page.locator("#controls-curves select >> nth=0").select_option("depth 2")
+    page.locator("#controls-curves select >> nth=1").select_option("0.03")
+    assert page.locator("#panels-curves .js-line").count() == 4 * 3 + 4
+
+
+@pytest.mark.parametrize("format", ["SVG", "PNG"])
+def test_a_chart_is_saved_at_paper_size_with_a_legend(opened, format, tmp_path):
+    page = opened(scheme="dark")
+    with page.expect_download() as download:
+        page.locator("#controls-best").get_by_role("button", name=format).click()
+    download.value.save_as(tmp_path / "chart")
+    content = (tmp_path / "chart").read_bytes()
+    if format == "PNG":
+        assert content.startswith(b"\x89PNG") and int.from_bytes(content[16:20], "big") == 2016  # 7 inches at 288 dpi
+    else:
+        text = content.decode()
+        assert 'width="504"' in text and "post · rms" in text and "rgb(0, 0, 0)" in text
+
+
+def test_it_is_used_by_keyboard_alone(opened):
+    page = opened()
+    page.locator("[data-arm] >> nth=0").focus()
+    page.keyboard.press("Space")
+    assert page.locator("[data-arm] >> nth=0").get_attribute("aria-pressed") == "false"
+    page.locator("#cells > summary").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#cells table").is_visible()
+
+
+def test_charts_say_in_words_what_they_show(opened):
+    page = opened()
+    for key in {**FIRST, **CHARTS}:
+        label = page.locator(f"#panels-{key}").get_attribute("aria-label")
+        assert len(label.split(": ", 1)[1]) > 10, key

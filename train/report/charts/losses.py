@@ -1,0 +1,183 @@
+"""Losses after training: by size at each arm's best learning rate, by learning rate, and what a wrong rate costs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from train.report.arms import Sweep, rate
+from train.report.charts.chart import (
+    Chart,
+    Mark,
+    Panel,
+    Plot,
+    add_marks,
+    beside,
+    categories,
+    levels,
+    log_rates,
+    of_run,
+    references,
+    titled,
+    with_room,
+)  # fmt: skip
+from train.verdict.estimate import contrast
+from train.verdict.measures import Side, alive, at_best, chosen, is_usable, sensitivity
+from train.verdict.outcome import FAILED
+from train.verdict.runs import Result, by, loss_of
+from train.verdict.stats import mean_interval
+
+LOSS = "validation loss, nats per token"
+HEIGHT_OF_MARKS = 0.02  # between the marks of usable rates of two arms, as a share of the panel
+
+
+class Best(NamedTuple):
+    """An arm of one size at its best rate: mean loss over seeds, its 95 % interval, and did any of its runs work."""
+
+    size: int | None
+    rate: float
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    worked: bool
+
+
+def best_of(sweep: Sweep, runs: Sequence[Result]) -> list[Best]:
+    """One for each size, the smallest first; of what works at the best rate, or of all where nothing does."""
+    told = []
+    for size, group in sweep.by_size(runs):
+        (lr,) = chosen(group, ("lr",))
+        at = [r for r in group if r["args"]["lr"] == lr]
+        losses = [value for value in map(loss_of, alive(at) or at) if np.isfinite(value)]
+        if losses:
+            told.append(Best(size, lr, *mean_interval(losses), len(losses), bool(alive(at))))
+    return told
+
+
+def by_size(sweep: Sweep) -> Chart:
+    """The shortest answer: the loss of each arm at its best learning rate against the size, with 95 % intervals."""
+    plot, arms = Plot(), sweep.arms.of(sweep.results)
+    sizes = [size for size, _ in sweep.sizes]
+    best = {name: best_of(sweep, runs) for name, runs in arms.items()}
+    for k, (name, told) in enumerate(best.items()):
+        shift = beside(k, len(arms), 0.5)
+        places = [sizes.index(b.size) + shift for b in told]
+        marks = [Mark(x, *b[2:5], _said(sweep, name, b), not b.worked) for x, b in zip(places, told, strict=True)]
+        add_marks(plot, name, sweep.arms.styles[name], marks)
+    references(plot, sweep.results[0])
+    heights = [end for told in best.values() for b in told for end in (b.low, b.high)]
+    plot.axes(x=categories([sweep.called(size) for size in sizes]),
+              y={**titled(LOSS), "range": with_room([*heights, *levels(sweep.results[0])])})  # fmt: skip
+    where = f" at {sweep.called(sizes[-1])}" if sweep.size else ""
+    last = [(b.mean, name) for name, told in best.items() for b in told if b.worked and b.size == sizes[-1]]
+    said = f"lowest validation loss{where}: {min(last)[1]} {min(last)[0]:.3f} nats" if last else f"no arm worked{where}"
+    return Chart(panels=[Panel(place=(), plot=plot)], finding=said)
+
+
+def _said(sweep: Sweep, name: str, best: Best) -> str:
+    at = f"{sweep.called(best.size)}, best learning rate {rate(best.rate)}"
+    dead = "" if best.worked else "<br>no run worked"
+    return f"{name}<br>{at}<br>{best.mean:.4f} [{best.low:.4f}, {best.high:.4f}], n = {best.seeds}{dead}"
+
+
+def by_rate(sweep: Sweep) -> Chart | str:
+    """Validation loss against the learning rate, a panel a size: means of what works, every run, and usable rates."""
+    if len(sweep.rates) < 2:
+        return f"Only one learning rate was tried, {rate(sweep.rates[0])}."
+    panels, said = [], []
+    for size, group in sweep.sizes:
+        plot = Plot()
+        arms = sweep.arms.of(group)
+        low, high = with_room([*map(loss_of, sweep.results), *levels(sweep.results[0])]) or (0.0, 1.0)
+        for k, (name, runs) in enumerate(arms.items()):
+            _add_arm(plot, sweep, name, runs)
+            _add_usable(plot, sweep, name, runs, low - k * HEIGHT_OF_MARKS * (high - low))
+        references(plot, group[0])
+        plot.axes(
+            x={**titled("learning rate"), **log_rates(sweep.rates)},
+            y={**titled(LOSS), "range": [low - len(arms) * HEIGHT_OF_MARKS * (high - low), high]},
+        )
+        panels.append(Panel(place=(sweep.called(size),), plot=plot))
+        best = min((b for runs in arms.values() for b in best_of(sweep, runs) if b.worked), default=None,
+                   key=lambda b: b.mean)  # fmt: skip
+        said.append(f"{sweep.called(size)}: " + (f"lowest loss at {rate(best.rate)}" if best else "no run worked"))
+    return Chart(panels=panels, controls=(sweep.size or "runs",), together=True, finding="; ".join(said))
+
+
+def _add_arm(plot: Plot, sweep: Sweep, name: str, runs: Sequence[Result]) -> None:
+    """The mean of what works at each rate, with its interval, and each run: a cross where it failed."""
+    style, marks = sweep.arms.styles[name], []
+    for (lr,), each in sorted(by(runs, "lr").items()):
+        if works := [loss_of(r) for r in alive(each)]:
+            mean, low, high = mean_interval(works)
+            said = f"{mean:.4f} [{low:.4f}, {high:.4f}]<br>{len(works)} of {len(each)} seeds work"
+            marks.append(Mark(lr, mean, low, high, f"{name}<br>learning rate {rate(lr)}: {said}"))
+    add_marks(plot, name, style, marks)
+    plot.add(
+        type="scatter",
+        x=[r["args"]["lr"] for r in runs],
+        y=[loss_of(r) for r in runs],
+        mode="markers",
+        marker=style.marker(
+            size=[8 if r["outcome"] in FAILED else 5 for r in runs],
+            symbol=["x-thin-open" if r["outcome"] in FAILED else style.symbol for r in runs],
+            opacity=0.6,
+        ),
+        hovertext=[of_run(sweep, r) for r in runs],
+        hoverinfo="text",
+        meta={"arm": name, "runs": [sweep.place[id(r)] for r in runs]},
+    )
+
+
+def _add_usable(plot: Plot, sweep: Sweep, name: str, runs: Sequence[Result], height: float) -> None:
+    """A bar over the rates at which at least half of the seeds work."""
+    usable = sorted(lr for (lr,), each in by(runs, "lr").items() if is_usable(each))
+    if not usable:
+        return
+    style = sweep.arms.styles[name]
+    plot.add(
+        type="scatter",
+        x=[usable[0], usable[-1]],
+        y=[height, height],
+        mode="lines",
+        line={"color": style.colour, "width": 4},
+        hovertext=f"{name}<br>usable from {rate(usable[0])} to {rate(usable[-1])}",
+        hoverinfo="text",
+        meta={"arm": name},
+    )
+
+
+def sensitivities(sweep: Sweep) -> Chart | str:
+    """What a wrong learning rate costs an arm, over the rates at which every run of all arms works."""
+    if len(sweep.rates) < 2:
+        return f"Only one learning rate was tried, {rate(sweep.rates[0])}."
+    told = {name: marks for name in sweep.arms.styles if (marks := _sensitivity(sweep, name))}
+    if not told:
+        return "Nowhere are there two learning rates at which every run of all arms works."
+    places = [
+        sweep.called(size) for size, _ in sweep.sizes if any(sweep.called(size) in marks for marks in told.values())
+    ]
+    plot, said = Plot(), []
+    for k, (name, marks) in enumerate(told.items()):
+        shift = beside(k, len(told), 0.5)
+        add_marks(
+            plot, name, sweep.arms.styles[name], [m._replace(x=places.index(at) + shift) for at, m in marks.items()]
+        )
+        said.append(f"{name} {list(marks.values())[-1].y:.2f}")
+    plot.axes(x=categories(places), y={**titled("LR sensitivity, nats per token"), "rangemode": "tozero"})
+    return Chart(panels=[Panel(place=(), plot=plot)], finding=f"in nats at {places[-1]}: {', '.join(said)}")
+
+
+def _sensitivity(sweep: Sweep, name: str) -> dict[str, Mark]:
+    """What a wrong rate costs an arm at each size where that can be said."""
+    marks = {}
+    for size, everyone in sweep.sizes:
+        own, at = sweep.arms.of(everyone).get(name, []), sweep.called(size)
+        readings = list(sensitivity(Side(own, everyone, at_best(own, ("lr",)))).values()) if own else []
+        if len(readings) > 1:
+            estimate = contrast(np.array([[reading.value for reading in readings]]), [1.0])
+            low, high = estimate.interval()
+            said = f"{name}<br>{at}: {estimate.value:.3f} [{low:.3f}, {high:.3f}] nats, n = {len(readings)}"
+            marks[at] = Mark(0.0, estimate.value, low, high, said)
+    return marks
