@@ -87,8 +87,8 @@ def phrase(claim: Claim) -> str:
         assert claim.counts is not None
         c = claim.counts
         told = f"{c.first} of {c.of_first} runs against {c.second} of {c.of_second}"
-        how = {"same": "fails equally often", "open": "not separable in how often it fails"}
-        return f"{how.get(claim.answer, words.more if claim.value > 0 else words.fewer)}, {told}"
+        plain = {"same": "fails equally often", "open": "not separable in how often it fails"}
+        return f"{plain.get(claim.answer, words.more if claim.value > 0 else words.fewer)}, {told}"
     if claim.answer == "same":
         return f"the same in {words.noun} within {_margin(claim)}, {interval(claim)}"
     if claim.answer == "open":

@@ -284,7 +284,7 @@ def test_a_rate_that_works_up_to_three_times_as_far_is_told_as_a_ratio():
     runs = sweep(fails=lambda c: c["lr"] > limit[c["placement"]], rates=(*RATES, 0.3), seeds=5, **AXES)
     claim = the_effect(runs, Question(compare=("placement",), measure=("largest rate",)), measure="largest rate")
     assert claim.answer == "better"
-    assert sentence(claim).startswith("pre works at larger rates than post: 10 times [")
+    assert sentence(claim).startswith("pre works at larger learning rates than post: 10 times [")
 
 
 def test_a_run_of_nothing_is_no_claim():

@@ -70,8 +70,7 @@ def log_rates(rates: Sequence[float]) -> dict[str, Any]:
     room = 0.06 * (np.log10(rates[-1] / rates[0]) or 2.0)
     ends = [float(np.log10(rates[0]) - room), float(np.log10(rates[-1]) + room)]
     ticks = {"tickmode": "array", "tickvals": list(rates), "ticktext": [rate(value) for value in rates]}
-    ticks["tickangle"] = -40 if len(rates) > MOST_LEVEL else 0
-    return {"type": "log", "range": ends, **ticks}
+    return {"type": "log", "range": ends, "tickangle": -40 if len(rates) > MOST_LEVEL else 0, **ticks}
 
 
 def titled(text: str) -> dict[str, Any]:

@@ -45,7 +45,13 @@ def usable(sweep: Sweep) -> Chart | str:
             said.append(f"{name} {marks[-1].y:.2g}" + " (a bound)" * marks[-1].hollow)
     if not said:
         return "One seed says nothing of how sure a largest usable learning rate is."
-    y_axis = {**titled("largest usable learning rate"), **log_rates(sweep.rates), "autorange": True, "range": None}
+    y_axis = {
+        **titled("largest usable learning rate"),
+        **log_rates(sweep.rates),
+        "tickangle": 0,
+        "autorange": True,
+        "range": None,
+    }
     plot.axes(x=categories([sweep.called(size) for size in sizes]), y=y_axis)
     where = f" at {sweep.called(sizes[-1])}" if sweep.size else ""
     return Chart(panels=[Panel(place=(), plot=plot)], finding=f"largest usable learning rate{where}: {', '.join(said)}")
