@@ -151,16 +151,12 @@ def apply(
     kernel, unroll, remat: how to compute, see `Execution`; they change no result. dtype: of the activations.
     Raises ValueError where shapes, tokens, positions or capacity do not fit, as far as they are known outside `jit`.
     """
+    check_arrays(params)
     if key is not None:
         check_key(key)
-    if cache is not None:
-        check_tables(spec.stack, cache.tables)
-    tokens_BT, coords = _placed(spec, params, tokens, coords, cache)
-    reading = _reading(spec, tokens_BT.shape[0], encoder_tokens, encoder_coords)
-    check_memory(spec, reading, memory, cache)
     execution = Execution(kernel=kernel, unroll=unroll, remat=remat)
-    context = Context(coords=coords, execution=execution, memory=memory)
-    return _run(spec, floating(dtype), params, tokens_BT, context, reading, cache, key)
+    read = inputs_of(spec, tokens, coords, cache, encoder_tokens, encoder_coords, memory, execution)
+    return _run(spec, floating(dtype), params, *read, cache, key)
 
 
 @checked
@@ -180,10 +176,10 @@ def attention_maps(
     weights that the layers compute with: what a token may not see has exactly 0, rows sum to 1, or to what sinks leave,
     and are 0 at padding. Layers of fewer heads are filled up with heads of 0. Arguments: see `apply`.
     """
-    tokens_BT, coords = _placed(spec, params, tokens, coords, None)
-    reading = _reading(spec, tokens_BT.shape[0], encoder_tokens, encoder_coords)
-    check_memory(spec, reading, None, None)
-    context = Context(coords=coords, execution=Execution(kernel=kernel), maps=True)
+    check_arrays(params)
+    execution = Execution(kernel=kernel)
+    tokens_BT, context, reading = inputs_of(spec, tokens, coords, None, encoder_tokens, encoder_coords, None, execution)
+    context = replace(context, maps=True)
     stats = _run(spec, jnp.dtype(jnp.float32), params, tokens_BT, context, reading, None, None).stats
     return {name.removesuffix("_map"): map for name, map in stats.items() if name.endswith("_map")}
 
@@ -224,26 +220,36 @@ def empty_mtp_cache(
     return Cache(tables, jnp.zeros(batch, jnp.int32))
 
 
-def _placed(
-    spec: Transformer, params: Params, tokens: ArrayLike, coords: Coords | None, cache: Cache | None
-) -> tuple[Array, Coords]:
-    """Tokens [B, T] and where they stand, checked together with what is to read them."""
+def inputs_of(
+    spec: Transformer,
+    tokens: ArrayLike,
+    coords: Coords | None,
+    cache: Cache | None,
+    encoder_tokens: ArrayLike | None,
+    encoder_coords: Coords | None,
+    memory: Memory | None,
+    execution: Execution,
+) -> tuple[Array, Context, Reading | None]:
+    """What a `TransformerModule` reads, checked: tokens [B, T], their context, and what an encoder reads."""
     tokens_BT = as_tokens(tokens, spec.embed.vocab)
     batch, length = tokens_BT.shape
     if batch * length == 0:
         raise ValueError(f"tokens are {tokens_BT.dtype} {list(tokens_BT.shape)}: none; give at least one")
-    check_arrays(params)
     if cache is not None:
+        check_tables(spec.stack, cache.tables)
         check_cache_rows(cache, batch)
     if coords is None:
         start = 0 if cache is None else cache.length_B
         check_end(spec, cache, length, start)
-        return tokens_BT, plain(length, start=start)
-    check_rows(coords, batch, length)
-    check_positions(spec, coords)
-    check_types(spec, coords)
-    check_capacity(cache, coords)
-    return tokens_BT, coords
+        coords = plain(length, start=start)
+    else:
+        check_rows(coords, batch, length)
+        check_positions(spec, coords)
+        check_types(spec, coords)
+        check_capacity(cache, coords)
+    reading = _reading(spec, batch, encoder_tokens, encoder_coords)
+    check_memory(spec, reading, memory, cache)
+    return tokens_BT, Context(coords=coords, execution=execution, memory=memory), reading
 
 
 def _run(spec: Transformer, dtype: np.dtype, *arguments: Any) -> Output:

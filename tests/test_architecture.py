@@ -36,7 +36,7 @@ LAYERS = (  # from the ground up: a file imports from its own layer or from belo
     ("stack.py", "mtp.py"),
     ("transformer.py",),
     ("given.py",),
-    ("model.py",),
+    ("model.py", "layer.py"),
     ("decode/", "lora.py", "sharding.py", "accounting.py"),
 )
 
