@@ -1,7 +1,7 @@
 """The laboratory, in rooms; each says what it is for, and import-linter keeps the floors. From the ground up:
 
 errors · objectives · optim · verdict    what is predicted; how parameters move; what may be claimed
-files                                    what is left on the disk: read, written, locked
+files · trackers                         what is left on the disk: read, written, locked; and who else is told
 data · report                            which bytes; how results are shown
 config                                   settings and grids, as data
 step · combine                           one update, pure; every pair of choices

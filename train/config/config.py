@@ -26,6 +26,7 @@ from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS
 from train.optim.parametrization import PARAMETRIZATIONS, Family, multiplied
 from train.optim.schedule import SCHEDULES
+from train.trackers import TRACKERS
 from train.verdict.question import Question
 
 DTYPES = {"float32": 32, "bfloat16": 16, "float16": 16}  # that are computed in, with their bits
@@ -104,7 +105,7 @@ class Run:
     out: folder of runs. arm: in a grid, what a cell is an example of, which is compared by that name.
     mesh: like "data=2,model=4", "" is one device. rules: a sharding preset.
     save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides.
-    log_every: steps between lines of the log.
+    log_every: steps between lines of the log. tracker: who is told what the log says besides, of TRACKERS.
     """
 
     out: str = "runs"
@@ -114,6 +115,7 @@ class Run:
     save_every: int = 200
     keep: int = 2
     log_every: int = 10
+    tracker: str = "jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +187,7 @@ class Config:
             "parametrization": PARAMETRIZATIONS,
             "task": {"text": 0, **TASKS},
             "rules": sharding.PRESETS,
+            "tracker": TRACKERS,
             "zoo": PUBLISHED,
             "tiny": PUBLISHED,
         }

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "rules": "sharding fsdp strategy parallelism partition_rules",
     "save_every": "save_steps save_interval checkpoint_every checkpoint_interval ckpt_every",
     "keep": "save_total_limit max_to_keep keep_checkpoints keep_last",
+    "tracker": "report_to log_with logger use_wandb wandb_log loggers",
     "log_every": "logging_steps log_interval print_every log_steps",
 }  # fmt: skip
 NOTES = {  # where ours is not the same number as theirs

@@ -18,6 +18,7 @@ from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS
 from train.optim.parametrization import PARAMETRIZATIONS
 from train.optim.schedule import SCHEDULES
+from train.trackers import TRACKERS
 from train.verdict.question import MATCHED, MEASURES, RATES, RUNS, SOLVABLE, Question
 
 
@@ -110,6 +111,7 @@ RUN = {
     "save_every": About("from one checkpoint to the next", "steps", LOOP, "train"),
     "keep": About("last ones that stay, the best one besides", "checkpoints", LOOP, "run"),
     "log_every": About("from one line of the log to the next", "steps", LOOP, "train"),
+    "tracker": About("who is told the numbers of the log besides", "", "train/trackers.py", "TRACKERS"),
 }  # fmt: skip
 ASKED = {
     "compare": About("settings whose values make the arms", "", QUESTION, "arms_of"),
@@ -131,7 +133,8 @@ CHOICES: dict[str, typing.Iterable[str]] = {  # of the names that a setting take
     "attention": ATTENTIONS, "mask": MASKS, "ffn": FFNS, "activation": ACTIVATIONS, "head": HEADS, "gate": GATES,
     "talking_heads": TALKING,
     "task": ("text", *TASKS), "objective": OBJECTIVES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES,
-    "parametrization": PARAMETRIZATIONS, "rules": sharding.PRESETS, "question.at": RATES, "question.measure": MEASURES,
+    "parametrization": PARAMETRIZATIONS, "rules": sharding.PRESETS, "tracker": TRACKERS,
+    "question.at": RATES, "question.measure": MEASURES,
     "question.match": MATCHED, "question.by": SOLVABLE, "question.run": RUNS,
 }  # fmt: skip
 TEXTS = {

@@ -11,22 +11,28 @@ from train.data.corpus import Corpus
 from train.errors import UserError
 from train.files import COUNT, NUMBER, SETTINGS, TEXT, json_lines, read_lines, read_object, write_whole
 from train.run.provenance import provenance
+from train.trackers import Tracker, numbers_in
 
 LINE = {"step": COUNT, "val_loss": NUMBER._replace(optional=True)}
 HOME = {"settings": SETTINGS, "corpus": TEXT}
 
 
 class Log:
-    """`log.jsonl`: one JSON object a line. A run that goes on keeps the lines up to the step it goes on from."""
+    """`log.jsonl`: one JSON object a line. A run that goes on keeps the lines up to the step it goes on from.
 
-    def __init__(self, path: Path, *, keep_until: int) -> None:
-        self.path = path
+    tracker: is told the numbers of each line that is added.
+    """
+
+    def __init__(self, path: Path, *, keep_until: int, tracker: Tracker | None = None) -> None:
+        self.path, self._tracker = path, tracker
         write_whole(path, json_lines([line for line in read(path) if line["step"] <= keep_until]))
 
     def write(self, line: dict[str, Any]) -> None:
         """Add one line; it is in the file when this returns."""
         with self.path.open("ab") as file:
             file.write(json_lines([line]))
+        if self._tracker is not None:
+            self._tracker.log(line["step"], numbers_in(line))
 
     def judge(self, step: int, val_loss: float, windows: int) -> None:
         """Add the validation loss after `step` updates, in nats per token, on so many windows of the held-out text."""

@@ -23,6 +23,7 @@ from train.run.progress import Progress
 from train.run.signals import stop_signals
 from train.run.steps import Steps, steps_of
 from train.step import Metrics, State, evaluate, judge
+from train.trackers import TRACKERS, told
 from train.verdict.outcome import SUSTAINED
 from train.verdict.watch import has_spiked
 
@@ -69,6 +70,7 @@ def run(config: Config) -> Result:
     """
     folder = Path(config.run.out) / config.name
     check_place(folder)
+    tracker = TRACKERS[config.run.tracker](folder, config.name)
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     with layout_of(config) as layout, alone(folder):
@@ -79,19 +81,23 @@ def run(config: Config) -> Result:
             if checkpoints.latest() is not None:
                 state = checkpoints.restore(state)
             begin = int(state.step)
-            with Progress(config.name, total=config.train.steps, done=begin) as bar, stop_signals() as stopped:
+            with (
+                told(tracker, config.settings(), begin),
+                Progress(config.name, total=config.train.steps, done=begin) as bar,
+                stop_signals() as stopped,
+            ):
                 if begin:
                     bar.say(f"going on from step {begin} of {config.train.steps} in {folder}")
                 look = jax.jit(partial(evaluate, steps.recipe))
                 watched, held_out = held_out_windows(config, corpus)
 
                 def judged(state: State, windows: np.ndarray) -> float:
-                    told = judge(
+                    judgement = judge(
                         lambda rows, part: look(steps.numbers, state.params, layout.batch(rows), part),
                         windows,
                         len(watched),
                     )
-                    return float(told.loss)
+                    return float(judgement.loss)
 
                 session = Session(
                     config=config,
@@ -101,7 +107,7 @@ def run(config: Config) -> Result:
                     watched=watched,
                     held_out=held_out,
                     checkpoints=checkpoints,
-                    log=Log(folder / "log.jsonl", keep_until=begin),
+                    log=Log(folder / "log.jsonl", keep_until=begin, tracker=tracker),
                     bar=bar,
                 )
                 return train(session, state, stopped)

@@ -32,7 +32,8 @@ from train.sweep.group import Cell, Group, Interrupted, Look, Sweep, name_of, ru
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results
-from train.sweep.status import PROGRAMS, Status, Work, compile_weight, time_left
+from train.sweep.status import PROGRAMS, Status, Work, compile_weight, in_words, time_left
+from train.trackers import TRACKERS, numbers_in, told
 from train.verdict.extend import next_rungs, planned
 from train.verdict.question import Question, varying
 from train.verdict.race import is_raced, next_rung
@@ -90,6 +91,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
     mesh, and a folder that holds a run, is in use, or is damaged.
     """
     folder = home_of(config)
+    TRACKERS[config.run.tracker](folder, config.name)  # is its package there?
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     question, said = question_for(config)
@@ -141,6 +143,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                 status.plan(len(grid.cells), list(known.values()), works)
                 for group, records in run_groups(groups, sweep):
                     results.add(records)
+                    tell(config.run.tracker, folder, records, varying(rows))
                     shelf.drop([name_of(group, sweep)])
                     status.ended(name_of(group, sweep), records)
                 sweep.check(groups[-1])
@@ -179,17 +182,26 @@ def grown(
         config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
 
 
+def tell(kind: str, folder: Path, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Tell a tracker of runs that are done, each under the settings that it has of those that differ."""
+    if kind == "jsonl":
+        return
+    for record in records:
+        called = f"{folder.name} {in_words(record['args'], names)} {record['key'][:6]}"
+        with told(TRACKERS[kind](folder, called), record["args"]) as tracker:
+            curves = zip(record["loss"], record["grad_norm_curve"], strict=True)
+            for step, (loss, grad_norm) in enumerate(curves, 1):
+                tracker.log(step, numbers_in({"loss": loss, "grad_norm": grad_norm}))
+            tracker.log(step, numbers_in({"val_loss": record["val_loss"]}))
+
+
 def work_of(group: Group, rows: Sequence[Mapping[str, Any]]) -> Work:
     """A group as its sweep's status tells of it, by the settings that differ between the rows of the grid."""
     names, own = varying(rows), [cell.config.settings() for cell in group.cells]
-
-    def said(settings: Mapping[str, Any], names: Sequence[str]) -> str:
-        return " ".join(f"{name}={settings[name]}" for name in names if name in settings)
-
     shared = [name for name in names if len({str(settings.get(name)) for settings in own}) == 1]
     return Work(
-        title=said(own[0], shared),
-        cells={k: said(settings, names) for k, settings in enumerate(own)},
+        title=in_words(own[0], shared),
+        cells={k: in_words(settings, names) for k, settings in enumerate(own)},
         steps=group.config.train.steps,
         flops=group.work_of_one,
         weight=weight_of(group),

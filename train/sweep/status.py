@@ -51,6 +51,11 @@ STATUS = {
 }  # fmt: skip
 
 
+def in_words(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What a run of a sweep is, like "norm=rms lr=0.01": those of these settings that it has."""
+    return " ".join(f"{name}={settings[name]}" for name in names if name in settings)
+
+
 def compile_weight(depth: int) -> float:
     """What the programs of a model take to compile, relative to those of others."""
     return BESIDE_LAYERS + (depth if depth <= UNROLLED_DEPTH else LOOP_LAYERS)

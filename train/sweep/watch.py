@@ -121,15 +121,11 @@ def _of_results(folder: Path, state: str, cells: int | None) -> View:
         counts=Counter(record["outcome"] for record in results),
         curves=[_best(title, runs) for title, runs in _by_arm(question, results) if runs],
         failures=[
-            f"{_named(record['args'], names)}: {record['outcome']} at step {record['outcome_step']}"
+            f"{status.in_words(record['args'], names)}: {record['outcome']} at step {record['outcome_step']}"
             for record in results
             if record["outcome"] in FAILED
         ],
     )
-
-
-def _named(settings: Mapping[str, Any], names: Sequence[str]) -> str:
-    return " ".join(f"{name}={settings[name]}" for name in names if name in settings)
 
 
 def _by_arm(question: Question | None, results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
