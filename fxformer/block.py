@@ -49,7 +49,7 @@ class BlockModule(nn.Module):
         sides = {}
         for name, sublayer in sublayers.items():
             join = ResidualModule(spec.residual, "ffn" if name == "ffn" else "attention", name=f"{name}_residual")
-            stream, sides[name] = join(stream, sublayer)
+            stream, sides[name] = join(stream, sublayer, context.place)
         return stream, _merge(sides, root_mean_square(main(stream)))
 
 

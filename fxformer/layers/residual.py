@@ -9,6 +9,7 @@
     normformer  attention joins sandwich, and feed-forward pre
     dual        x <- norm(skip x + branch f(x)),  d <- d + branch f(x)  and x + norm d after the last block
     rezero      x <- skip x + branch a f(x), a learned from 0
+    parallel    x <- skip x + branch f(norm x) + branch g(norm x)  and one norm after the last block; both sublayers
 
 A placement is a join for attention, one for feed-forward, and the way into and out of the stream: one line in
 PLACEMENTS. `own.norm("before")` is the norm of that name, `own.number("gate", 0.0)` a learned scalar. DeepNorm is
@@ -27,7 +28,7 @@ from jax import Array
 
 from fxformer.axes import logical
 from fxformer.fields import Number, Positive, Rate, check_fields
-from fxformer.layers.context import Side, dropout
+from fxformer.layers.context import Layer, Side, dropout
 from fxformer.layers.norm import Norm, NormModule, full
 from fxformer.layers.number import like, weighted
 from fxformer.layers.project import parameter
@@ -97,6 +98,29 @@ def rezero(x: Array, f: Sublayer, own: Own, skip: Array, branch: Number | Array)
     return skip * x + own.number("gate", 0.0).astype(x.dtype) * weighted(branch, y), side
 
 
+def beside(
+    streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array, branch: Number | Array
+) -> tuple[tuple[Array, Array], Side]:
+    """(x, added + branch * f(norm(x))): what the next sublayer reads is still x. See `together`."""
+    x, added = streams
+    y, side = f(own.norm("before")(x))
+    return (x, added + weighted(branch, y)), side
+
+
+def together(
+    streams: tuple[Array, Array], f: Sublayer, own: Own, skip: Array, branch: Number | Array
+) -> tuple[tuple[Array, Array], Side]:
+    """skip * x + added + branch * f(norm(x)): with `beside`, attention and feed-forward in parallel.
+
+    Wang & Komatsuzaki 2021 (GPT-J) and Chowdhery et al. 2022 (PaLM), section 2, whose sublayers share one norm; each
+    with its own: Black et al. 2022 (GPT-NeoX-20B), section 2.1.
+    """
+    x, added = streams
+    y, side = f(own.norm("before")(x))
+    x = skip * x + added + weighted(branch, y)
+    return (x, jnp.zeros_like(x)), side
+
+
 def as_is(x: Array, own: Own | None = None) -> Array:
     """The stream is the embedding, and what the last join leaves of it."""
     return x
@@ -118,6 +142,16 @@ def summed(streams: tuple[Array, Array], own: Own) -> Array:
     return x + own.norm("final")(d)
 
 
+def beside_nothing(x: Array) -> tuple[Array, Array]:
+    """The stream, and what the sublayers of a block have added to it so far."""
+    return x, jnp.zeros_like(x)
+
+
+def first_normed(streams: tuple[Array, Array], own: Own) -> Array:
+    """norm(x)."""
+    return own.norm("final")(streams[0])
+
+
 class Placement(NamedTuple):
     """How sublayers join the stream, how the stream leaves the stack, and how it enters."""
 
@@ -137,6 +171,7 @@ PLACEMENTS = {
     "normformer": Placement(sandwich, pre),
     "dual": Placement(dual, dual, leave=summed, enter=doubled),
     "rezero": Placement(rezero, rezero, leave=as_is),
+    "parallel": Placement(beside, together, leave=first_normed, enter=beside_nothing),
 }
 
 
@@ -147,6 +182,9 @@ class Residual:
     branch: CompleteP's base depth / depth (Dey et al. 2025), Granite's residual_multiplier.
     layer_scale: where a learned factor on each channel of the branch starts, None has none. LayerScale, Touvron et al.
     2021 (CaiT), section 2: 0.1 up to 18 layers, 1e-5 up to 24, 1e-6 beyond.
+    stochastic_depth: with a dropout key, how often the last block of the stack passes a row by, each sublayer for
+    itself; block l of L does so l / L as often, and where it does not, its branch is scaled up as by dropout. Huang et
+    al. 2016, eq. 4.
     """
 
     placement: str
@@ -155,6 +193,7 @@ class Residual:
     branch: Number = 1.0
     layer_scale: Positive | None = None
     dropout: Rate = 0.0
+    stochastic_depth: Rate = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -168,7 +207,7 @@ class ResidualModule(nn.Module):
     role: str
 
     @nn.compact
-    def __call__(self, stream: Any, sublayer: Sublayer) -> tuple[Any, Side]:
+    def __call__(self, stream: Any, sublayer: Sublayer, layer: Layer) -> tuple[Any, Side]:
         spec = self.spec
 
         def f(h_BTD: Array) -> tuple[Array, Side]:
@@ -177,16 +216,20 @@ class ResidualModule(nn.Module):
             return dropout(self, y_BTD, spec.dropout), side._replace(stats={**side.stats, "branch_ratio": ratio})
 
         join = getattr(PLACEMENTS[spec.placement], self.role)
-        skip, branch = like(spec.skip, main(stream)), self._branch(main(stream).shape[-1])
+        skip, branch = like(spec.skip, main(stream)), self._branch(main(stream), layer)
         stream, side = join(stream, f, OwnParameters(self, spec.norm), skip, branch)
         return jax.tree.map(lambda x_BTD: nn.with_logical_constraint(x_BTD, logical("btd")), stream), side
 
-    def _branch(self, width: int) -> Number | Array:
-        """What the branch is multiplied by: one number, or one for each channel."""
-        spec = self.spec
-        if spec.layer_scale is None:
-            return spec.branch
-        return spec.branch * parameter(self, "layer_scale", full(spec.layer_scale), "d", {"d": width})
+    def _branch(self, x_BTD: Array, layer: Layer) -> Number | Array:
+        """What the branch is multiplied by: one number, or some for each channel and row."""
+        spec, (batch, _, width) = self.spec, x_BTD.shape
+        branch: Number | Array = spec.branch
+        if spec.layer_scale is not None:
+            branch = branch * parameter(self, "layer_scale", full(spec.layer_scale), "d", {"d": width})
+        if spec.stochastic_depth and self.has_rng("dropout"):
+            stays = 1 - spec.stochastic_depth * (layer.number + 1) / layer.of
+            branch = branch * jax.random.bernoulli(self.make_rng("dropout"), stays, (batch, 1, 1)) / stays
+        return branch
 
 
 class OwnParameters(NamedTuple):

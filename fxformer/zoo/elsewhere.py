@@ -27,6 +27,7 @@ ELSEWHERE = {
     "head": "lm_head tie_embeddings tie_word_embeddings tied_embeddings tie_weights weight_tying untied",
     "layer_scale": "layerscale init_values layer_scale_init_value ls_init_value",
     "dropout": "p_dropout dropout_rate resid_pdrop hidden_dropout_prob attn_dropout resid_dropout embd_pdrop drop",
+    "stochastic_depth": "drop_path drop_path_rate layer_dropout layerdrop path_dropout droppath",
     "vocab": "vocab_size n_vocab num_tokens vocabulary n_tokens",
     "length": "block_size seq_len seq_length sequence_length max_seq_len max_length context_length context ctx n_ctx "
     "n_positions max_position_embeddings context_size",

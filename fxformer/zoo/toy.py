@@ -161,6 +161,7 @@ def toy(
     head: str = "tied",
     layer_scale: Positive | None = None,
     dropout: Rate = 0.0,
+    stochastic_depth: Rate = 0.0,
     vocab: Size = 256,
     length: Size = 64,
     residual_scale: Number = 1.0,
@@ -177,6 +178,7 @@ def toy(
     attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary;
     "differential" subtracts two maps of half the width in each head.
     layer_scale: where a learned factor on each channel of every branch starts (LayerScale); None has none.
+    stochastic_depth: how often, in training, the last block passes a row by; earlier ones in proportion to their place.
     residual_scale, branch_scale, init_scale: numbers that may be traced: the skip of the residual, and the gain at
     initialisation of value, output and feed-forward matrices, and of all matrices.
     DeepNorm is placement="post", residual_scale=(2 depth)^(1/4), branch_scale=(8 depth)^(-1/4).
@@ -207,7 +209,12 @@ def toy(
         ),
         ffn=nearest(FFNS, ffn, "ffn")(inner, width, activation, branch_init),
         residual=Residual(
-            placement=placement, norm=frame, skip=residual_scale, layer_scale=layer_scale, dropout=dropout
+            placement=placement,
+            norm=frame,
+            skip=residual_scale,
+            layer_scale=layer_scale,
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
         ),
     )
     embed = Embed(

@@ -54,12 +54,26 @@ def rezero(x, f, own, skip, branch):
     return skip * x + branch * own.gate * f(x)
 
 
+def beside(streams, f, own, skip, branch):
+    x, added = streams
+    return x, added + branch * f(own("before", x))
+
+
+def together(streams, f, own, skip, branch):
+    x, added = streams
+    return skip * x + added + branch * f(own("before", x)), 0 * x
+
+
 def at_the_end(x, norm):
     return norm(x)
 
 
 def as_is(x, norm):
     return x
+
+
+def first_at_the_end(streams, norm):
+    return norm(streams[0])
 
 
 def both(streams, norm):
@@ -76,6 +90,7 @@ PLACEMENTS = {  # attention's join, feed-forward's, and the way out
     "normformer": (sandwich, pre, at_the_end),
     "dual": (dual, dual, both),
     "rezero": (rezero, rezero, as_is),
+    "parallel": (beside, together, first_at_the_end),
 }
 
 
@@ -171,7 +186,7 @@ def forward(spec: fx.Transformer, params, tokens, coords: fx.Coords):
     bias = BIASES[type(spec.stack.bias)](spec.stack.bias, params["stack"])
     stats, first = [], {}
     leave = PLACEMENTS[spec.stack.placement][2]
-    x = (x, x) if leave is both else x
+    x = (x, x) if leave is both else (x, 0 * x) if leave is first_at_the_end else x
     for number, (block, layer) in enumerate(layers(spec, params["stack"])):
         x, numbers = one_block(block, layer, x, number, pos=pos, index=index, coords=coords, bias=bias, first=first)
         stats.append(numbers)

@@ -49,6 +49,7 @@ VARIANTS = {
     "window": (3, 13),
     "residual_scale": (1.7,),
     "layer_scale": (0.1,),
+    "stochastic_depth": (0.5,),
 }
 SCALED: dict[type, Scaling] = {
     Linear: Linear(factor=3.0),

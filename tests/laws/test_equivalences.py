@@ -299,6 +299,35 @@ def test_every_branch_of_every_layer_drops_other_channels():
     np.testing.assert_allclose(agreement - np.eye(4) / 2, 0.5, atol=4 * 0.025)
 
 
+def test_deeper_branches_pass_rows_by_more_often():
+    """Branches that add 1, 10, 100 and 1000: their sum says which of them a row went through, all of it or none."""
+    (group,) = toy(norm="none", stochastic_depth=0.6).stack.groups
+    (block,) = group.blocks
+    block = replace(block, attention=replace(block.attention, out_bias=True), ffn=replace(block.ffn, bias=True))
+    spec = with_groups(toy(norm="none"), Repeat(2, (block,)))
+    params = jax.tree.map(jnp.zeros_like, disturbed(spec))
+    out = params["stack"]["group_0"]["blocks"]["block_0"]
+    out["attention"]["out"]["bias"] += jnp.array([[1.0], [100.0]])
+    out["ffn"]["down"]["bias"] += jnp.array([[10.0], [1000.0]])
+    tokens = np.zeros((1000, 2), np.int32)
+    np.testing.assert_allclose(fx.apply(spec, params, tokens).hidden, 1111.0)
+    hidden = np.asarray(fx.apply(spec, params, tokens, key=jax.random.key(5)).hidden)
+    np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[:, :1, :1], hidden.shape))
+    stays = np.array([0.7, 0.7, 0.4, 0.4])
+    ways = np.array(list(np.ndindex(2, 2, 2, 2)))
+    sums = ways @ (np.array([1, 10, 100, 1000]) / stays)
+    which = np.abs(hidden[:, 0, :1] - sums).argmin(-1)
+    np.testing.assert_allclose(hidden[:, 0, 0], sums[which], rtol=1e-5)
+    kept = ways[which]
+    np.testing.assert_allclose(kept.mean(0), stays, atol=4 * 0.0155)
+    np.testing.assert_allclose(np.corrcoef(kept.T), np.eye(4), atol=4 * 0.0316)
+
+
+def test_stochastic_depth_follows_the_key():
+    spec = toy(stochastic_depth=0.5)
+    np.testing.assert_array_equal(logits(spec, disturbed(spec)), logits(BASE, disturbed(BASE)))
+
+
 def test_dropout_keeps_the_mean_and_its_share():
     class Dropped(nn.Module):
         @nn.compact

@@ -60,6 +60,8 @@ MODEL = {
     "head": About("what makes logits", "", TOY, "HEADS"),
     "layer_scale": About("where a learned factor on the channels of a branch starts; none: none", "factor", TOY, "toy"),
     "dropout": About("of embeddings and branches, in training", "probability", TOY, "toy"),
+    "stochastic_depth": About("of passing the last block by, for a row, in training; before it in proportion",
+                              "probability", "fxformer/layers/residual.py", "Residual"),
     "residual_scale": About("factor on the stream that is added to; DeepNorm: (2 depth)^(1/4)", "factor", TOY, "toy"),
     "branch_scale": About("initial gain of value, output and feed-forward matrices; DeepNorm: (8 depth)^(-1/4)",
                           "factor", TOY, "toy"),

@@ -29,7 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the most
     **dict.fromkeys(("z_loss", "balance", "router_z", "mtp"), (0.0, FLOAT)),
     **dict.fromkeys(("softcap", "layer_scale"), (SMALLEST, FLOAT)),
     "value_residual": (0.0, 1.0),
-    **dict.fromkeys(("beta1", "beta2", "dropout"), (0.0, BELOW_1)),
+    **dict.fromkeys(("beta1", "beta2", "dropout", "stochastic_depth"), (0.0, BELOW_1)),
     **dict.fromkeys(("residual_scale", "branch_scale", "init_scale"), (-FLOAT, FLOAT)),
 }
 NAMING = ("name", "path", "out")  # texts that name something, so that they are not empty
