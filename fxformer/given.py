@@ -3,7 +3,7 @@
 What does not fit is refused by one sentence where it is known; within `jit` shapes are, and numbers are not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -21,6 +21,8 @@ from fxformer.layers.norm import Norm
 from fxformer.ops.norm import ACROSS_TOKENS
 from fxformer.transformer import Params, Reading, Transformer
 from fxformer.walk import parts
+
+Tokens = ArrayLike | Sequence[Sequence[int]]  # integers [B, T], as an array or as rows
 
 
 def check_memory(spec: Transformer, reading: Reading | None, memory: Memory | None, cache: Cache | None) -> None:
@@ -133,7 +135,7 @@ def length_limit(spec: Transformer) -> int | None:
     return None if position is None or position.streams > 1 else position.limit
 
 
-def as_tokens(tokens: ArrayLike, vocab: int) -> Array:
+def as_tokens(tokens: Tokens, vocab: int) -> Array:
     """Integer tokens [B, T]; lists of rows count too. Raises ValueError as `check_tokens` does, and for ragged rows."""
     if not isinstance(tokens, Array | np.ndarray):
         try:

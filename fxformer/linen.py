@@ -2,11 +2,11 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from fxformer.cache import Cache
 from fxformer.coords import Coords
-from fxformer.given import floating
+from fxformer.given import Tokens, floating
 from fxformer.jit import promoting
 from fxformer.layer import Layer
 from fxformer.layers.context import Execution, Memory
@@ -32,11 +32,11 @@ class Model(nn.Module):
     @promoting()
     def __call__(
         self,
-        tokens: ArrayLike,
+        tokens: Tokens,
         *,
         coords: Coords | None = None,
         cache: Cache | None = None,
-        encoder_tokens: ArrayLike | None = None,
+        encoder_tokens: Tokens | None = None,
         encoder_coords: Coords | None = None,
         memory: Memory | None = None,
     ) -> Output:

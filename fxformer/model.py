@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from fxformer.cache import Cache, advance
 from fxformer.coords import Coords, check_rows, plain, succeeding
 from fxformer.fields import Count, Size, checked
 from fxformer.given import (
+    Tokens,
     as_tokens,
     check_arrays,
     check_cache_rows,
@@ -128,11 +129,11 @@ def init(spec: Transformer, key: Array) -> Params:
 def apply(
     spec: Transformer,
     params: Params,
-    tokens: ArrayLike,
+    tokens: Tokens,
     *,
     coords: Coords | None = None,
     cache: Cache | None = None,
-    encoder_tokens: ArrayLike | None = None,
+    encoder_tokens: Tokens | None = None,
     encoder_coords: Coords | None = None,
     memory: Memory | None = None,
     key: Array | None = None,
@@ -163,10 +164,10 @@ def apply(
 def attention_maps(
     spec: Transformer,
     params: Params,
-    tokens: ArrayLike,
+    tokens: Tokens,
     *,
     coords: Coords | None = None,
-    encoder_tokens: ArrayLike | None = None,
+    encoder_tokens: Tokens | None = None,
     encoder_coords: Coords | None = None,
     kernel: str | None = None,
 ) -> dict[str, Array]:
@@ -222,10 +223,10 @@ def empty_mtp_cache(
 
 def inputs_of(
     spec: Transformer,
-    tokens: ArrayLike,
+    tokens: Tokens,
     coords: Coords | None,
     cache: Cache | None,
-    encoder_tokens: ArrayLike | None,
+    encoder_tokens: Tokens | None,
     encoder_coords: Coords | None,
     memory: Memory | None,
     execution: Execution,
@@ -259,7 +260,7 @@ def _run(spec: Transformer, dtype: np.dtype, *arguments: Any) -> Output:
 
 
 def _reading(
-    spec: Transformer, batch: int, encoder_tokens: ArrayLike | None, encoder_coords: Coords | None
+    spec: Transformer, batch: int, encoder_tokens: Tokens | None, encoder_coords: Coords | None
 ) -> Reading | None:
     if encoder_tokens is None:
         if encoder_coords is not None:

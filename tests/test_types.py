@@ -1,9 +1,12 @@
 """What a type checker knows of the library from outside: names and types of arguments, through every decorator."""
 
+import json
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import fxformer as fx
 
@@ -55,3 +58,80 @@ def test_a_type_checker_knows_every_argument(tmp_path):
     for i, (call, sentence) in enumerate(WRONG.items()):
         assert any(line.startswith(f"use.py:{first + i}: error: {sentence}") for line in said), (call, run.stdout)
     assert len(said) == len(WRONG), run.stdout + run.stderr
+
+
+SCRIPT = """
+import jax
+import jax.numpy as jnp
+import optax
+
+import fxformer as fx
+
+spec = fx.zoo.toy(width=32, depth=2, heads=4, kv_heads=2, position="rotary", softcap=None, window=8)
+params = fx.init(spec, jax.random.key(0))
+tokens = jnp.zeros((2, 9), jnp.int32)
+optimiser = optax.adam(1e-3)
+state = optimiser.init(params)
+
+
+def loss(params: dict[str, object]) -> jax.Array:
+    out = fx.apply(spec, params, tokens[:, :-1], coords=fx.padded(tokens[:, :-1] >= 0), key=jax.random.key(1))
+    return jnp.mean(fx.ops.cross_entropy(out.logits, tokens[:, 1:]))
+
+
+gradients = jax.grad(loss)(params)
+cache = fx.empty_cache(spec, batch=2, length=16)
+following = fx.apply(spec, params, tokens, cache=cache).cache
+text: jax.Array = fx.generate(spec, params, [[1, 2, 3]], max_new_tokens=4, key=jax.random.key(2), temperature=0.8)
+maps: jax.Array = fx.attention_maps(spec, params, [[1, 2, 3]])["attention"]
+page: str = fx.describe(spec) + fx.describe(params)
+count: int = fx.count(spec)
+attention = fx.layers.GQA(heads=4, kv_heads=2, key_width=8, mask=fx.ops.Causal() & fx.ops.Window(3))
+x = jnp.zeros((2, 5, 32))
+hidden: jax.Array = fx.apply_layer(attention, fx.init_layer(attention, jax.random.key(3), x), x).hidden
+"""
+ERRORS = ("fx.apply(spec, params, tokens, tokns=3)", "fx.zoo.toy(widht=3)")
+
+
+def mypy(folder: Path) -> set[tuple[str, int]]:
+    """(file, line) of each error, of the library alone: see above."""
+    settings = ["[mypy]", "ignore_missing_imports = true", "follow_imports = silent"]
+    settings += [f"[mypy-{name}.*]\nfollow_imports = skip" for name in ("jax", "flax", "optax", "numpy", "einops")]
+    (folder / "mypy.ini").write_text("\n".join(settings))
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        "mypy.ini",
+        "--cache-dir",
+        "cache",
+        "right.py",
+        "wrong.py",
+    ]
+    path = {"MYPYPATH": str(Path(fx.__file__).parent.parent)}
+    run = subprocess.run(command, cwd=folder, env=path, capture_output=True, text=True)
+    assert run.stdout, run.stderr
+    said = [line.split(":") for line in run.stdout.splitlines() if ": error: " in line]
+    return {(name, int(line)) for name, line, *_ in said}
+
+
+def pyright(folder: Path) -> set[tuple[str, int]]:
+    """The same of basedpyright, by the rules of Pyright's standard mode, with every package read."""
+    settings = {"typeCheckingMode": "standard", "extraPaths": [str(Path(fx.__file__).parent.parent)]}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    said = json.loads(run.stdout)["generalDiagnostics"]
+    errors = [each for each in said if each["severity"] == "error"]
+    return {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_checkers_accept_a_users_script_and_refuse_its_two_errors(checker, tmp_path):
+    script = SCRIPT.strip()
+    (tmp_path / "right.py").write_text(script)
+    (tmp_path / "wrong.py").write_text("\n".join([script, *ERRORS]))
+    lines = len(script.splitlines())
+    assert checker(tmp_path) == {("wrong.py", lines + 1), ("wrong.py", lines + 2)}

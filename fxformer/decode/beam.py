@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from fxformer.cache import Cache, fork
 from fxformer.coords import Coords, succeeding
@@ -19,6 +19,7 @@ from fxformer.decode.request import Ends, Given, Request, joined, request_of
 from fxformer.decode.sampling import NOTHING, check_said
 from fxformer.decode.state import read_prompt
 from fxformer.decode.steps import step, unstacked
+from fxformer.given import Tokens
 from fxformer.jit import numpy_of, promoting
 from fxformer.model import Params, Transformer
 
@@ -50,7 +51,7 @@ class Search(NamedTuple):
 def beam(
     spec: Transformer,
     params: Params,
-    prompt: ArrayLike,
+    prompt: Tokens,
     max_new_tokens: int,
     *,
     beams: int = 4,
@@ -59,7 +60,7 @@ def beam(
     min_new_tokens: int = 0,
     pad: int | None = None,
     coords: Coords | None = None,
-    encoder_tokens: Array | None = None,
+    encoder_tokens: Tokens | None = None,
     encoder_coords: Coords | None = None,
     dtype: DTypeLike = jnp.float32,
     cache_dtype: DTypeLike | None = None,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from fxformer.coords import PADDING, Coords
 from fxformer.decode.loop import written
@@ -24,7 +24,7 @@ from fxformer.decode.sampling import (
     settled,
     weigh,
 )
-from fxformer.given import check_tokens, length_limit
+from fxformer.given import Tokens, check_tokens, length_limit
 from fxformer.jit import as_array, compiled, promoting
 from fxformer.layers.head import check_over_tokens
 from fxformer.model import Params, Transformer, apply
@@ -34,7 +34,7 @@ from fxformer.model import Params, Transformer, apply
 def fill_masks(
     spec: Transformer,
     params: Params,
-    tokens: ArrayLike,
+    tokens: Tokens,
     mask: int,
     *,
     rounds: int | None = None,
@@ -104,7 +104,7 @@ def _fill_masks(
 def fill_blanks(
     spec: Transformer,
     params: Params,
-    tokens: ArrayLike,
+    tokens: Tokens,
     blanks: int | Sequence[int],
     max_new_tokens: int,
     *,

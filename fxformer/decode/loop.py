@@ -15,6 +15,7 @@ from fxformer.decode.request import Ends, Given, Request, joined, request_of
 from fxformer.decode.sampling import Sampling, check_said
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import step, unstacked, unstacked_spec
+from fxformer.given import Tokens
 from fxformer.jit import promoting
 from fxformer.model import Params, Transformer
 
@@ -23,7 +24,7 @@ from fxformer.model import Params, Transformer
 def generate(
     spec: Transformer,
     params: Params,
-    prompt: ArrayLike,
+    prompt: Tokens,
     max_new_tokens: ArrayLike,
     *,
     key: Array | None = None,
@@ -37,7 +38,7 @@ def generate(
     min_new_tokens: ArrayLike = 0,
     pad: int | None = None,
     coords: Coords | None = None,
-    encoder_tokens: Array | None = None,
+    encoder_tokens: Tokens | None = None,
     encoder_coords: Coords | None = None,
     dtype: DTypeLike = jnp.float32,
     cache_dtype: DTypeLike | None = None,
@@ -66,7 +67,7 @@ def generate(
 def stream(
     spec: Transformer,
     params: Params,
-    prompt: ArrayLike,
+    prompt: Tokens,
     max_new_tokens: ArrayLike,
     *,
     key: Array | None = None,
@@ -80,7 +81,7 @@ def stream(
     min_new_tokens: ArrayLike = 0,
     pad: int | None = None,
     coords: Coords | None = None,
-    encoder_tokens: Array | None = None,
+    encoder_tokens: Tokens | None = None,
     encoder_coords: Coords | None = None,
     dtype: DTypeLike = jnp.float32,
     cache_dtype: DTypeLike | None = None,

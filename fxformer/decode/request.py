@@ -15,7 +15,7 @@ from fxformer.coords import PADDING, Coords, check_rows, of_index, padded_to
 from fxformer.decode.sampling import Sampling, check_sampling, row_keys, settled
 from fxformer.decode.steps import check_decodable
 from fxformer.fields import LAST, conform
-from fxformer.given import check_cacheable, check_positions, check_tokens, length_limit, position_limit
+from fxformer.given import Tokens, check_cacheable, check_positions, check_tokens, length_limit, position_limit
 from fxformer.jit import as_array, numpy_of, promoting, traced
 from fxformer.layers.head import check_over_tokens
 from fxformer.model import Transformer
@@ -24,9 +24,9 @@ from fxformer.model import Transformer
 class Given(NamedTuple):
     """What is read before the first new token, in the words of `generate`: tokens, and what an encoder reads."""
 
-    tokens: ArrayLike
+    tokens: Tokens
     coords: Coords | None = None
-    encoder_tokens: Array | None = None
+    encoder_tokens: Tokens | None = None
     encoder_coords: Coords | None = None
 
 
@@ -171,7 +171,7 @@ def _source(spec: Transformer, given: Given) -> tuple[Array, Coords] | None:
     return in_bucket(tokens, given.encoder_coords, length_limit(spec))
 
 
-def joined(prompt: ArrayLike, new: Array, ends: Ends) -> Array:
+def joined(prompt: Tokens, new: Array, ends: Ends) -> Array:
     """int32 [B, …, T + N]: the prompt [B, T], and behind it what was asked for of the new tokens [B, …, room]."""
     numpy, count = numpy_of(new), int(np.max(ends.most))
     batch, length = np.shape(prompt)
@@ -180,7 +180,7 @@ def joined(prompt: ArrayLike, new: Array, ends: Ends) -> Array:
     return jnp.asarray(numpy.concatenate([prompt, numpy.asarray(new)[..., :count]], axis=-1), jnp.int32)
 
 
-def check_source(spec: Transformer, encoder_tokens: Array | None) -> None:
+def check_source(spec: Transformer, encoder_tokens: Tokens | None) -> None:
     """Raise ValueError for a model that cannot be decoded, or whose encoder has nothing or too much to read."""
     if encoder_tokens is None:
         check_decodable(spec)

@@ -23,6 +23,7 @@ from fxformer.decode.request import Ends, Given, Request, joined, request_of
 from fxformer.decode.sampling import NOTHING, Sampling, check_said, keys_at
 from fxformer.decode.state import State, choose_next, read_prompt
 from fxformer.decode.steps import unstacked
+from fxformer.given import Tokens
 from fxformer.jit import promoting
 from fxformer.model import Params, Transformer, apply, apply_mtp, empty_mtp_cache
 from fxformer.ops.sample import temper
@@ -154,7 +155,7 @@ class OwnPrediction:
 def speculate(
     spec: Transformer,
     params: Params,
-    prompt: ArrayLike,
+    prompt: Tokens,
     max_new_tokens: ArrayLike,
     *,
     draft: tuple[Transformer, Params] | None = None,
