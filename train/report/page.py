@@ -3,12 +3,16 @@
 import base64
 import gzip
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import jinja2
 import plotly.offline
+from plotly.graph_objects import Figure
 from plotly.utils import PlotlyJSONEncoder
+
+from train.report.arms import DARK, LIGHT
 
 
 def rendered(package: str, template: str, **values: Any) -> str:
@@ -29,6 +33,23 @@ def packed(text: str) -> str:
 def packed_json(value: Any) -> str:
     """What JSON says of a value, packed. Numbers that are none become null."""
     return packed(json.dumps(value, cls=PlotlyJSONEncoder, separators=(",", ":")))
+
+
+def colours() -> list[tuple[str, str]]:
+    """What a dark page writes in place of each colour of a light one, whole or as a transparent one begins."""
+    return [pair for a, b in zip(LIGHT, DARK, strict=True) for pair in ((a, b), (_rgb(a), _rgb(b)))]
+
+
+def _rgb(colour: str) -> str:
+    return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},"
+
+
+def packed_figures(figures: Mapping[str, Figure]) -> str:
+    """Figures by the name of their place, for `plots.js`: without plotly's template of looks, the page has its own."""
+    told = {key: figure.to_plotly_json() for key, figure in figures.items()}
+    for each in told.values():
+        each["layout"].pop("template", None)
+    return packed_json({"figures": told, "colours": colours()})
 
 
 @cache

@@ -22,7 +22,7 @@ from train.report.arms import DARK, LIGHT, SYMBOLS, Style, Sweep, rate
 from train.report.charts import CHARTS, FIRST, Chart, Entry
 from train.report.export import rows_of, write_runs
 from train.report.looks import looked_at
-from train.report.page import packed_json, rendered
+from train.report.page import colours, packed_json, rendered
 from train.report.record import fault
 from train.report.summary import Summary, summary_of
 from train.verdict.asked import in_words
@@ -170,7 +170,7 @@ def _data(sweep: Sweep, charts: Mapping[str, Chart | str], folder: Path) -> dict
         "runs": [_run(sweep, place, result) for place, result in enumerate(sweep.results)],
         "sized": bool(sweep.size),
         "replay": f"python -m train replay {folder}",
-        "colours": [pair for a, b in zip(LIGHT, DARK, strict=True) for pair in ((a, b), (_rgb(a), _rgb(b)))],
+        "colours": colours(),
     }  # fmt: skip
 
 
@@ -183,11 +183,6 @@ def _run(sweep: Sweep, place: int, result: Result) -> dict[str, Any]:
         "seed": args["seed"], "outcome": result["outcome"], "loss": result["val_loss"], "params": result["params"],
         "seconds": result["seconds"], "ended": ended + stopped,
     }  # fmt: skip
-
-
-def _rgb(colour: str) -> str:
-    """How a transparent colour begins."""
-    return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},"
 
 
 def markdown(report: Report) -> str:

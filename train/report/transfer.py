@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from train.files import write_whole
 from train.report.arms import DASHES, LIGHT, SYMBOLS
+from train.report.page import packed_figures, rendered
 from train.verdict.question import label
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.transfer import Place, Transfer
@@ -89,7 +90,16 @@ def figure(told: Sequence[Transfer], results: Sequence[Result]) -> go.Figure:
 def write_transfer(told: Sequence[Transfer], results: Sequence[Result], folder: Path) -> Path:
     """Write transfer-width.html or transfer-depth.html, one file that opens offline; returns where it is."""
     path = folder / f"transfer-{told[0].across}.html"
-    write_whole(path, figure(told, results).to_html(include_plotlyjs=True, full_html=True).encode())
+    across = told[0].across
+    page = rendered(
+        "train.report",
+        "transfer.html.j2",
+        title=f"Does the best learning rate stay where it is as {across} grows?",
+        answers=[f"{name_of(each)}: {_said(each.shift)} steps of the grid, {each.answer}." for each in told],
+        table=table(told),
+        data=packed_figures({"transfer": figure(told, results)}),
+    )
+    write_whole(path, page.encode())
     return path
 
 

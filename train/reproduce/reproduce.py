@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
-import plotly.offline
 
 from fxformer.lookup import nearest
 from train.config import Config, load
 from train.errors import user_input
 from train.files import write_whole
 from train.report.arms import DASHES, LIGHT
+from train.report.page import packed_figures, rendered
 from train.reproduce.claim import Claim
 from train.reproduce.experiments import EXPERIMENTS, Experiment, Found
 from train.sweep.ablate import ablate
@@ -96,8 +95,9 @@ def as_data(sections: Sequence[Section]) -> list[dict[str, Any]]:
 
 def write_report(sections: Sequence[Section], folder: Path) -> Path:
     """Write report.html, one file that opens offline, with a section for each experiment; returns where it is."""
-    page = _template().render(
-        plotly=plotly.offline.get_plotlyjs(),
+    page = rendered(
+        "train.reproduce",
+        "reproduce.html.j2",
         columns=COLUMNS,
         sections=[
             {
@@ -105,11 +105,12 @@ def write_report(sections: Sequence[Section], folder: Path) -> Path:
                 "title": f"{section.name}: {section.title}",
                 "cost": f"{section.runs} runs, {section.seconds:.0f} s of processors.",
                 "rows": [{"answer": claim.answer, "cells": _row(claim)} for claim in section.found.claims],
-                "figure": _figure(section.found).to_html(full_html=False, include_plotlyjs=False),
+                "answers": "; ".join(claim.sentence for claim in section.found.claims),
                 "note": section.found.note,
             }
             for section in sections
         ],
+        data=packed_figures({section.name: _figure(section.found) for section in sections}),
     )
     file = folder / "report.html"
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,11 +135,4 @@ def _figure(found: Found) -> go.Figure:
     scale = "log" if found.logarithmic else "linear"
     figure.update_xaxes(title=found.axes[0], type=scale)
     figure.update_yaxes(title=found.axes[1], type=scale)
-    return figure.update_layout(height=380, template="none", margin={"l": 70, "r": 20, "t": 20, "b": 60})
-
-
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("train.reproduce", "templates")
-    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=True).get_template(
-        "reproduce.html.j2"
-    )
+    return figure

@@ -3,10 +3,12 @@
 import re
 import shutil
 
+import plotly.graph_objects as go
 import pytest
 
 from tests.train.report.test_report import report_on, sweep
 from train.report.charts import CHARTS, FIRST
+from train.report.page import packed_figures, rendered
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -170,6 +172,23 @@ def test_it_is_used_by_keyboard_alone(opened):
     page.locator("#cells > summary").focus()
     page.keyboard.press("Enter")
     assert page.locator("#cells table").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_with_one_figure_are_drawn_by_the_same_script(browser, tmp_path, scheme):
+    """Those of `transfer` and of `reproduce`."""
+    figure = go.Figure().add_scatter(x=[1, 2], y=[3, 4], name="pre", line={"color": "#0072b2"})
+    words = {"title": "Does it stay?", "answers": ["It does."], "table": "1 2"}
+    page_ = rendered("train.report", "transfer.html.j2", data=packed_figures({"transfer": figure}), **words)
+    (tmp_path / "page.html").write_text(page_)
+    said, page = [], browser.new_page(color_scheme=scheme)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_selector("html[data-drawn]", timeout=60_000)
+    line = page.locator("#plot-transfer .js-line").first.evaluate("each => getComputedStyle(each).stroke")
+    assert line == {"light": "rgb(0, 114, 178)", "dark": "rgb(77, 163, 255)"}[scheme] and said == []
+    page.close()
 
 
 def test_charts_say_in_words_what_they_show(opened):

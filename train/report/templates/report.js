@@ -1,7 +1,5 @@
-const dark = matchMedia("(prefers-color-scheme: dark)"), narrow = matchMedia("(max-width: 48rem)");
 const state = {hidden: new Set(), size: "", outcome: "", seed: "", sort: "place", falling: false, all: false, open: new Set()};
 const ROWS = {wide: 20, narrow: 8};
-const ink = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const make = (tag, more = {}) => Object.assign(document.createElement(tag), more);
 let data, shown = {};
 
@@ -21,23 +19,8 @@ function filtered(trace) {
   return {...trace, x: take(trace.x), y: take(trace.y), hovertext: take(trace.hovertext), marker};
 }
 
-// On a dark page each colour has a lighter one of the same hue.
-const recoloured = figure => dark.matches
-  ? JSON.parse(data.colours.reduce((text, [light, lighter]) => text.replaceAll(light, lighter), JSON.stringify(figure))) : structuredClone(figure);
-
-function layoutOf(figure, look) {
-  const layout = {showlegend: false, hovermode: "closest", ...figure.layout};
-  Object.assign(layout, {paper_bgcolor: look.paper, plot_bgcolor: look.paper, margin: {l: 58, r: 12, t: 14, b: 48}});
-  layout.font = {color: look.ink, family: "system-ui, sans-serif", size: narrow.matches ? 11 : 12};
-  for (const key of Object.keys(layout)) if (/^[xy]axis/.test(key))
-    layout[key] = {...layout[key], gridcolor: look.line, zerolinecolor: look.line, linecolor: look.line, automargin: true};
-  return layout;
-}
-const here = () => ({ink: ink("--ink"), line: ink("--line"), paper: "rgba(0,0,0,0)"});
-const CONFIG = {responsive: true, displaylogo: false, displayModeBar: false};
-
 function plot(place, figure) {
-  const own = recoloured(figure);
+  const own = recoloured(figure, data.colours);
   return Plotly.react(place, own.data.map(filtered).filter(trace => trace), layoutOf(own, here()), CONFIG);
 }
 
