@@ -7,12 +7,12 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -21,6 +21,7 @@ from fxformer.decode import check_decodable
 from fxformer.model import Transformer
 from train.config import Edits, defaults, load
 from train.errors import UserError, user_input
+from train.run.devices import keep_compiled, use_host_devices
 from train.run.signals import INTERRUPTED
 
 ConfigFile = Annotated[Positional[Path], arg(help="TOML file of the run or sweep")]
@@ -40,6 +41,7 @@ app = tyro.extras.SubcommandApp()
 def run(config: ConfigFile, settings: Settings = ()) -> int:
     """Train one model; started again, it goes on from its last checkpoint."""
     from fxformer.sharding import mesh_size
+    from train.data.corpus import load_corpus, opening
     from train.run.loop import run as train
 
     resolved = load(config, settings)
@@ -64,7 +66,9 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
             print(f"{result.cause}\nlook again: python -m train replay {result.case}")
             return 1
         case _ if continues(resolved.spec()):
-            print(f"sample from it: python -m train sample {folder} --prompt 'ROMEO:'")
+            prompt = opening(load_corpus(resolved.data.path, resolved.data.task))
+            words = ["python", "-m", "train", "sample", str(folder), *(["--prompt", prompt] if prompt else [])]
+            print(f"sample from it: {shlex.join(words)}")
     return INTERRUPTED if result.signalled else 0
 
 
@@ -80,11 +84,9 @@ def ablate(
     detect: Annotated[float | None, arg(metavar="NATS", help="plan seeds and windows that find this effect")] = None,
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
-    from train.report.report import say_verdicts, write_report
     from train.sweep import detect as planning
     from train.sweep.ablate import ablate, home_of, preview
     from train.sweep.group import Interrupted
-    from train.sweep.kept import answered
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
@@ -101,10 +103,7 @@ def ablate(
     except Interrupted:
         print(f"interrupted; what was done is kept in {folder}, the same command goes on from there")
         return INTERRUPTED
-    question, results = answered(folder)
-    say_verdicts(write_report(results, folder, question, defaults()))
-    print(f"report: {folder / 'report.html'}")
-    return 0
+    return say_report(folder)
 
 
 @app.command
@@ -136,12 +135,18 @@ def ladder(config: ConfigFile, settings: Settings = ()) -> int:
 @app.command
 def report(folder: RunFolder) -> int:
     """Write report.html and report.md of a sweep again, from its results.jsonl."""
-    from train.report.report import say_verdicts, write_report
-    from train.sweep.kept import answered
-
     if not (folder / "results.jsonl").exists():
         raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
+    return say_report(folder)
+
+
+def say_report(folder: Path) -> int:
+    """Say what a sweep's folder has, and what of it is the answer; write its report."""
+    from train.report.report import say_verdicts, write_report
+    from train.sweep.kept import answered, standing
+
     question, results = answered(folder)
+    print(*standing(folder), sep="\n")
     say_verdicts(write_report(results, folder, question, defaults()))
     print(f"report: {folder / 'report.html'}")
     return 0
@@ -204,11 +209,14 @@ def sample(
     top_k: Annotated[int | None, arg(help="draw from the k most likely bytes")] = None,
     top_p: Annotated[float | None, arg(help="draw from the fewest bytes of this probability")] = None,
     seed: Annotated[int, arg(help="of the draws")] = 0,
+    cell: Annotated[str, arg(help="of a sweep that keeps the best run of each arm: its key, or how it begins")] = "",
 ) -> int:
     """Continue a prompt with a trained model, printing as it goes."""
     from train.run.sample import sample as continue_text
+    from train.sweep.best import run_of
 
     keep_compiled(folder.parent)
+    folder = run_of(folder, cell)
     pace = Pace()
     decoder = codecs.getincrementaldecoder("utf8")(errors="replace")
     chunks = continue_text(
@@ -381,19 +389,6 @@ def continues(spec: Transformer) -> bool:
     except ValueError:
         return False
     return True
-
-
-def use_host_devices(count: int) -> None:
-    """Make the CPU look like `count` devices, unless XLA_FLAGS say otherwise; other platforms do not mind."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", count)
-
-
-def keep_compiled(out: Path) -> None:
-    """Keep compiled programs between calls, beside the runs where JAX_COMPILATION_CACHE_DIR does not say where."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str((out / ".compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ OLD_NAMES = {"ahead": "mtp", "train.ahead": "train.mtp"}
 PUBLISHED = {name: name for name in zoo.names()}
 GIVEN_BY_DATA = ("vocab", "length")  # arguments of the factory that data and objective decide
 MOST_DEVICES = 2**12  # of a mesh
+BEST = "best"  # what `keep` may be besides a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,8 @@ class Run:
 
     out: folder of runs. arm: in a grid, what a cell is an example of, which is compared by that name.
     mesh: like "data=2,model=4", "" is one device. rules: a sharding preset.
-    save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides.
+    save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides; "best" keeps one, and in a
+    sweep the parameters of the best run of each arm.
     log_every: steps between lines of the log. tracker: who is told what the log says besides, of TRACKERS.
     """
 
@@ -113,7 +115,7 @@ class Run:
     mesh: str = ""
     rules: str = "dp"
     save_every: int = 200
-    keep: int = 2
+    keep: int | str = 2
     log_every: int = 10
     tracker: str = "jsonl"
 
@@ -192,6 +194,8 @@ class Config:
             "tiny": PUBLISHED,
         }
         check_text("name", self.name)
+        if isinstance(self.run.keep, str):
+            nearest({BEST: 0}, self.run.keep, "keep")
         for name, value in {**self.model, **_plain(self.data), **_plain(self.train), **_plain(self.run)}.items():
             if name in tables:
                 nearest(tables[name], value, name)

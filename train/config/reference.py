@@ -111,7 +111,8 @@ RUN = {
     "mesh": About("devices along each axis; empty: one device", "", "train/run/layout.py", "layout_of"),
     "rules": About("which axis of an array is cut over which axis of the mesh", "", "train/run/layout.py", "layout_of"),
     "save_every": About("from one checkpoint to the next", "steps", LOOP, "train"),
-    "keep": About("last ones that stay, the best one besides", "checkpoints", LOOP, "run"),
+    "keep": About("last ones that stay, the best one besides; best: one, and in a sweep the best run of each arm",
+                  "checkpoints", LOOP, "run"),
     "log_every": About("from one line of the log to the next", "steps", LOOP, "train"),
     "tracker": About("who is told the numbers of the log besides", "", "train/trackers.py", "TRACKERS"),
 }  # fmt: skip
@@ -143,6 +144,7 @@ TEXTS = {
     "zoo": "a name of `python -m fxformer list`",
     "tiny": "a name of `python -m fxformer list`",
     "path": "a path, or stdlib",
+    "keep": "whole, 1 to 2^31 - 1, or best",
     "out": "a path",
     "arm": "a text",
     "mesh": "like data=2,model=4",

@@ -47,6 +47,19 @@ class Corpus:
                 )
 
 
+def opening(corpus: Corpus) -> str:
+    """How a line of the held-out text begins, two words of it, for a model to go on from; "" where it is no text."""
+    text = corpus.validation[:PAGE].tobytes().decode("utf8", errors="replace")
+    for line in text.splitlines()[1:-1]:  # the first one may begin, and the last one end, within a word
+        words = line.split()
+        if len(words) > 1 and line.strip().isprintable() and "\ufffd" not in line:
+            return " ".join(words[:2])
+    return ""
+
+
+PAGE = 8192  # bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entropies:
     """What a model would lose, in nats a byte, that knows nothing, the frequency of bytes, or the one byte before."""

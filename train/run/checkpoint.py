@@ -113,6 +113,18 @@ class Checkpoints:
         """The step of the complete checkpoint with the lowest validation loss, or None."""
         return self._manager.best_step()
 
+    def go_back(self, step: int) -> bool:
+        """Keep none of after so many updates; False, and nothing is done, where there would be none left."""
+        self.wait()
+        steps = self._manager.all_steps()
+        if not any(each <= step for each in steps):
+            return False
+        for each in steps:
+            if each > step:
+                self._manager.delete(each)
+        self._empty_bin()
+        return True
+
     def restore(self, like: State) -> State:
         """The state of the last checkpoint that is whole, with the shapes and shardings of `like`.
 

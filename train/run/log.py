@@ -9,7 +9,7 @@ from typing import Any
 from train.config.config import OLD_NAMES, Config
 from train.data.corpus import Corpus
 from train.errors import UserError
-from train.files import COUNT, NUMBER, SETTINGS, TEXT, json_lines, read_lines, read_object, write_whole
+from train.files import COUNT, NUMBER, SETTINGS, TEXT, is_count, json_lines, read_lines, read_object, write_whole
 from train.run.provenance import provenance
 from train.trackers import Tracker, numbers_in
 
@@ -56,25 +56,29 @@ def read_home(home: Path) -> dict[str, Any]:
     return {"settings": settings, "corpus": held["corpus"]}
 
 
-def claim(folder: Path, config: Config, corpus: Corpus) -> None:
-    """Make a folder that is there the home of this run, or find that it is; UserError where it is another run's."""
+def claim(folder: Path, config: Config, corpus: Corpus) -> int | None:
+    """Make a folder that is there the home of this run, or find that it is; UserError where it is another run's.
+
+    Of a run that differs in nothing but that it has fewer steps, it gives how many, and leaves the folder as it is.
+    """
     home = folder / "config.json"
     if any((folder / name).exists() for name in ("results.jsonl", "plan.json")):
         raise UserError(f"{folder} holds a sweep; choose another name or run.out")
     settings = settings_of(config)
-    if home.exists():
-        held = read_home(home)
-        differing = [
-            f"{name} is {held['settings'].get(name)!r} there and {settings.get(name)!r} here"
-            for name in {**held["settings"], **settings}
-            if held["settings"].get(name) != settings.get(name)
-        ]
-        if held["corpus"] != corpus.sha256:
-            differing.append("the corpus is another")
-        if differing:
-            raise UserError(f"{folder} holds another run: {'; '.join(differing)}; choose another name or run.out")
-        return
-    write_home(home, config, corpus)
+    if not home.exists():
+        write_home(home, config, corpus)
+        return None
+    held = read_home(home)
+    there = held["settings"]
+    names = [name for name in {**there, **settings} if there.get(name) != settings.get(name)]
+    differing = [f"{name} is {there.get(name)!r} there and {settings.get(name)!r} here" for name in names]
+    if held["corpus"] != corpus.sha256:
+        differing.append("the corpus is another")
+    elif names == ["steps"] and is_count(there.get("steps")) and there["steps"] < config.train.steps:
+        return there["steps"]
+    if differing:
+        raise UserError(f"{folder} holds another run: {'; '.join(differing)}; choose another name or run.out")
+    return None
 
 
 def settings_of(config: Config) -> dict[str, Any]:

@@ -14,11 +14,13 @@ import numpy as np
 
 from train.config import Config
 from train.data.corpus import Corpus, load_corpus, validation_windows
+from train.errors import UserError
 from train.files import alone
 from train.run.checkpoint import Checkpoints, check_place
 from train.run.forensics import examine, investigate
 from train.run.layout import layout_of
-from train.run.log import Log, claim
+from train.run.log import Log, claim, write_home
+from train.run.longer import agreed, why_not
 from train.run.progress import Progress
 from train.run.signals import stop_signals
 from train.run.steps import Steps, steps_of
@@ -74,10 +76,13 @@ def run(config: Config) -> Result:
     corpus = load_corpus(config.data.path, config.data.task)
     corpus.check(config.text_length)
     with layout_of(config) as layout, alone(folder):
-        claim(folder, config, corpus)
+        shorter = claim(folder, config, corpus)
         steps = steps_of(config, corpus, layout)
         state = steps.start()
-        with Checkpoints(folder / "checkpoints", keep=config.run.keep) as checkpoints:
+        keep = 1 if isinstance(config.run.keep, str) else config.run.keep
+        with Checkpoints(folder / "checkpoints", keep=keep) as checkpoints:
+            if shorter is not None:
+                lengthen(folder, config, corpus, checkpoints, shorter)
             if checkpoints.latest() is not None:
                 state = checkpoints.restore(state)
             begin = int(state.step)
@@ -111,6 +116,14 @@ def run(config: Config) -> Result:
                     bar=bar,
                 )
                 return train(session, state, stopped)
+
+
+def lengthen(folder: Path, config: Config, corpus: Corpus, checkpoints: Checkpoints, steps: int) -> None:
+    """Make a run of fewer steps this one, from the last checkpoint that this one would have too. Raises UserError where
+    there is none."""
+    if checkpoints.latest() is not None and not checkpoints.go_back(agreed(config, steps)):
+        raise UserError(f"{folder} cannot be lengthened: {why_not(config, steps)}")
+    write_home(folder / "config.json", config, corpus)
 
 
 def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result:

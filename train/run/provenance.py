@@ -15,7 +15,7 @@ PACKAGES = ("fxformer", "jax", "flax", "optax", "numpy")
 LIBRARY, ROOMS = Path(fxformer.__file__).parent, Path(__file__).parent.parent
 ASIDE = ("commands", "hf", "verify", "decode")  # folders of the library that no training calls
 COMPUTES = ("data", "objectives", "optim", "config/config.py", "step.py", "run/loop.py", "run/steps.py",
-            "sweep/population.py", "sweep/group.py", "sweep/course.py", "verdict/outcome.py",
+            "sweep/population.py", "sweep/cells.py", "sweep/group.py", "sweep/course.py", "verdict/outcome.py",
             "verdict/race.py")  # of the laboratory  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 import fxformer as fx
 from train.config import Config
+from train.config.config import BEST
 from train.config.edit import with_rates
 from train.config.grid import cell_key
 from train.config.values import short
@@ -27,8 +28,10 @@ from train.run.provenance import source_digest
 from train.run.signals import stop_signals
 from train.step import Recipe, recipe_of, start, train_step
 from train.sweep.ask import question_for
+from train.sweep.best import Best
+from train.sweep.cells import Cell, Group
 from train.sweep.course import Shelf
-from train.sweep.group import Cell, Group, Interrupted, Look, Sweep, name_of, run_group, stacked, tokens_of
+from train.sweep.group import Interrupted, Look, Sweep, name_of, run_group, stacked, tokens_of
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results
@@ -112,10 +115,13 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                 keep_question(folder, question, arms, source_digest())
                 known = known_of(grid.cells, results, question, beside)
                 missing = missing_of(grid.cells, results, question, beside)
+                best = best_of(folder, config, grid.cells, question)
                 bar.say(f"{folder.name}: {len(grid.cells)} cells, {len(known)} known, {len(missing)} to run")
                 if not missing:
                     shelf.clear()
                     status.plan(len(grid.cells), list(known.values()), {})
+                    for line in () if best is None else best.lacking(list(known.values())):
+                        bar.say(line)
                     return list(known.values())
                 groups = groups_of(missing, grid.cells if question is not None and question.run == "racing" else ())
                 bar.expect(sum(group.work for group in groups))
@@ -134,10 +140,12 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                         turn=Lock(),
                         shelf=shelf,
                         status=status,
+                        best=None,
                     )
                     status.believe(plan.seconds / groups[0].flops_a_step, plan.compilation)
                     if count := shelf.others([name_of(group, sweep) for group in groups]):
                         bar.say(f"{shelf.folder} has {count} {STRANGE}")
+                sweep = replace(sweep, best=best)
                 rows = [cell.config.settings() for cell in grid.cells]
                 works = {name_of(group, sweep): work_of(group, rows) for group in groups}
                 status.plan(len(grid.cells), list(known.values()), works)
@@ -180,6 +188,13 @@ def grown(
             return Grid(config, cells, why)
         why += [rung.why for rung in rungs]
         config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
+
+
+def best_of(folder: Path, config: Config, cells: Sequence[Cell], question: Question | None) -> Best | None:
+    """Where the best run of each arm is kept, if that is asked."""
+    if config.run.keep != BEST:
+        return None
+    return Best(folder / "best", question, {cell.key: cell.config.settings() for cell in cells}, source_digest())
 
 
 def tell(kind: str, folder: Path, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A group of cells: those of one structure, which train together in one program, and what is recorded of each."""
+"""A group of cells at work: they train together in one program; and what is recorded of each."""
 
 import hashlib
 import json
@@ -17,14 +17,15 @@ import numpy as np
 import fxformer as fx
 from fxformer import accounting
 from fxformer.model import Params
-from train.config import Config
 from train.data.corpus import Corpus, Entropies, batches
 from train.run.loop import held_out_windows
 from train.run.progress import Progress
 from train.run.provenance import provenance
 from train.step import Judgement, Metrics, Numbers, Recipe, State, evaluate, judge, numbers_of, start, train_step
+from train.sweep.best import Best
+from train.sweep.cells import Group, flops_per_token
 from train.sweep.course import Course, End, Shelf, Told
-from train.sweep.population import Plan, Population, Replica, fill, in_chunks, once
+from train.sweep.population import Plan, Population, Replica, in_chunks, once
 from train.sweep.status import Status
 from train.verdict.outcome import Outcome, classify
 from train.verdict.question import Question
@@ -40,55 +41,12 @@ class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
     """A signal asked to stop; results of groups that were done are kept, and what those at work had come to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One run of a sweep: its resolved settings, the key under which its result is kept, and its place in the grid."""
-
-    config: Config
-    key: str
-    place: int
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Cells that one compiled program serves. size: how many it takes; it may serve other groups too."""
-
-    recipe: Recipe
-    cells: tuple[Cell, ...]
-    size: int
-
-    @property
-    def config(self) -> Config:
-        """Settings that all cells of the group share, and some that they do not: use it for the shared ones."""
-        return self.cells[0].config
-
-    @property
-    def crew(self) -> list[Cell]:
-        """The cells, the last one repeated until they are as many as the program takes."""
-        return fill([*self.cells, *[self.cells[-1]] * (self.size - len(self.cells))])
-
-    @property
-    def work(self) -> float:
-        """FLOPs of training the group, for estimates of time."""
-        return len(self.cells) * self.work_of_one
-
-    @property
-    def work_of_one(self) -> float:
-        """FLOPs of training one of them."""
-        return self.config.train.steps * self.flops_a_step
-
-    @property
-    def flops_a_step(self) -> float:
-        """FLOPs of a step of one of them."""
-        return self.config.tokens_a_step * flops_per_token(self.config)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """What all groups share. nats: of each byte, by its frequency. beside: what else is measured of each trained model.
 
     turn: groups take it to train, one at a time, so that a step is timed without neighbours; they compile without it.
-    shelf: where groups at work are kept. status: is told how they get on.
+    shelf: where groups at work are kept. status: is told how they get on. best: keeps parameters, where that is asked.
     """
 
     corpus: Corpus
@@ -102,6 +60,7 @@ class Sweep:
     turn: Lock
     shelf: Shelf
     status: Status
+    best: Best | None
 
     def check(self, group: Group) -> None:
         """Raise Interrupted when asked to stop."""
@@ -196,11 +155,11 @@ def run_group(group: Group, sweep: Sweep) -> list[dict[str, Any]]:
             with pace:
                 sweep.shelf.put(name, course)
         sweep.check(group)
-    seconds = {
-        "seconds": course.seconds / len(group.cells),
-        "seconds_a_step": min(course.told.durations[1:], default=None),
-    }
-    return [_record(crew, k, course) | _finite(seconds) for k in range(len(group.cells))]
+    if sweep.best is not None:
+        _keep_best(crew, course, sweep.best)
+    a_step = min(course.told.durations[1:], default=None)
+    times = _finite({"seconds": course.seconds / len(group.cells), "seconds_a_step": a_step})
+    return [_record(crew, k, course) | times for k in range(len(group.cells))]
 
 
 def name_of(group: Group, sweep: Sweep) -> str:
@@ -268,6 +227,17 @@ def _pace(steps: int) -> tuple[int, int]:
     """Steps a dispatch, of which a run is a whole number, and from one look at the layers to the next."""
     size = max(n for n in range(1, CHUNK + 1) if steps % n == 0 and n * LOOKS <= max(steps, LOOKS))
     return size, size * max(1, steps // size // LOOKS)
+
+
+def _keep_best(crew: Crew, course: Course, best: Best) -> None:
+    """Offer the parameters of the runs that came to their last step."""
+    cells, corpus = crew.group.cells, crew.sweep.corpus
+    losses = {cells[k].key: float(end.judgement.loss) for k, end in course.ends.items() if end.stop is None}
+    chosen = set(best.better(losses))
+    for k, cell in enumerate(cells):
+        if cell.key in chosen:
+            state = jax.device_get(jax.tree.map(lambda x: x[k], course.state))  # noqa: B023
+            best.keep(cell.config, cell.key, corpus, state, losses[cell.key])
 
 
 def _advance(crew: Crew, course: Course, tokens: np.ndarray) -> State:
@@ -381,11 +351,6 @@ def _record(crew: Crew, k: int, course: Course) -> dict[str, Any]:
         }
         | ({"beside": end.beside} if sweep.beside else {})
     )
-
-
-def flops_per_token(config: Config) -> float:
-    """FLOPs of training on one token."""
-    return 3 * accounting.flops(config.spec(), config.data.length)
 
 
 def _finite(value: Any) -> Any:

@@ -54,6 +54,20 @@ def answered(folder: Path) -> tuple[Question | None, list[dict[str, Any]]]:
     return question, [named(results[key], said["arms"][key]) for key in keys]
 
 
+def standing(folder: Path) -> list[str]:
+    """What there is in a folder: results of the configuration that it answers, and what else lies there, a sentence
+    each."""
+    results, file = Results(folder / "results.jsonl"), folder / "question.json"
+    if not file.exists():
+        return [f"{folder} holds no question, of an earlier version: all its {len(results)} results are taken"]
+    said = read_object(file, KEPT, REMEDY)
+    known = [key for key in said["arms"] if key in results and is_of(results[key], said["code"])]
+    corpus = {results[key]["corpus"].get("sha256") for key in known}
+    text = str(corpus.pop()) if corpus else ""
+    counts = f"{folder} has results of {len(known)} of the {len(said['arms'])} cells of its configuration"
+    return [counts, *strangers(results, [*said["arms"]], text, said["code"])]
+
+
 def arm_at(place: str) -> list[dict[str, Any]]:
     """The results of FOLDER or FOLDER:ARM. Raises UserError where there is no sweep, no such arm, or several arms."""
     folder, colon, name = place.partition(":")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from train.config import Config
+from train.config.config import defaults
 from train.errors import UserError
 from train.files import read_object, worker_in
 from train.report.report import write_report
@@ -240,4 +241,4 @@ class Pages:
         if now != self._seen:
             self._seen = now
             question, results = answered(self.folder)
-            write_report(results, self.folder, question)
+            write_report(results, self.folder, question, defaults())

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data.corpus import Corpus, batches, entropies, load_corpus, validation_windows
+from train.data.corpus import Corpus, batches, entropies, load_corpus, opening, validation_windows
 
 
 def corpus_of(train: bytes, validation: bytes) -> Corpus:
@@ -200,3 +200,19 @@ def test_validation_windows_do_not_overlap_and_are_fewer_where_text_is_short():
     assert len(told) == 103 // 13
     assert (np.diff(told[:, 0].astype(int)) >= 13).all()
     np.testing.assert_array_equal(told[-1], np.arange(90, 103))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"so cut\n\n  ROMEO:\nBut soft, what light\nthrough", "But soft,"),
+        ("h\u00e9\nl'\u00e9t\u00e9 est l\u00e0\nfin".encode(), "l'\u00e9t\u00e9 est"),
+        (b"import os\n\ndef main(words):\n    pass\n", "def main(words):"),
+        (bytes(range(26)) * 40, ""),
+        (b"one line only", ""),
+        (b"\xff\xfe x\n\xff no text\n\xff", ""),
+    ],
+)
+def test_a_prompt_is_how_a_line_of_the_text_begins(text, words):
+    held_out = np.frombuffer(text, np.uint8)
+    assert opening(Corpus(name="x", train=held_out, validation=held_out, sha256="")) == words

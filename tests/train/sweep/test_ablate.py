@@ -14,14 +14,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import fxformer as fx
 from train.config import Config, load
 from train.config.ask import rows_of
 from train.data.corpus import load_corpus
 from train.errors import UserError
+from train.run.loop import held_out_windows
 from train.run.provenance import source_digest
+from train.run.sample import load_run
 from train.sweep import group
 from train.sweep.ablate import STRANGE, ablate, cells_of, groups_of, kept_plan, missing_of, preview
-from train.sweep.kept import answered
+from train.sweep.best import run_of
+from train.sweep.kept import answered, standing
 from train.sweep.population import Plan
 from train.sweep.results import Results, checksum
 from train.sweep.watch import view_of
@@ -151,6 +155,14 @@ def test_what_is_missing_and_what_is_torn_runs_again_to_the_same_results(swept, 
     assert len(Results(file)) == 8
 
 
+def loss_on_held_out_text(config, spec, params):
+    """Mean cross entropy of each token given those before it, in NumPy."""
+    rows = held_out_windows(config, load_corpus("", "copy"))[1].astype(int)
+    logits = np.asarray(fx.apply(spec, params, rows[:, :-1]).logits, float)
+    log_z = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    return np.mean(log_z - np.take_along_axis(logits, rows[:, 1:, None], -1)[..., 0])
+
+
 def test_an_interrupted_sweep_goes_on_within_its_groups_to_the_same_bits(swept, tmp_path, monkeypatch, capsys):
     """The signal comes in the third chunk of ten; what was done by then is not done again."""
     folder, results = swept
@@ -172,7 +184,13 @@ def test_an_interrupted_sweep_goes_on_within_its_groups_to_the_same_bits(swept, 
     assert (seen.state, seen.far) == ("interrupted", "0 done of 8 runs")
     assert {path.suffix for path in (home / "at_work").iterdir()} == {".npz"} and not (home / "results.jsonl").exists()
     (home / "at_work" / "0123456789abcdef.npz").write_bytes(b"of other code")
-    assert [without_time(r) for r in ablate(config(tmp_path))] == [without_time(r) for r in results]
+    again = ablate(config(tmp_path, "keep=best"))
+    assert [without_time(r) for r in again] == [without_time(r) for r in results]
+    for arm in ("pre", "post"):
+        best = min((r for r in results if r["args"]["placement"] == arm), key=lambda r: r["val_loss"])
+        kept, spec, params = load_run(home / "best" / arm)
+        assert kept.settings() == best["args"] and run_of(home, best["key"]) == home / "best" / arm
+        assert loss_on_held_out_text(kept, spec, params) == pytest.approx(best["val_loss"], rel=1e-4)
     assert sum(done) == 2 * 20 and not (home / "at_work").exists()
     seen = view_of(home)
     assert (seen.state, seen.far, sum(seen.counts.values())) == ("done", "8 done of 8 runs", 8)
@@ -324,6 +342,25 @@ def test_a_grid_of_rates_grows_while_a_best_one_lies_on_its_edge(tmp_path, monke
     assert "mini: 12 cells, 12 known, 0 to run" in said and "not in this grid" not in said
     assert "mini: 12 cells over" in preview(asked)
     assert json.loads((tmp_path / "out" / "mini" / "question.json").read_text())["arms"].keys() == set(trained)
+
+
+def test_what_else_lies_in_a_folder_is_named_whoever_asks(swept, tmp_path, capsys):
+    """`ablate` and `report` say the same: what is in the configuration, and what is not."""
+    folder, _ = swept
+    shutil.copytree(folder / "out", tmp_path / "out")
+    home = tmp_path / "out" / "mini"
+    assert standing(home) == [f"{home} has results of 8 of the 8 cells of its configuration"]
+    few = config(tmp_path)
+    ablate(replace(few, cells=few.cells[:3]))
+    said = standing(home)
+    others = "has results of cells that are not in this grid: they stay there, and are no part of the answer (5)"
+    assert said == [
+        f"{home} has results of 3 of the 3 cells of its configuration",
+        f"{home / 'results.jsonl'} {others}",
+    ]
+    assert said[1] in capsys.readouterr().out and len(answered(home)[1]) == 3
+    (home / "question.json").unlink()
+    assert standing(home) == [f"{home} holds no question, of an earlier version: all its 8 results are taken"]
 
 
 def test_results_of_other_code_are_none(swept, monkeypatch):

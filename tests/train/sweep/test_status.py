@@ -150,7 +150,7 @@ def test_a_run_is_seen_by_its_log(tmp_path):
 def test_a_page_is_written_when_there_are_new_results(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(watch, "answered", lambda folder: (None, ["one"]))
-    monkeypatch.setattr(watch, "write_report", lambda results, folder, question: written.append((results, folder)))
+    monkeypatch.setattr(watch, "write_report", lambda results, folder, *_: written.append((results, folder)))
     pages, file = watch.Pages(tmp_path), tmp_path / "results.jsonl"
     pages.write()
     assert written == []
