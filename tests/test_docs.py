@@ -50,7 +50,14 @@ def test_a_page_that_prints_something_else_is_noticed(tmp_path):
 
 def test_only_blocks_that_a_test_knows():
     languages = {code.language for codes in CODE.values() for code in codes}
-    assert languages == {"python", "toml", "console", "text", "diff"}  # diffs: tests/test_variants.py
+    assert languages == {
+        "python",
+        "toml",
+        "console",
+        "text",
+        "diff",
+        "py",
+    }  # diffs: tests/test_variants.py; py: test_study.py
 
 
 def blocks(language):

@@ -272,10 +272,21 @@ def _mean(values: Sequence[float], times: float = 1.0) -> str:
 
 def _settings(sweep: Sweep, defaults: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """What is swept, with its values, then what is not as it is by default; and what is."""
-    swept = {name: ", ".join(_said(name, value) for (value,) in by(sweep.results, name)) for name in sweep.swept}
+    swept = {
+        _named(name): ", ".join(_said(name, value) for (value,) in by(sweep.results, name)) for name in sweep.swept
+    }
     fixed = {name: value for name, value in sweep.results[0]["args"].items() if name not in sweep.swept}
-    own = {name: _said(name, v) for name, v in fixed.items() if name not in defaults or defaults[name] != v}
-    return {**swept, **own}, {name: _said(name, value) for name, value in fixed.items() if name not in own}
+    told = {name: name not in defaults or defaults[name] != value for name, value in fixed.items()}
+    own, rest = (
+        {_named(name): _said(name, v) for name, v in fixed.items() if told[name] is is_own} for is_own in (True, False)
+    )
+    return {**swept, **own}, rest
+
+
+def _named(name: str) -> str:
+    """A setting beside the name that papers give it, where that is another."""
+    papers = {"lr": "learning rate", "inner": "d_ff", "width": "d_model", "depth": "layers"}
+    return f"{name} ({papers[name]})" if name in papers else name
 
 
 def _said(name: str, value: Any) -> str:

@@ -253,18 +253,21 @@ def test_budgets_show_parameters_tokens_and_flops_of_every_arm(page):
 
 def test_settings_provenance_and_the_command_are_on_the_page(written, page):
     facts = {cells[0]: cells[1] for cells in page.rows if len(cells) == 2}
-    assert facts["depth"] == "2, 4, 8, 16"
+    assert facts["depth (layers)"] == "2, 4, 8, 16"
     assert facts["warmup"] == "20"
     assert facts["corpus sha256"] == "c0ffee"
     assert {name: facts[name] for name in PROVENANCE} == PROVENANCE
     assert f"python -m train report {written[1]}" in (written[1] / "report.html").read_text(encoding="utf8")
 
 
-def test_settings_that_are_not_defaults_come_first(results, tmp_path):
-    write_report(results, tmp_path, None, {"warmup": 20, "norm": "rms"})
-    text = (tmp_path / "report.html").read_text(encoding="utf8")
-    assert text.index(">learning rates<") < text.index(">norm<") if ">learning rates<" in text else True
-    assert "1 settings at their defaults" in text and text.index(">placement<") < text.index(">warmup<")
+def test_what_was_swept_comes_first_and_what_is_as_by_default_last(results, tmp_path):
+    runs = [{**r, "args": {**r["args"], "clip": 0.5}} for r in results]
+    write_report(runs, tmp_path, None, {"warmup": 20, "clip": 1.0})
+    rows = Page((tmp_path / "report.html").read_text(encoding="utf8")).rows
+    start = rows.index(["setting", "value"])
+    names = [cells[0] for cells in rows[start + 1 :]]
+    assert names[:7] == ["placement", "norm", "depth (layers)", "lr (learning rate)", "seed", "clip", "setting"]
+    assert names[7] == "warmup"
 
 
 @pytest.mark.parametrize("key", [*FIRST, *CHARTS])
