@@ -4,6 +4,9 @@ Imports everything below: sweep trains what a configuration asks for, verdict an
 
     claim         what a paper says, what came out, and the one rule that decides between them
     reading       results become numbers, paired by seed
+    norms         E1 to E4, E7: norms and where they stand
+    attention     E5, E9, E10, E12: what attention needs and costs
+    scale         E6, E8, E11: what depth and width do
     experiments   the table EXPERIMENTS: E1, E2, …
     looks         what experiments measure of a trained model beside what every sweep records
     reproduce     runs them and writes one report

@@ -32,6 +32,11 @@ class Expected:
     high: float = math.inf
 
 
+SMALLEST = 0.02  # nats: a smaller difference does not matter
+ABOVE_0 = Expected("more than 0", low=0.0)
+NO_WORSE = Expected(f"worse by less than {SMALLEST} nats", high=SMALLEST)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One sentence of a paper held against a measurement. text: the sentence. source: where it stands."""

@@ -12,7 +12,7 @@ import fxformer as fx
 from tests.train.reproduce.planted import result
 from train.config import Config
 from train.config.config import Data
-from train.reproduce import experiments
+from train.reproduce import scale
 from train.reproduce.experiments import EXPERIMENTS
 from train.reproduce.looks import order_gap
 from train.reproduce.reproduce import configuration
@@ -104,7 +104,7 @@ OPPOSITE = {
 @pytest.fixture(autouse=True)
 def checked(monkeypatch):
     """A coordinate check in which training changes activations as theory says; that one is tried in its own room."""
-    monkeypatch.setattr(experiments, "coordinates", lambda config, say: told({"mup": 0.02, "standard": 0.5}))
+    monkeypatch.setattr(scale, "coordinates", lambda config, say: told({"mup": 0.02, "standard": 0.5}))
 
 
 def told(slopes):
@@ -115,7 +115,7 @@ def told(slopes):
 
 
 def test_a_coordinate_check_that_is_not_flat_contradicts_mup(monkeypatch):
-    monkeypatch.setattr(experiments, "coordinates", lambda config, say: told({"mup": -0.3, "standard": 0.01}))
+    monkeypatch.setattr(scale, "coordinates", lambda config, say: told({"mup": -0.3, "standard": 0.01}))
     claims = found("E8", lambda c: drifting(c, "width", "mup")).claims
     assert [claim.answer for claim in claims] == ["reproduced"] * 2 + ["contradicted"] * 2
 
