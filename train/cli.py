@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import json
 import logging
-import math
 import os
 import shlex
 import sys
@@ -53,8 +52,9 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
     keep_compiled(Path(resolved.run.out))
     folder = Path(resolved.run.out) / resolved.name
     result = train(resolved)
+    loss = told(result.val_loss, result.bits_per_byte)
     print(
-        f"{result.outcome} at step {result.step} of {resolved.train.steps}: {told(result.val_loss)}; "
+        f"{result.outcome} at step {result.step} of {resolved.train.steps}: {loss}; "
         f"{result.seconds:.1f} s, {result.tokens_per_second:,.0f} tokens/s"
     )
     match result.outcome:
@@ -204,7 +204,7 @@ def judge(
 def sample(
     folder: RunFolder,
     prompt: Annotated[str, arg(help="the text to go on from")] = "\n",
-    tokens: Annotated[int, arg(help="bytes to add")] = 400,
+    tokens: Annotated[int, arg(help="tokens to add, which are bytes without a tokenizer")] = 400,
     temperature: Annotated[float, arg(help="0 takes the most likely byte each time")] = 0.8,
     top_k: Annotated[int | None, arg(help="draw from the k most likely bytes")] = None,
     top_p: Annotated[float | None, arg(help="draw from the fewest bytes of this probability")] = None,
@@ -375,11 +375,11 @@ def reproduce(
     return 0
 
 
-def told(val_loss: float | None) -> str:
-    """A validation loss in words, in nats per token."""
-    if val_loss is None:
+def told(val_loss: float | None, bits_per_byte: float | None) -> str:
+    """A validation loss in words: nats per token, and bits per byte, which all tokenizers share."""
+    if val_loss is None or bits_per_byte is None:
         return "no validation loss yet"
-    return f"validation loss {val_loss:.4f} nats, {val_loss / math.log(2):.4f} bits per byte"
+    return f"validation loss {val_loss:.4f} nats, {bits_per_byte:.4f} bits per byte"
 
 
 def continues(spec: Transformer) -> bool:

@@ -22,7 +22,8 @@ from fxformer.ops import balance, cross_entropy, weighted_mean, z_loss
 from fxformer.stack import Once, Repeat
 from fxformer.walk import parts
 from train.config.config import Config, Data, Train
-from train.objectives import OBJECTIVES, Batch
+from train.data.tokenizer import vocab_of
+from train.objectives import Batch, Objective, objective_of
 from train.objectives.objective import answer, token_loss, window_losses
 from train.optim.optimizer import OptimizerRecipe, accumulate, build
 from train.optim.parametrization import Family, factors, times
@@ -69,6 +70,7 @@ class Recipe:
     model: tuple[tuple[str, Any], ...]
     family: Family
     objective: str
+    tokenizer: str
     optimizer: OptimizerRecipe
     schedule: str
     length: int
@@ -82,6 +84,11 @@ class Recipe:
         return self._config.spec(**{name: getattr(numbers, name) for name in FACTORY_NUMBERS})
 
     @property
+    def predicted(self) -> Objective:
+        """What rows of text are made into."""
+        return objective_of(self.objective, vocab_of(self.tokenizer))
+
+    @property
     def factors(self) -> Any:
         """`Factors` of each parameter."""
         return factors(self.family.rule, self.optimizer.name, self._config.spec(), self._config.base())
@@ -89,7 +96,8 @@ class Recipe:
     @property
     def _config(self) -> Config:
         train = Train(objective=self.objective, optimizer=self.optimizer.name, **asdict(self.family))
-        return Config(name="recipe", model=dict(self.model), data=Data(length=self.length), train=train)
+        data = Data(length=self.length, tokenizer=self.tokenizer)
+        return Config(name="recipe", model=dict(self.model), data=data, train=train)
 
 
 def recipe_of(config: Config) -> Recipe:
@@ -100,6 +108,7 @@ def recipe_of(config: Config) -> Recipe:
         model=tuple(sorted((name, value) for name, value in config.model.items() if name not in FACTORY_NUMBERS)),
         family=train.family,
         objective=train.objective,
+        tokenizer=config.data.tokenizer,
         optimizer=OptimizerRecipe(
             name=train.optimizer, beta1=train.beta1, beta2=train.beta2, eps=train.eps, clip=train.clip
         ),
@@ -177,7 +186,7 @@ def train_step(recipe: Recipe, numbers: Numbers, state: State, tokens: Array) ->
 
     parts = tokens.reshape(recipe.accumulate, -1, tokens.shape[-1])
     keys = jax.random.split(key, recipe.accumulate)
-    loss, stats, grads = accumulate(loss_and_grad, (parts, keys, shares(recipe.objective, parts, keys)))
+    loss, stats, grads = accumulate(loss_and_grad, (parts, keys, shares(recipe.predicted, parts, keys)))
     count = state.step + 1
     optimizer = _optimizer(recipe, numbers, count)
     with jax.named_scope("update"):
@@ -257,13 +266,13 @@ def norm_by_layer(spec: fx.Transformer, tree: Params) -> Array:
     return jnp.sqrt(jnp.concatenate(squares))
 
 
-def shares(objective: str, parts: Array, keys: Array) -> Share:
+def shares(objective: Objective, parts: Array, keys: Array) -> Share:
     """The share of each part, [parts]: objectives predict more tokens of one than of another, drawn as in `_loss`."""
     if len(parts) == 1:
         return Share(jnp.ones(1), jnp.ones(1))
 
     def weights(part: Array, key: Array) -> Array:
-        return OBJECTIVES[objective](part, jax.random.split(key)[0]).weights
+        return objective(part, jax.random.split(key)[0]).weights
 
     def share(weights_PBT: Array) -> Array:
         total_P = jnp.sum(weights_PBT, axis=(1, 2))
@@ -304,7 +313,7 @@ def _answer(
 ) -> tuple[fx.Output, Batch]:
     """What the model says to rows of text, and what it should say. Dropout is for training."""
     objective_key, dropout_key = jax.random.split(key)
-    batch = OBJECTIVES[recipe.objective](tokens, objective_key)
+    batch = recipe.predicted(tokens, objective_key)
     execution = recipe.execution
     out = answer(
         spec,

@@ -156,8 +156,8 @@ def test_a_folder_is_a_run_or_a_sweep(file, tmp_path, monkeypatch, capsys):
 
 
 def test_a_loss_that_is_not_known_is_no_number():
-    assert command_line.told(None) == "no validation loss yet"
-    assert command_line.told(math.log(2)) == "validation loss 0.6931 nats, 1.0000 bits per byte"
+    assert command_line.told(None, None) == "no validation loss yet"
+    assert command_line.told(math.log(2), 1.0) == "validation loss 0.6931 nats, 1.0000 bits per byte"
 
 
 def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
@@ -233,14 +233,14 @@ def test_in_a_sweep_some_cell_must_read_it(file):
 
 
 def test_an_interrupted_run_exits_as_shells_expect(file, monkeypatch, capsys):
-    stopped = Result(outcome="interrupted", step=1, val_loss=2.0, seconds=1.0, tokens_per_second=1.0)
+    stopped = Result(outcome="interrupted", step=1, val_loss=2.0, bits_per_byte=2.9, seconds=1.0, tokens_per_second=1.0)
     monkeypatch.setattr("train.run.loop.run", lambda config: stopped)
     assert called(monkeypatch, "run", file) == 130
     assert "the same command goes on from step 1" in capsys.readouterr().out
 
 
 def test_a_run_that_was_interrupted_in_its_last_step_says_so_too(file, monkeypatch, capsys):
-    done = Result(outcome="finished", step=1, val_loss=2.0, seconds=1.0, tokens_per_second=1.0, signalled=True)
+    done = Result(outcome="finished", step=1, val_loss=2.0, bits_per_byte=2.9, seconds=1.0, tokens_per_second=1.0, signalled=True)
     monkeypatch.setattr("train.run.loop.run", lambda config: done)
     assert called(monkeypatch, "run", file) == 130
     assert "finished at step 1" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,8 +22,10 @@ from fxformer.lookup import nearest, renamed
 from train.config.elsewhere import hint
 from train.config.fit import check_objective
 from train.config.values import COUNT, RANGES, check_number, check_text, short, typed
+from train.data.corpus import Corpus, load_corpus
 from train.data.synthetic import TASKS
-from train.objectives import OBJECTIVES
+from train.data.tokenizer import BYTES, vocab_of
+from train.objectives import OBJECTIVES, Objective, objective_of
 from train.optim.optimizer import OPTIMIZERS
 from train.optim.parametrization import PARAMETRIZATIONS, Family, multiplied
 from train.optim.schedule import SCHEDULES
@@ -41,12 +44,14 @@ BEST = "best"  # what `keep` may be besides a number
 class Data:
     """[data]: which bytes, and how they are cut.
 
-    path: "stdlib", a file or a folder. task: "text", or a synthetic task in place of `path`.
+    path: "stdlib", a file or a folder. tokenizer: "bytes", the path of a tokenizer.json, or "bpe:4096", which learns so
+    many tokens from the text and keeps them beside the runs. task: "text", or a synthetic task in place of `path`.
     length: tokens predicted in a sequence. batch: sequences in a step. validation: windows of the held-out text that a
     trained model is judged on. watch: fewer, that a model is looked at before and while it trains.
     """
 
     path: str = "stdlib"
+    tokenizer: str = BYTES
     task: str = "text"
     length: int = 64
     batch: int = 8
@@ -157,7 +162,7 @@ class Config:
                 f"length={self.data.length} is beyond the {limit} positions of the model; use {limit} or less"
             )
         rows = jax.ShapeDtypeStruct((2, self._checked_row()), np.int32)
-        check_objective(self.train.objective, spec, rows)
+        check_objective(self.train.objective, spec, rows, self.vocab)
 
     def _checked_row(self) -> int:
         """`row`. Raises ValueError, in the names of settings, where the objective cannot make inputs of this length."""
@@ -215,7 +220,21 @@ class Config:
     @property
     def row(self) -> int:
         """Tokens of text in one row, of which the objective makes inputs of `length`."""
-        return OBJECTIVES[self.train.objective].raw_length(self.data.length)
+        return self.objective.raw_length(self.data.length)
+
+    @property
+    def vocab(self) -> int:
+        """Tokens that text is made of; the objective's special ones come after them."""
+        return vocab_of(self.data.tokenizer)
+
+    @property
+    def objective(self) -> Objective:
+        """What is predicted of text in this tokenizer's tokens."""
+        return objective_of(self.train.objective, self.vocab)
+
+    def corpus(self) -> Corpus:
+        """The text in tokens. Raises UserError where it, or its tokenizer, cannot be had."""
+        return load_corpus(self.data.path, self.data.task, self.data.tokenizer, Path(self.run.out) / ".tokenizers")
 
     @property
     def text_length(self) -> int:
@@ -251,7 +270,7 @@ class Config:
         """The model; `numbers` are arguments of the toy factory that may be traced."""
         if "zoo" in self.model:
             return zoo.get(self.model["zoo"])
-        vocab = OBJECTIVES[self.train.objective].vocab
+        vocab = self.objective.vocab
         if "tiny" in self.model:
             tiny = zoo.tiny(self.model["tiny"])
             return replace(tiny, embed=replace(tiny.embed, vocab=max(vocab, tiny.embed.vocab)))
@@ -269,7 +288,7 @@ class Config:
             raise ValueError(f"the base model cannot be: {error}") from None
 
     def _toy(self, settings: Mapping[str, Any], numbers: Mapping[str, Any]) -> zoo.Transformer:
-        vocab = OBJECTIVES[self.train.objective].vocab
+        vocab = self.objective.vocab
         make = zoo.toy if numbers else _toy  # numbers may be traced, which no cache could tell apart
         return make(**{**settings, **numbers, "length": self.data.length, "vocab": vocab})
 

@@ -8,6 +8,7 @@ from fxformer.zoo.elsewhere import ELSEWHERE as ARGUMENTS
 ELSEWHERE = {
     **{name: theirs for name, theirs in ARGUMENTS.items() if name != "vocab"},
     "path": "dataset data_path data_dir dataset_name train_file text corpus input_file",
+    "tokenizer": "tokenizer_name tokenizer_path tokeniser encoding vocab_size n_vocab vocab",
     "batch": "batch_size micro_batch_size per_device_train_batch_size train_batch_size global_batch_size bs",
     "validation": "eval_iters eval_size val_size eval_batches validation_size eval_steps",
     "objective": "loss task_type pretraining_objective loss_fn criterion",
@@ -39,6 +40,7 @@ ELSEWHERE = {
     "log_every": "logging_steps log_interval print_every log_steps",
 }  # fmt: skip
 NOTES = {  # where ours is not the same number as theirs
+    **dict.fromkeys(("vocab_size", "n_vocab", "vocab"), "which brings its vocabulary"),
     "min_lr": "a share of lr", "lr_min": "a share of lr", "end_lr": "a share of lr", "final_lr": "a share of lr",
     "lr_end": "a share of lr", "eta_min": "a share of lr", "warmup_ratio": "in steps", "epochs": "in steps",
     "num_epochs": "in steps", "num_train_epochs": "in steps", "n_epochs": "in steps",

@@ -8,17 +8,21 @@ from fxformer import zoo
 from fxformer.layers.embed import Learned, Sinusoidal
 from fxformer.ops.rotary import Rotary
 from fxformer.walk import parts
-from train.objectives import OBJECTIVES, Batch
+from train.data.tokenizer import VOCAB
+from train.objectives import Batch, objective_of
 
 
 @lru_cache(maxsize=1024)  # the cells of a grid have few models
-def check_objective(name: str, spec: zoo.Transformer, rows: jax.ShapeDtypeStruct) -> None:
-    """Raise ValueError where the model cannot be trained with the objective, on rows of text of this shape."""
-    objective, said = OBJECTIVES[name], f"objective={name!r}"
+def check_objective(name: str, spec: zoo.Transformer, rows: jax.ShapeDtypeStruct, text: int = VOCAB) -> None:
+    """Raise ValueError where the model cannot be trained with the objective, on rows of text of this shape.
+
+    text: how many tokens it is made of.
+    """
+    objective, said = objective_of(name, text), f"objective={name!r}"
     known, needed = spec.embed.vocab, objective.vocab
     if known < needed:
         raise ValueError(f"{said} has {needed} tokens, the model knows {known}")
-    batch = shapes(name, rows)
+    batch = shapes(name, rows, text)
     if (batch.encoder_tokens is not None) != (spec.encoder is not None):
         tokens, encoder = ("tokens", "no encoder") if spec.encoder is None else ("no tokens", "an encoder")
         raise ValueError(f"{said} has {tokens} for an encoder, the model has {encoder}")
@@ -36,9 +40,10 @@ def check_objective(name: str, spec: zoo.Transformer, rows: jax.ShapeDtypeStruct
 
 
 @lru_cache(maxsize=64)
-def shapes(name: str, rows: jax.ShapeDtypeStruct) -> Batch:
+def shapes(name: str, rows: jax.ShapeDtypeStruct, text: int = VOCAB) -> Batch:
     """The shapes of what an objective makes of rows of text; starts no device."""
-    return jax.eval_shape(lambda rows: OBJECTIVES[name](rows, jax.random.key(0)), rows)
+    objective = objective_of(name, text)
+    return jax.eval_shape(lambda rows: objective(rows, jax.random.key(0)), rows)
 
 
 def streams_of(batch: Batch) -> int:

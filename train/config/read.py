@@ -110,7 +110,7 @@ def _placed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-READ_ONCE = ("path", "task", "validation", "watch")
+READ_ONCE = ("path", "tokenizer", "task", "validation", "watch")
 WEIGHTED: dict[str, Callable[[zoo.Transformer], bool]] = {  # weights of losses, and which models have the loss
     "balance": lambda spec: any(True for _ in parts(spec, MoE)),
     "router_z": lambda spec: any(True for _ in parts(spec, MoE)),
@@ -182,7 +182,7 @@ def _inert(name: str, flat: Mapping[str, Any]) -> str:
     readers = [each for each, other in PARAMETRIZATIONS.items() if name in other.bases]
     if readers and name not in rule.bases:
         return f"with parametrization={flat['parametrization']!r}; it is read by {', '.join(readers)}"
-    if name == "path" and flat["task"] != "text":
+    if name in ("path", "tokenizer") and flat["task"] != "text":
         return f"with task={flat['task']!r}; it is read by text"
     if name == "rules" and not flat["mesh"]:
         return "without a mesh; set mesh too"

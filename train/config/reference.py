@@ -71,6 +71,9 @@ MODEL = {
 }  # fmt: skip
 DATA = {
     "path": About("the text: a file, a folder, or the running Python's own library", "", CORPUS, "load_corpus"),
+    "tokenizer": About(
+        "what makes tokens of it; bpe:N learns N of them from the text", "", "train/data/tokenizer.py", "tokenizer_of"
+    ),
     "task": About("a synthetic task in place of the text", "", "train/data/synthetic.py", "TASKS"),
     "length": About("predicted in a sequence", "tokens", CORPUS, "batches"),
     "batch": About("read in a step", "sequences", CORPUS, "batches"),
@@ -145,6 +148,7 @@ TEXTS = {
     "tiny": "a name of `python -m fxformer list`",
     "path": "a path, or stdlib",
     "keep": "whole, 1 to 2^31 - 1, or best",
+    "tokenizer": "bytes, bpe:257 to bpe:1048576, or the path of a tokenizer.json",
     "out": "a path",
     "arm": "a text",
     "mesh": "like data=2,model=4",

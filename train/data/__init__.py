@@ -1,4 +1,4 @@
-"""Which bytes: texts, cut into rows and windows, and synthetic tasks.
+"""Which tokens: texts, cut into rows and windows, their tokenizers, and synthetic tasks.
 
-Imports errors only.
+Imports files and errors.
 """

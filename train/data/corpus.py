@@ -1,4 +1,4 @@
-"""Text as bytes, cut into sequences in an order that is a pure function of (seed, step): resuming needs no state."""
+"""Text as tokens, cut into sequences in an order that is a pure function of (seed, step): resuming needs no state."""
 
 import hashlib
 import math
@@ -12,18 +12,29 @@ import grain
 import numpy as np
 
 from train.data.synthetic import TASKS
+from train.data.tokenizer import BYTES, VOCAB, Tokenizer, tokenizer_of, warn_unless_whole
 from train.errors import UserError
 
-VOCAB = 256  # bytes
 SKIPPED = ("site-packages", "test", "tests", "idlelib", "__pycache__")  # folders of the standard library left out
+COUNTED = 2**24  # kinds of pairs, at most, of which each has a counter
 HELD_OUT = 10  # one part in so many is for validation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokenized:
+    """How a corpus was made of text. widths: bytes of each held-out token. bytes: of both parts."""
+
+    tokenizer: Tokenizer
+    widths: np.ndarray
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Corpus:
-    """Bytes to learn from and bytes held out, uint8 [N]; sha256 of both one after the other.
+    """Tokens to learn from and tokens held out, [N], bytes (uint8) where it is not tokenized.
 
-    parted: how the text was parted in two, in words, where that says why one part is short.
+    sha256: of both texts one after the other, and of the tokenizer. parted: how the text was parted in two, in words,
+    where that says why one part is short.
     """
 
     name: str
@@ -31,18 +42,31 @@ class Corpus:
     validation: np.ndarray
     sha256: str
     parted: str = ""
+    tokenized: Tokenized | None = None
 
     @property
     def bytes(self) -> int:
         """Size of both parts."""
-        return self.train.size + self.validation.size
+        return self.train.size + self.validation.size if self.tokenized is None else self.tokenized.bytes
+
+    @property
+    def vocab(self) -> int:
+        """How many tokens there are."""
+        return VOCAB if self.tokenized is None else self.tokenized.tokenizer.vocab
+
+    def bytes_a_token(self, *, length: int, count: int) -> float:
+        """Bytes that a predicted token of `validation_windows` stands for, on average; 1 where tokens are bytes."""
+        if self.tokenized is None:
+            return 1.0
+        return float(validation_windows(self.tokenized.widths, length=length, count=count)[:, 1:].mean())
 
     def check(self, length: int) -> None:
-        """Raise UserError unless each part holds at least one sequence of `length` + 1 bytes."""
+        """Raise UserError unless each part holds at least one sequence of `length` + 1 tokens."""
+        unit = "bytes" if self.tokenized is None else "tokens"
         for part, tokens in (("training", self.train), ("validation", self.validation)):
             if tokens.size < length + 1:
                 raise UserError(
-                    f"{self.name} has {tokens.size} bytes for {part}, a sequence needs {length + 1}; {self.parted}"
+                    f"{self.name} has {tokens.size} {unit} for {part}, a sequence needs {length + 1}; {self.parted}"
                     "give more text or a smaller length"
                 )
 
@@ -62,14 +86,46 @@ PAGE = 8192  # bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entropies:
-    """What a model would lose, in nats a byte, that knows nothing, the frequency of bytes, or the one byte before."""
+    """What a model would lose, in nats a token, that knows nothing, the frequency of tokens, or the one before."""
 
     log_vocab: float
     unigram_entropy: float
     bigram_entropy: float
 
 
-def load_corpus(path: str, task: str = "text") -> Corpus:
+def load_corpus(path: str, task: str = "text", tokenizer: str = BYTES, kept: Path = Path("runs/.tokenizers")) -> Corpus:
+    """The corpus of a text in tokens, which are its bytes where no tokenizer is named; kept: where learned ones are.
+
+    The text is parted before it is tokenized, and a tokenizer is learned from the part to train on. Raises UserError
+    as `load_bytes` does, and for a tokenizer that cannot be had.
+    """
+    text = load_bytes(path, task)
+    if tokenizer == BYTES:
+        return text
+    return _tokenized(text, tokenizer, kept)
+
+
+@lru_cache(maxsize=2)  # a sweep asks again
+def _tokenized(text: Corpus, name: str, kept: Path) -> Corpus:
+    try:
+        tokenizer = tokenizer_of(name, text.train.tobytes(), kept)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    (train, seen), (held_out, widths) = (
+        tokenizer.encode(part.tobytes(), text.name) for part in (text.train, text.validation)
+    )
+    warn_unless_whole(tokenizer, train, text.train[:8000].tobytes(), name)
+    return Corpus(
+        name=text.name,
+        train=train,
+        validation=held_out,
+        sha256=hashlib.sha256(f"{text.sha256} {tokenizer.sha256}".encode()).hexdigest(),
+        parted=text.parted,
+        tokenized=Tokenized(tokenizer, widths, int(seen.sum() + widths.sum())),
+    )
+
+
+def load_bytes(path: str, task: str = "text") -> Corpus:
     """The corpus at `path`, a folder, a file, or "stdlib" for the running Python's library; or a synthetic task.
 
     Files of a folder are read in sorted order, hidden ones left out, and one in ten, by a hash of its name, is held
@@ -145,17 +201,18 @@ def _warn_unless_text(file: str, text: bytes) -> None:
 
 
 def entropies(corpus: Corpus) -> Entropies:
-    """Reference losses of the training bytes, from counts of bytes and of pairs."""
-    pairs = corpus.train[:-1].astype(np.int64) * VOCAB + corpus.train[1:]
-    joint = _entropy(np.bincount(pairs, minlength=VOCAB * VOCAB))
-    first = _entropy(np.bincount(corpus.train[:-1], minlength=VOCAB))
-    unigram = _entropy(np.bincount(corpus.train, minlength=VOCAB))
-    return Entropies(log_vocab=math.log(VOCAB), unigram_entropy=unigram, bigram_entropy=joint - first)
+    """Reference losses of the training tokens, from counts of tokens and of pairs."""
+    pairs = corpus.train[:-1].astype(np.int64) * corpus.vocab + corpus.train[1:]
+    few = corpus.vocab**2 <= COUNTED
+    joint = _entropy(np.bincount(pairs) if few else np.unique(pairs, return_counts=True)[1])
+    first = _entropy(np.bincount(corpus.train[:-1]))
+    unigram = _entropy(np.bincount(corpus.train))
+    return Entropies(log_vocab=math.log(corpus.vocab), unigram_entropy=unigram, bigram_entropy=joint - first)
 
 
 def unigram_nats(corpus: Corpus) -> np.ndarray:
-    """[256]: what the best model that sees no context says of each byte; of one that never came, as if it had once."""
-    counts = np.bincount(corpus.train, minlength=VOCAB)
+    """[V]: what the best model that sees no context says of each token; of one that never came, as if it had once."""
+    counts = np.bincount(corpus.train, minlength=corpus.vocab)
     return np.log(counts.sum()) - np.log(np.maximum(counts, 1))
 
 
@@ -166,7 +223,7 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def batches(tokens: np.ndarray, *, seed: int, steps: range, batch: int, length: int) -> np.ndarray:
-    """uint8 [steps, batch, length + 1]: the sequences of `steps` (counted from 0), wherever in training that is.
+    """[steps, batch, length + 1], uint8 of bytes: the sequences of `steps` (from 0 on), wherever in training that is.
 
     Every place where a sequence can start comes once in an epoch, in an order that depends on the seed and the epoch.
     """
@@ -181,7 +238,7 @@ def _order(count: int, seed: int) -> grain.MapDataset:
 
 
 def validation_windows(tokens: np.ndarray, *, length: int, count: int) -> np.ndarray:
-    """uint8 [count, length + 1]: evenly spaced sequences of the held-out bytes; fewer where they do not suffice."""
+    """[count, length + 1], uint8 of bytes: evenly spaced held-out sequences; fewer where they do not suffice."""
     count = min(count, tokens.size // (length + 1))
     starts = np.linspace(0, tokens.size - (length + 1), count).astype(int)
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[starts]

@@ -4,6 +4,10 @@ Imports no other room. An objective is a frozen value, so its rates are fields: 
 One file a family.
 """
 
+from dataclasses import replace
+from functools import cache
+
+from fxformer.lookup import nearest
 from train.objectives.blanks import BlankInfilling
 from train.objectives.causal import Causal, MultiToken, PrefixLM
 from train.objectives.masked import Masked, Masking, Tokens, Words
@@ -27,8 +31,26 @@ OBJECTIVES: dict[str, Objective] = {
     "blank_infilling_130b": BlankInfilling(tasks=GLM_130B),
 }
 
+OF_BYTES = ("whole_word", "ngram", "sentence_order", "blank_infilling")  # that tell words or sentences by bytes
+
+
+@cache
+def objective_of(name: str, text: int = 256) -> Objective:
+    """The objective for text of so many tokens, special ones behind it. Raises ValueError for one that reads bytes."""
+    objective = nearest(OBJECTIVES, name, "objective")
+    if text == objective.specials.text:
+        return objective
+    if name in OF_BYTES:
+        others = ", ".join(each for each in OBJECTIVES if each not in OF_BYTES)
+        raise ValueError(
+            f"objective={name!r} tells words or sentences by their bytes; use tokenizer='bytes', or {others}"
+        )
+    return replace(objective, specials=objective.specials.after(text))
+
+
 __all__ = [
     "OBJECTIVES",
+    "objective_of",
     "Batch",
     "Objective",
     "Specials",

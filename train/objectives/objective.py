@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -112,6 +112,15 @@ class Specials:
             twin = next(other for other in ids if ids[other] == number)
             if twin != name:
                 raise ValueError(f"{twin} and {name} are both {number}; give each special token its own id")
+
+    def after(self, text: int) -> "Specials":
+        """The same tokens, in their order, behind a text of so many."""
+        moved = {
+            name: number + text - self.text
+            for name, number in asdict(self).items()
+            if name not in ("text", "sentinels")
+        }
+        return Specials(**moved, text=text, sentinels=self.sentinels)
 
     @property
     def ids(self) -> dict[str, int]:

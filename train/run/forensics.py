@@ -22,12 +22,11 @@ import numpy as np
 from fxformer.layers.context import Execution
 from fxformer.table import columns
 from train.config import Config
-from train.data.corpus import load_corpus
 from train.errors import UserError
 from train.files import COUNT, Kind, damaged, read_object, write_whole
 from train.run.checkpoint import restore_at_most
 from train.run.layout import layout_of
-from train.run.log import read_home, write_home
+from train.run.log import read_settings, write_home
 from train.run.steps import Steps, steps_of
 from train.run.taps import Tap, Taps, Value, leaves
 from train.step import NEUTRAL, Numbers, Recipe, State, numbers_of, recipe_of, start, train_step
@@ -130,7 +129,7 @@ def examine_again(folder: Path) -> tuple[Case, Finding]:
     """The case that a folder holds, looked at again, and what was found then. Raises UserError where it holds none."""
     held = read_object(folder / "found.json", FOUND, REMEDY)
     table = [Row(**row) for row in held["table"]]
-    config = Config(name=folder.name).with_settings(read_home(folder / "config.json")["settings"])
+    config = Config(name=folder.name).with_settings(read_settings(folder))
     recipe, numbers = recipe_of(config), numbers_of(config)
     state, tokens = _read_arrays(folder / "arrays.npz", recipe, numbers)
     before = {row.name: row.before for row in table if row.before is not None}
@@ -142,8 +141,8 @@ def examine_cell(folder: Path, record: Mapping[str, Any]) -> tuple[Case, Path]:
 
     record: its line of results.jsonl. Raises UserError where its text is not there any more.
     """
-    config = Config(name=folder.name).with_settings(record["args"])
-    corpus = load_corpus(config.data.path, config.data.task)
+    config = Config(name=folder.name).with_settings({**record["args"], "out": str(folder.parent)})
+    corpus = config.corpus()
     if corpus.sha256 != record["corpus"]["sha256"]:
         raise UserError(f"{record['key']} was trained on another text than {corpus.name} is now; bring that one back")
     with layout_of(config) as layout:

@@ -8,12 +8,15 @@ from typing import Any
 
 from train.config.config import OLD_NAMES, Config
 from train.data.corpus import Corpus
+from train.data.tokenizer import BYTES
 from train.errors import UserError
 from train.files import COUNT, NUMBER, SETTINGS, TEXT, is_count, json_lines, read_lines, read_object, write_whole
 from train.run.provenance import provenance
 from train.trackers import Tracker, numbers_in
 
+TOKENIZER = "tokenizer.json"  # of a folder, where it has one
 LINE = {"step": COUNT, "val_loss": NUMBER._replace(optional=True)}
+NEWER = {"tokenizer": BYTES}  # settings that runs of before do not name, and what they did
 HOME = {"settings": SETTINGS, "corpus": TEXT}
 
 
@@ -34,9 +37,9 @@ class Log:
         if self._tracker is not None:
             self._tracker.log(line["step"], numbers_in(line))
 
-    def judge(self, step: int, val_loss: float, windows: int) -> None:
+    def judge(self, step: int, val_loss: float, windows: int, bytes_a_token: float = 1.0) -> None:
         """Add the validation loss after `step` updates, in nats per token, on so many windows of the held-out text."""
-        bits = val_loss / math.log(2)
+        bits = val_loss / math.log(2) / bytes_a_token
         self.write({"step": step, "val_loss": val_loss, "val_bits_per_byte": bits, "windows": windows})
 
     def val_loss(self, step: int) -> float | None:
@@ -52,7 +55,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def read_home(home: Path) -> dict[str, Any]:
     """The settings and the corpus that a run's config.json says. UserError where it is damaged."""
     held = read_object(home, HOME, "repair it, or choose another name or run.out")
-    settings = {OLD_NAMES.get(name, name): value for name, value in held["settings"].items()}
+    settings = {**NEWER, **{OLD_NAMES.get(name, name): value for name, value in held["settings"].items()}}
     return {"settings": settings, "corpus": held["corpus"]}
 
 
@@ -81,6 +84,12 @@ def claim(folder: Path, config: Config, corpus: Corpus) -> int | None:
     return None
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder, with the tokenizer that it keeps there."""
+    settings, own = read_home(folder / "config.json")["settings"], folder / TOKENIZER
+    return {**settings, "tokenizer": str(own)} if own.exists() else settings
+
+
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings that decide a run's result, by their flat names."""
     return {name: value for name, value in config.flat().items() if name not in asdict(config.run)}
@@ -89,4 +98,6 @@ def settings_of(config: Config) -> dict[str, Any]:
 def write_home(home: Path, config: Config, corpus: Corpus) -> None:
     """Write what `read_home` reads, and where it comes from."""
     content = {"settings": settings_of(config), "corpus": corpus.sha256, "provenance": provenance()}
+    if corpus.tokenized is not None:
+        write_whole(home.parent / TOKENIZER, corpus.tokenized.tokenizer.content)
     write_whole(home, json.dumps(content, indent=1).encode())

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from train.config import Config
-from train.data.corpus import Corpus, load_corpus, validation_windows
+from train.data.corpus import Corpus, validation_windows
 from train.errors import UserError
 from train.files import alone
 from train.run.checkpoint import Checkpoints, check_place
@@ -35,13 +35,15 @@ class Result:
     """How a run stands. outcome: "finished", "interrupted" or "non-finite", which it was at `step`.
 
     val_loss: nats per token at the last checkpoint, on all held-out windows where the run is finished; None where there
-    is none. seconds: of this session. tokens_per_second: compilation included. cause, case: what was found where the
-    run broke, and the folder it is in. signalled: was it asked to stop, in its last step too?
+    is none. bits_per_byte: the same of any tokens. seconds: of this session. tokens_per_second: compilation included.
+    cause, case: what was found where the run broke, and the folder it is in. signalled: was it asked to stop, in its
+    last step too?
     """
 
     outcome: str
     step: int
     val_loss: float | None
+    bits_per_byte: float | None
     seconds: float
     tokens_per_second: float
     cause: str = ""
@@ -59,6 +61,7 @@ class Session:
     judge: Callable[[State, np.ndarray], float]
     watched: np.ndarray  # held-out windows for checkpoints, and for the last state
     held_out: np.ndarray
+    bytes_a_token: float
     checkpoints: Checkpoints
     log: Log
     bar: Progress
@@ -73,7 +76,7 @@ def run(config: Config) -> Result:
     folder = Path(config.run.out) / config.name
     check_place(folder)
     tracker = TRACKERS[config.run.tracker](folder, config.name)
-    corpus = load_corpus(config.data.path, config.data.task)
+    corpus = config.corpus()
     corpus.check(config.text_length)
     with layout_of(config) as layout, alone(folder):
         shorter = claim(folder, config, corpus)
@@ -111,6 +114,7 @@ def run(config: Config) -> Result:
                     judge=judged,
                     watched=watched,
                     held_out=held_out,
+                    bytes_a_token=corpus.bytes_a_token(length=config.text_length, count=len(held_out)),
                     checkpoints=checkpoints,
                     log=Log(folder / "log.jsonl", keep_until=begin, tracker=tracker),
                     bar=bar,
@@ -143,16 +147,18 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
     val_loss = log.val_loss(first - 1)
     if val_loss is None and first > 1:  # the log was lost, the checkpoint was not
         val_loss = session.judge(state, windows(first - 1))
-        log.judge(first - 1, val_loss, len(windows(first - 1)))
+        log.judge(first - 1, val_loss, len(windows(first - 1)), session.bytes_a_token)
 
     def result(outcome: str, step: int) -> Result:
         session.checkpoints.wait()
         seconds = time.monotonic() - began
         speed = config.tokens_a_step * (step - first + 1) / max(seconds, 1e-9)
+        bits = None if val_loss is None else val_loss / math.log(2) / session.bytes_a_token
         return Result(
             outcome=outcome,
             step=step,
             val_loss=val_loss,
+            bits_per_byte=bits,
             seconds=seconds,
             tokens_per_second=speed,
             signalled=stopped(),
@@ -193,7 +199,7 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
                 del state
                 return broken(step, "validation loss")
             val_loss = judged
-            log.judge(step, val_loss, len(windows(step)))
+            log.judge(step, val_loss, len(windows(step)), session.bytes_a_token)
             session.checkpoints.save(step, state, val_loss=watched)  # checkpoints are compared on the same windows
         if stopping and step < steps:
             return result("interrupted", step)

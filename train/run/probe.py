@@ -23,7 +23,8 @@ from fxformer.coords import Coords, plain
 from fxformer.model import Params
 from fxformer.table import columns
 from train.config import Config
-from train.data.corpus import Corpus, entropies, load_corpus, validation_windows
+from train.data.corpus import Corpus, entropies, validation_windows
+from train.data.tokenizer import BYTES
 from train.errors import UserError, user_input
 from train.objectives import (
     OBJECTIVES,
@@ -196,6 +197,11 @@ def probe(folders: Sequence[Path], *, length: int = 48, size: int = 8, count: in
     if count < 1:
         raise UserError(f"count={count} asks for nothing; use 1 or more")
     runs = [load_run(folder) for folder in folders]
+    for config, _, _ in runs:
+        if config.data.tokenizer != BYTES:
+            raise UserError(
+                f"{config.name} reads tokens of tokenizer={config.data.tokenizer!r}; give runs that read bytes"
+            )
     corpus = _common_corpus([config for config, _, _ in runs])
     with user_input():
         corpus.check(length - 1)
@@ -219,7 +225,7 @@ def _answer(config: Config, spec: fx.Transformer, params: Params, rows_BT: Array
 def _common_corpus(configs: Sequence[Config]) -> Corpus:
     if not configs:
         raise UserError("there is no run to ask; give one or more folders")
-    read = {config.name: load_corpus(config.data.path, config.data.task) for config in configs}
+    read = {config.name: config.corpus() for config in configs}
     first, *others = read.items()
     for name, corpus in others:
         if corpus.sha256 != first[1].sha256:

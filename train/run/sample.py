@@ -11,14 +11,15 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 import fxformer as fx
+from fxformer.commands.generate import spell
 from fxformer.coords import padded
 from train.config import Config
 from train.config.values import check_number
-from train.data.corpus import VOCAB
+from train.data.tokenizer import BYTES, VOCAB, Tokenizer
 from train.errors import UserError, user_input
 from train.files import damaged
 from train.run.checkpoint import restore_best
-from train.run.log import read_home
+from train.run.log import TOKENIZER, read_settings
 from train.step import numbers_of, recipe_of, start
 
 
@@ -30,7 +31,7 @@ def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
     home = folder / "config.json"
     if not home.exists():
         raise UserError(f"{folder} is not a run: it has no config.json")
-    settings = read_home(home)["settings"]
+    settings = read_settings(folder)
     try:
         config = Config(name=folder.name).with_settings(settings)
     except ValueError as error:
@@ -44,7 +45,7 @@ def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
 def sample(
     folder: Path, prompt: bytes, *, tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
 ) -> Iterator[bytes]:
-    """Continue `prompt` by `tokens` bytes, each as soon as it is known.
+    """Continue `prompt` by `tokens` tokens, the text of each as soon as it is known; a special one is no text.
 
     The model reads no more tokens than it was trained on: when they are full it goes on from the last half of them.
     It always reads as many and makes as many, so that the whole text takes one program for each.
@@ -56,10 +57,27 @@ def sample(
     with user_input():
         check_number("seed", seed)
     config, spec, params = load_run(folder)
+    ask = partial(_continued, config, spec, params, count=tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                  seed=seed)  # fmt: skip
+    if config.data.tokenizer == BYTES:
+        return (bytes([token]) if token < VOCAB else b"" for token in ask(list(prompt)))
+    tokenizer = Tokenizer((folder / TOKENIZER).read_bytes())
+    ids = tokenizer.encode(prompt, "the prompt")[0].tolist()
+    if not ids:
+        raise UserError("the prompt has no token; give another one")
+    pieces = spell(tokenizer.decode, ids, ask(ids))
+    return (piece.encode() for piece in itertools.islice(pieces, 1, None))  # the first one is the prompt
+
+
+def _continued(
+    config: Config, spec: fx.Transformer, params: dict, prompt: list[int], *, count: int, temperature: float,
+    top_k: int | None, top_p: float | None, seed: int
+) -> Iterator[int]:  # fmt: skip
+    """`count` tokens after those of the prompt."""
     key = jax.random.key(seed)
     read = config.data.length // 2 + 1
     text, done = list(prompt), 0
-    while done < tokens:
+    while done < count:
         seen = text[-read:]
         chunk = fx.decode.stream(
             spec,
@@ -74,7 +92,7 @@ def sample(
         )
         with user_input():  # the request is checked before the first token is made
             first = next(chunk)
-        for token in itertools.islice(itertools.chain([first], chunk), tokens - done):
+        for token in itertools.islice(itertools.chain([first], chunk), count - done):
             done += 1
             text.append(int(token[0]))
-            yield bytes(text[-1:]) if text[-1] < VOCAB else b""  # a special token is no text
+            yield text[-1]

@@ -20,7 +20,7 @@ from train.config.config import BEST
 from train.config.edit import with_rates
 from train.config.grid import cell_key
 from train.config.values import short
-from train.data.corpus import Corpus, entropies, load_corpus, unigram_nats
+from train.data.corpus import Corpus, entropies, unigram_nats
 from train.errors import UserError, user_input
 from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
 from train.run.progress import Progress, clock
@@ -95,7 +95,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
     """
     folder = home_of(config)
     TRACKERS[config.run.tracker](folder, config.name)  # is its package there?
-    corpus = load_corpus(config.data.path, config.data.task)
+    corpus = config.corpus()
     corpus.check(config.text_length)
     question, said = question_for(config)
     with alone(folder):
@@ -275,7 +275,7 @@ def groups_at_once() -> int:
 def preview(config: Config) -> str:
     """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
     folder = home_of(config)
-    corpus = load_corpus(config.data.path, config.data.task)
+    corpus = config.corpus()
     corpus.check(config.text_length)
     results, (question, said) = Results(folder / "results.jsonl"), question_for(config)
     _, cells, why = grown(config, question, config, corpus, results)

@@ -20,9 +20,8 @@ from jax import Array
 from fxformer.block import BlockModule
 from fxformer.model import Params
 from train.config import Config
-from train.data.corpus import Corpus, batches, load_corpus, validation_windows
+from train.data.corpus import Corpus, batches, validation_windows
 from train.errors import UserError, user_input
-from train.objectives import OBJECTIVES
 from train.objectives.objective import answer
 from train.step import Numbers, Recipe, State, numbers_of, start, train_step
 from train.sweep.ablate import Cell, Group, cells_of, groups_of
@@ -65,7 +64,7 @@ def coordinates(config: Config, *, steps: int = 4, say: Callable[[str], None] = 
 
     Raises UserError where it varies none in FEWEST values or more, and for a corpus that does not fit.
     """
-    corpus = load_corpus(config.data.path, config.data.task)
+    corpus = config.corpus()
     corpus.check(config.text_length)
     cells = cells_of(_at_one_rate(config, steps), corpus)
     rows = {cell.key: cell.config.flat() for cell in cells}
@@ -171,7 +170,7 @@ def activations(recipe: Recipe, numbers: Numbers, params: Params, rows: Array) -
             heard[-1]["/".join(path)] = array
         return given
 
-    batch, execution = OBJECTIVES[recipe.objective](rows, jax.random.key(0)), recipe.execution
+    batch, execution = recipe.predicted(rows, jax.random.key(0)), recipe.execution
     with nn.intercept_methods(listen):
         out = answer(
             recipe.spec(numbers), params, batch, unroll=execution.unroll, remat=execution.remat,

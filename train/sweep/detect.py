@@ -15,7 +15,6 @@ from typing import NamedTuple
 from train.config import Config
 from train.config.ask import rows_of
 from train.config.edit import with_seeds, without
-from train.data.corpus import load_corpus
 from train.errors import UserError, user_input
 from train.report.looks import looks_at
 from train.sweep.ablate import ablate, cells_of, grown, home_of, known_of, missing_of, preview
@@ -85,7 +84,7 @@ def _seeds_of(config: Config) -> list[int]:
 def _known(config: Config) -> list[Result]:
     """The results of the grid as it is written; none where some are missing."""
     results, (question, _) = Results(home_of(config) / "results.jsonl"), question_for(config)
-    grid = grown(config, question, config, load_corpus(config.data.path, config.data.task), results)
+    grid = grown(config, question, config, config.corpus(), results)
     return [] if missing_of(grid.cells, results, question) else list(known_of(grid.cells, results, question).values())
 
 
@@ -146,7 +145,7 @@ def _found(config: Config, question: Question, effect: float, pilot: Sequence[Re
 
 def _windows_of(config: Config) -> tuple[int, int]:
     """Windows of the held-out text that runs are judged on, and how many there are."""
-    corpus = load_corpus(config.data.path, config.data.task)
+    corpus = config.corpus()
     longest = max(cell.config.text_length for cell in cells_of(config, corpus))
     available = corpus.validation.size // (longest + 1)
     return min(config.data.validation, available), available

@@ -305,6 +305,7 @@ def _record(crew: Crew, k: int, course: Course) -> dict[str, Any]:
     cell, sweep, corpus = crew.group.cells[k], crew.sweep, crew.sweep.corpus
     first, told, end, last = course.first, course.told, course.ends[k], course.ends[k].judgement
     config, (_, every) = cell.config, _pace(cell.config.train.steps)
+    width = corpus.bytes_a_token(length=config.text_length, count=len(crew.held_out))
     losses, tokens = told.losses[k, : end.step], end.step * config.tokens_a_step
     grad_norms = np.concatenate([each.grad_norm for each in told.metrics], axis=1)[k, : end.step]
     looks = {step: jax.tree.map(lambda x: x[k], layers) for step, layers in told.layers.items() if step <= end.step}
@@ -331,7 +332,7 @@ def _record(crew: Crew, k: int, course: Course) -> dict[str, Any]:
             "initial_loss": first.loss[k],
             "final_loss": np.mean(losses[-max(1, len(losses) // 10) :]),
             "val_loss": last.loss,
-            "val_bits_per_byte": last.loss / math.log(2),
+            "val_bits_per_byte": last.loss / math.log(2) / width,
             "windows": packed(np.asarray(last.windows)),
             "loss": losses,
             "loss_every": 1,
@@ -346,7 +347,8 @@ def _record(crew: Crew, k: int, course: Course) -> dict[str, Any]:
             "cache_bytes": accounting.cache_bytes(config.spec()),
             "tokens": tokens,
             "flops": tokens * flops_per_token(config),
-            "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": corpus.bytes, **asdict(sweep.entropies)},
+            "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": corpus.bytes, "bytes_a_token": width}
+            | asdict(sweep.entropies),
             "provenance": provenance(),
         }
         | ({"beside": end.beside} if sweep.beside else {})

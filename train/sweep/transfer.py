@@ -1,7 +1,6 @@
 """A sweep over rates and sizes, and where the best rate goes: `ablate`, and an answer."""
 
 from train.config import Config
-from train.data.corpus import load_corpus
 from train.errors import UserError, user_input
 from train.sweep.ablate import ablate, cells_of
 from train.verdict.runs import Result
@@ -13,7 +12,7 @@ def transfer(config: Config) -> tuple[list[Result], list[list[Transfer]]]:
 
     Raises UserError before the first step where the grid varies neither, or has rates that say no place.
     """
-    corpus = load_corpus(config.data.path, config.data.task)
+    corpus = config.corpus()
     planned: list[Result] = [
         {"args": cell.config.settings(), "val_loss": 0.0, "initial_loss": None} for cell in cells_of(config, corpus)
     ]

@@ -148,8 +148,7 @@ def _best(title: str, runs: Sequence[Mapping[str, Any]]) -> Curve:
 
 
 def _of_run(folder: Path) -> View:
-    held = log.read_home(folder / "config.json")
-    config = Config(name=folder.name).with_settings(held["settings"])
+    config = Config(name=folder.name).with_settings(log.read_settings(folder))
     lines = log.read(folder / "log.jsonl")
     losses = [line for line in lines if "loss" in line]
     judged = [line["val_loss"] for line in lines if "val_loss" in line]
