@@ -5,6 +5,8 @@
 #   make test-latest [PYTHON=…]   the same with the newest releases of everything
 #   make lock                     pin every package again, with hashes (needs uv)
 #   make pages                    write the pages of docs/ that are made from the code
+#   make site                     the pages as a site: build/site/index.html
+#   make dist                     a wheel and a source archive in dist/
 #   make parity                   remake the golden files from Hugging Face transformers (needs torch)
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +17,7 @@ COMMA = ,
 SPACE = $(subst x,,x x)
 RUN = $(VENV)/bin/python
 
-.PHONY: setup ablation test quick test-latest lint lock pages parity clean check
+.PHONY: setup ablation test quick test-latest lint lock pages site dist parity clean check
 
 setup: $(VENV)/.ready
 
@@ -59,6 +61,14 @@ lock:
 
 pages: setup
 	$(RUN) -m tests.generated
+
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+
+dist: setup
+	rm -rf dist build/lib build/bdist.*
+	$(RUN) -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+	ls dist
 
 parity: .venv-parity/.ready
 	.venv-parity/bin/python -m tests.parity.make_golden

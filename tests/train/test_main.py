@@ -240,7 +240,9 @@ def test_an_interrupted_run_exits_as_shells_expect(file, monkeypatch, capsys):
 
 
 def test_a_run_that_was_interrupted_in_its_last_step_says_so_too(file, monkeypatch, capsys):
-    done = Result(outcome="finished", step=1, val_loss=2.0, bits_per_byte=2.9, seconds=1.0, tokens_per_second=1.0, signalled=True)
+    done = Result(
+        outcome="finished", step=1, val_loss=2.0, bits_per_byte=2.9, seconds=1.0, tokens_per_second=1.0, signalled=True
+    )
     monkeypatch.setattr("train.run.loop.run", lambda config: done)
     assert called(monkeypatch, "run", file) == 130
     assert "finished at step 1" in capsys.readouterr().out
