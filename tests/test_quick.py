@@ -144,6 +144,8 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     call(cli.run, small(tmp_path))
     call(cli.sample, folder, prompt="ab", tokens=3)
     call(cli.probe, (folder,), length=12, size=4, count=4)
+    call(cli.watch, folder)
+    call(cli.settings, "lr")
     call(cli.combine)
     swept = small(tmp_path, "[grid.product]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n")
     call(cli.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
@@ -155,7 +157,7 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     # Sweeps over sizes, each of which is compiled: see tests/train/sweep and tests/train/reproduce.
     elsewhere = {"coords", "transfer", "ladder", "reproduce"}
     assert set(said) | elsewhere == commands("train", capsys)
-    assert "at step 2 of 2: validation loss" in said["run"]
+    assert "at step 2 of 2: validation loss" in said["run"] and "small  done" in said["watch"]
     assert said["sample"].startswith("ab")
     assert "0 met, 21 refused" in said["combine"]
     assert said["report"] in said["ablate"]

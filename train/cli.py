@@ -21,7 +21,7 @@ from fxformer.model import Transformer
 from train.config import Edits, defaults, load
 from train.errors import UserError, user_input
 from train.run.devices import keep_compiled, use_host_devices
-from train.run.signals import INTERRUPTED
+from train.run.signals import INTERRUPTED, Interrupted
 
 ConfigFile = Annotated[Positional[Path], arg(help="TOML file of the run or sweep")]
 RunFolder = Annotated[Positional[Path], arg(help="folder of a run or sweep, like runs/norm_by_depth")]
@@ -86,7 +86,6 @@ def ablate(
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.sweep import detect as planning
     from train.sweep.ablate import ablate, home_of, preview
-    from train.sweep.group import Interrupted
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
@@ -112,7 +111,6 @@ def ladder(config: ConfigFile, settings: Settings = ()) -> int:
     from train.files import write_whole
     from train.sweep.ablate import ablate as sweep
     from train.sweep.ablate import home_of
-    from train.sweep.group import Interrupted
     from train.sweep.ladder import as_data, question_of_ladder, read_ladder, table
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -311,7 +309,6 @@ def transfer(
     """Run a sweep over rates and widths or depths, and say where the best rate goes; started again, it goes on."""
     from train.report.transfer import as_data, table, write_transfer
     from train.sweep.ablate import home_of
-    from train.sweep.group import Interrupted
     from train.sweep.transfer import transfer as transferred
 
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -356,7 +353,6 @@ def reproduce(
 ) -> int:
     """Run published experiments at toy size and say of each claim: reproduced, not at this size, or contradicted."""
     from train.reproduce.reproduce import as_data, chosen, run_experiment, said, write_report
-    from train.sweep.group import Interrupted
 
     sections, told_to = [], sys.stderr if as_json else sys.stdout
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -11,6 +11,10 @@ SHOW_CURSOR = "\x1b[?25h"  # a bar hides it
 INTERRUPTED = 130  # the exit code that shells give to what a SIGINT ended
 
 
+class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
+    """A signal asked to stop; results of groups that were done are kept, and what those at work had come to."""
+
+
 def leave_at_once() -> None:
     """From now on SIGINT ends the process with one sentence, whatever it does: nothing on the disk is lost by that."""
 

@@ -25,13 +25,13 @@ from train.errors import UserError, user_input
 from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
 from train.run.progress import Progress, clock
 from train.run.provenance import source_digest
-from train.run.signals import stop_signals
+from train.run.signals import Interrupted, stop_signals
 from train.step import Recipe, recipe_of, start, train_step
 from train.sweep.ask import question_for
 from train.sweep.best import Best
 from train.sweep.cells import Cell, Group
 from train.sweep.course import Shelf
-from train.sweep.group import Interrupted, Look, Sweep, name_of, run_group, stacked, tokens_of
+from train.sweep.group import Look, Sweep, name_of, run_group, stacked, tokens_of
 from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results

@@ -21,6 +21,7 @@ from train.data.corpus import Corpus, Entropies, batches
 from train.run.loop import held_out_windows
 from train.run.progress import Progress
 from train.run.provenance import provenance
+from train.run.signals import Interrupted
 from train.step import Judgement, Metrics, Numbers, Recipe, State, evaluate, judge, numbers_of, start, train_step
 from train.sweep.best import Best
 from train.sweep.cells import Group, flops_per_token
@@ -35,10 +36,6 @@ from train.verdict.runs import packed
 CHUNK = 50  # steps a dispatch, at most
 LOOKS = 10  # at the layers, in a run; a dispatch ends at each, and the first one compiles, and tells no time
 Look = Callable[..., jax.Array]  # (recipe, numbers, params, held-out windows) -> a number of a trained model
-
-
-class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
-    """A signal asked to stop; results of groups that were done are kept, and what those at work had come to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

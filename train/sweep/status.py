@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from train.files import COUNT, NUMBER, TEXT, Kind, complaint, write_whole
+from train.run.signals import Interrupted
 from train.step import UNROLLED_DEPTH
 from train.verdict.outcome import FAILED
 
@@ -124,7 +125,7 @@ class Status:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         with self._lock:
-            ended = DONE if kind is None else INTERRUPTED if kind.__name__ == "Interrupted" else f"failed: {error}"
+            ended = DONE if kind is None else INTERRUPTED if kind is Interrupted else f"failed: {error}"
             self._write(ended)
 
     def believe(self, seconds: float, compilation: float | None) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from train.errors import UserError
 from train.files import alone
+from train.run.signals import Interrupted
 from train.sweep import status, watch
-from train.sweep.group import Interrupted
 from train.sweep.status import Status, Work, time_left
 
 
