@@ -1,0 +1,1 @@
+"""Lessons in Python with pictures: each .py is the source, the .ipynb beside it the same, executed."""
