@@ -21,7 +21,7 @@ from train.verdict.outcome import FAILED
 EVERY = 1.0  # seconds between two states of the file, at least
 POINTS = 200  # of a curve, at most
 FAILURES = 50  # the last ones that are named
-LOOP_LAYERS = 3  # to compile of a stack that is looped over: its body forward, again, and backward
+LOOP_LAYERS = 2  # to compile of a stack that is looped over: its body, forward and backward
 BESIDE_LAYERS = 4  # of the rest of a model, in layers
 PROGRAMS = 2.5  # what the programs of a group take to compile, in those of one step
 WAITING, COMPILING, TRAINING, DONE = "waiting", "compiling", "training", "done"
