@@ -1,4 +1,4 @@
-"""python -m fxformer list | describe NAME | count NAME | generate FOLDER | verify [decode] [NAME]"""
+"""python -m fxformer list | describe NAME | explain ENTRY | count NAME | generate FOLDER | verify [decode] [NAME]"""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from itertools import product
 import jax
 
 from fxformer import accounting, zoo
-from fxformer.commands import generate
+from fxformer.commands import explain, generate
 from fxformer.commands.describe import COLUMNS, describe, features, row
 from fxformer.model import Transformer
 from fxformer.table import line, widths_of
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command("describe", "one model: its spec, formulas, sizes and source", _describe).add_argument(
         "name", help="a published name, see list"
     )
+    explain.add_options(command("explain", "one entry of a table: formula, source, code, costs, laws", explain.explain))
     count = command("count", "the exact number of parameters", _count)
     count.add_argument("name", help="a published name, see list")
     count.add_argument("--json", action="store_true", help="print an object with name and parameters")

@@ -28,6 +28,11 @@ class Block(Spelled):
         if self.cross is not None and self.cross.records_of_first:
             raise ValueError("cross-attention takes values of the encoder and none of the first block; leave it out")
 
+    @property
+    def placed(self) -> bool:
+        """Whether it depends on where in the stack it stands, so that it has to be told: see `Layer`."""
+        return self.attention.placed or self.residual.stochastic_depth > 0
+
 
 class BlockModule(nn.Module):
     """Returns the stream and the block's cache tables, losses and statistics."""

@@ -124,14 +124,15 @@ class PatternModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carried: tuple[Any, Records], tables: Any, number: Array | int, context: Context
+        self, carried: tuple[Any, Records], tables: Any, number: Array | int | None, context: Context
     ) -> tuple[tuple[Any, Records], dict[str, Side]]:
         (stream, first), sides = carried, {}
         for i, block in enumerate(self.blocks):
             name = f"block_{i}"
             table = None if tables is None else tables[name]
-            here = replace(context, layer=replace(context.place, number=number + i, first=first))
-            stream, side = BlockModule(block, name=name)(stream, here, table)
+            if number is not None:
+                context = replace(context, layer=replace(context.place, number=number + i, first=first))
+            stream, side = BlockModule(block, name=name)(stream, context, table)
             first, sides[name] = {**first, **side.first}, side._replace(first={})
         return (stream, first), sides
 
@@ -155,9 +156,10 @@ class RepeatModule(nn.Module):
             check_constancy_invariants=spec.tied,
             metadata_params={nn.PARTITION_NAME: logical("l")[0]},
         )
-        place, numbers = context.place, jnp.arange(spec.n, dtype=jnp.int32) * len(spec.blocks)
-        carried = stream, place.first
-        (stream, first), sides = loop(spec.blocks, name="blocks")(carried, tables, place.number + numbers, context)
+        carried, numbers_L = (stream, context.place.first), None
+        if context.layer is not None:
+            numbers_L = context.layer.number + jnp.arange(spec.n, dtype=jnp.int32) * len(spec.blocks)
+        (stream, first), sides = loop(spec.blocks, name="blocks")(carried, tables, numbers_L, context)
         return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_by_layer([side.losses for side in sides.values()]),
@@ -173,8 +175,9 @@ class OnceModule(nn.Module):
 
     @nn.compact
     def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
-        place, blocks = context.place, _pattern(context)(self.spec.blocks, name="blocks")
-        (stream, first), sides = blocks((stream, place.first), tables, place.number, context)
+        number, blocks = None if context.layer is None else context.layer.number, _pattern(context)
+        carried = stream, context.place.first
+        (stream, first), sides = blocks(self.spec.blocks, name="blocks")(carried, tables, number, context)
         return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_concatenate([jax.tree.map(jnp.atleast_1d, side.losses) for side in sides.values()]),
@@ -206,8 +209,9 @@ class StackModule(nn.Module):
         for i, group in enumerate(spec.groups):
             name = f"group_{i}"
             table = None if tables is None else tables[name]
-            here = replace(context, layer=Layer(number=number, of=spec.depth, first=first))
-            stream, side = GROUPS[type(group)](group, name=name)(stream, here, table)
+            if any(block.placed for block in spec.blocks):
+                context = replace(context, layer=Layer(number=number, of=spec.depth, first=first))
+            stream, side = GROUPS[type(group)](group, name=name)(stream, context, table)
             first, sides[name], number = side.first, side, number + group.n * len(group.blocks)
         x_BTD = placement.leave(stream, OwnParameters(self, spec.norm, suffix="_norm"))
         return dropout(self, x_BTD, spec.dropout), Side(

@@ -68,7 +68,7 @@ class Context:
     """The coordinates of the tokens, how to compute, the stack's shared logit bias, and what an encoder said.
 
     maps: whether attentions say which weight each query gives each key, see `maps_of`.
-    layer: where in the stack the block is that is given this, None outside of one.
+    layer: where in the stack the block is that is given this; None where nothing in it asks, or outside of one.
     """
 
     coords: Coords

@@ -9,7 +9,7 @@
     normformer  attention joins sandwich, and feed-forward pre
     dual        x <- norm(skip x + branch f(x)),  d <- d + branch f(x)  and x + norm d after the last block
     rezero      x <- skip x + branch a f(x), a learned from 0
-    parallel    x <- skip x + branch f(norm x) + branch g(norm x)  and one norm after the last block; both sublayers
+    parallel    x <- skip x + branch f(norm x) + branch g(norm x)  and one norm after the last block; g: feed-forward
 
 A placement is a join for attention, one for feed-forward, and the way into and out of the stream: one line in
 PLACEMENTS. `own.norm("before")` is the norm of that name, `own.number("gate", 0.0)` a learned scalar. DeepNorm is

@@ -22,19 +22,23 @@ from fxformer.ops.mask import Full
 from fxformer.ops.norm import NORMS
 from fxformer.stack import Stack
 from fxformer.table import columns
-from fxformer.zoo.toy import ATTENTIONS, FFNS, MASKS, POSITIONS
+from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, MASKS, POSITIONS, TALKING
 from train.combine.covering import Pair, Row, covering, pairs
 from train.combine.trial import Finding, findings
 from train.config.fit import check_objective, shapes
 from train.objectives import OBJECTIVES, Batch
 
-AXES: dict[str, tuple[str, ...]] = {
+AXES: dict[str, tuple[Any, ...]] = {
     "position": tuple(POSITIONS),
     "attention": tuple(ATTENTIONS),
     "mask": tuple(MASKS),
     "norm": tuple(NORMS),
     "placement": tuple(PLACEMENTS),
     "ffn": tuple(FFNS),
+    "gate": tuple(GATES),
+    "talking_heads": tuple(TALKING),
+    "value_residual": (None, 0.5),
+    "layer_scale": (None, 0.1),
     "objective": tuple(OBJECTIVES),
 }
 WIDTH, DEPTH, HEADS = 24, 2, 3

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, product
+from typing import Any
 
-Row = dict[str, str]
-Pair = tuple[tuple[str, str], tuple[str, str]]
+Row = dict[str, Any]
+Pair = tuple[tuple[str, Any], tuple[str, Any]]
 
 
-def pairs(axes: Mapping[str, Sequence[str]]) -> Iterator[Pair]:
+def pairs(axes: Mapping[str, Sequence[Any]]) -> Iterator[Pair]:
     """Every two values of two different axes, in the order of the axes."""
     for a, b in combinations(axes, 2):
         yield from (((a, x), (b, y)) for x, y in product(axes[a], axes[b]))
 
 
 def covering(
-    axes: Mapping[str, Sequence[str]], refusal: Callable[[Row], str | None]
+    axes: Mapping[str, Sequence[Any]], refusal: Callable[[Row], str | None]
 ) -> tuple[list[Row], dict[Pair, Row]]:
     """Accepted rows that meet every pair that can be accepted, and a refused row for each pair that cannot.
 
@@ -42,12 +43,12 @@ def met_by(row: Row) -> Iterator[Pair]:
     yield from combinations(row.items(), 2)
 
 
-def _first(axes: Mapping[str, Sequence[str]]) -> Row:
+def _first(axes: Mapping[str, Sequence[Any]]) -> Row:
     return {name: values[0] for name, values in axes.items()}
 
 
 def _nearest(
-    axes: Mapping[str, Sequence[str]], fixed: Row, refusal: Callable[[Row], str | None], changes: int = 2
+    axes: Mapping[str, Sequence[Any]], fixed: Row, refusal: Callable[[Row], str | None], changes: int = 2
 ) -> Row | None:
     """An accepted row with the `fixed` values, as near as can be to the first values of all axes."""
     others = [name for name in axes if name not in fixed]
@@ -60,7 +61,7 @@ def _nearest(
 
 
 def _widened(
-    axes: Mapping[str, Sequence[str]],
+    axes: Mapping[str, Sequence[Any]],
     row: Row,
     pair: Pair,
     left: Mapping[Pair, None],

@@ -82,6 +82,11 @@ class Differential:
         }
 
     @property
+    def placed(self) -> bool:
+        """Whether it reads where in the stack it stands: s does."""
+        return True
+
+    @property
     def records_of_first(self) -> Sizes:
         """It takes nothing of the first block."""
         return {}

@@ -34,7 +34,7 @@ class GQA:
     joint_norm: it spans all heads of a token, with a gain for each channel (OLMo 2).
     value_norm: norm of each value head (HybridNorm). out_norm: of all heads, before the output matrix (Sub-LN).
     value_residual: v <- a v_1 + b v, v_1 of the first block, a and b learned; a starts there, b at 1 less. Value
-    residual (ResFormer), Zhou et al. 2024, eq. 4, where both start at 0.5.
+    residual, Zhou et al. 2024 (ResFormer), where both start at 0.5.
     softcap: bound on the logits, Gemma Team 2024. scale: None is 1 / sqrt(key_width).
     sinks: a learned logit for each head that takes weight and gives nothing (gpt-oss).
     mix_logits, mix_weights: a learned map from all heads to all heads, before and after the softmax; it starts as no
@@ -96,6 +96,11 @@ class GQA:
     def records(self) -> Sizes:
         """What one token leaves in the cache."""
         return {name: {"g": self.kv_heads, "k": self.key_width} for name in ("key", "value")}
+
+    @property
+    def placed(self) -> bool:
+        """Whether it reads where in the stack it stands."""
+        return self.value_residual is not None
 
     @property
     def records_of_first(self) -> Sizes:
@@ -161,10 +166,11 @@ def keys(spec: GQA, x_BSD: Array, coords: Coords) -> Array:
 
 def _records(spec: GQA, x_BSD: Array, coords: Coords) -> Records:
     sizes = {"g": spec.kv_heads, "k": spec.key_width}
+    k_BSGK = keys(spec, x_BSD, coords)
     v_BSGK = Project("btd,dgk->btgk", sizes, spec.bias, spec.value_init, name="value")(x_BSD)
     if spec.value_norm is not None:
         v_BSGK = NormModule(spec.value_norm, axes="k", name="value_norm")(v_BSGK)
-    return {"key": keys(spec, x_BSD, coords), "value": v_BSGK}
+    return {"key": k_BSGK, "value": v_BSGK}
 
 
 def _with_first(module: GQAModule, records: Records, layer: Layer) -> tuple[Records, Records]:

@@ -31,8 +31,9 @@ from fxformer.ops.select import mean_weights
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MLA:
-    """`heads` heads compare `nope_width` channels made of latents and `rotary.width` rotated ones.
+    """softmax(scale (q . W_UK c + q_r . k_r)) W_UV c in each head: all share the latent c = norm(x W) and the key k_r.
 
+    `heads` heads compare `nope_width` channels made of latents and `rotary.width` rotated ones.
     latent: channels of the latent that keys and values are made of, each value `value_width` wide.
     query_latent: channels of the latent that queries are made of, None makes them of the stream (V2-Lite).
     norm: of both latents. scale: None is 1 / sqrt(nope_width + rotated channels).
@@ -75,6 +76,11 @@ class MLA:
         """What one token leaves in the cache."""
         indexed = {} if self.index is None else {"index": {"j": self.index.width}}
         return {"latent": {"r": self.latent}, "rope": {"p": self.rope_width}, **indexed}
+
+    @property
+    def placed(self) -> bool:
+        """Whether it reads where in the stack it stands."""
+        return False
 
     @property
     def records_of_first(self) -> Sizes:

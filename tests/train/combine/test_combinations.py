@@ -54,7 +54,8 @@ def array():
 
 def test_choices_are_those_of_the_tables():
     assert set(AXES["objective"]) == set(OBJECTIVES)
-    assert set(AXES) == {"position", "attention", "mask", "norm", "placement", "ffn", "objective"}
+    chosen = {"position", "attention", "mask", "norm", "placement", "ffn", "gate", "talking_heads", "objective"}
+    assert set(AXES) == chosen | {"value_residual", "layer_scale"}
     assert sum(len(values) for values in AXES.values()) == len({(axis, v) for axis in AXES for v in AXES[axis]})
 
 
@@ -83,6 +84,10 @@ ROW = {
     "norm": "rms",
     "placement": "pre",
     "ffn": "mlp",
+    "gate": "none",
+    "talking_heads": "none",
+    "value_residual": None,
+    "layer_scale": None,
     "objective": "causal",
 }
 TRIED = {  # what each objective adds to a model, and what cannot be cached
