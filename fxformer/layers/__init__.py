@@ -1,6 +1,6 @@
 """What models are made of: specs of attentions, feed-forward layers, norms, embeddings and heads, and their modules."""
 
-from fxformer.layers.attention import GQA, MLA
+from fxformer.layers.attention import GQA, MLA, Differential
 from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
@@ -11,7 +11,7 @@ from fxformer.layers.project import FanIn, Normal, Truncated, Xavier
 from fxformer.layers.residual import Residual
 
 __all__ = [
-    "GQA", "MLA", "Indexer", "MLP", "GLU", "MoE", "Norm", "Residual",
+    "GQA", "MLA", "Differential", "Indexer", "MLP", "GLU", "MoE", "Norm", "Residual",
     "Embed", "Sinusoidal", "Learned", "LearnedPair", "ALiBi", "Buckets",
     "Tied", "Untied", "Transformed", "Bare", "Labels", "Span", "Pooler",
     "FanIn", "Xavier", "Normal", "Truncated",
