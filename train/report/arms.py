@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.verdict.question import SEED, SIZES, Question, cells_over, label, varying
+from train.verdict.question import SEED, SIZES, Arm, Question, arms_of, cells_over, label, varying
 from train.verdict.runs import Result, by
 
 # Okabe & Ito 2008: told apart by the colour-blind too. On a dark page each has a lighter one of the same hue.
@@ -34,8 +34,9 @@ class Style(NamedTuple):
 class Arms:
     """One arm for each combination of some settings, with a name and a look of its own."""
 
-    def __init__(self, results: Sequence[Result], axes: Sequence[str]) -> None:
-        self.results, self.axes = results, axes
+    def __init__(self, results: Sequence[Result], axes: Sequence[str], named: Sequence[Arm] = ()) -> None:
+        """named: arms whose names take the place of the values of their own settings."""
+        self._axes, self._named = axes, named
         distinct = dict.fromkeys(self.name(result) for result in results)
         widths = np.linspace(3.5, 1.5, len(distinct)).round(2).tolist()
         looks = zip(itertools.cycle(LIGHT), itertools.cycle(DASHES), itertools.cycle(SYMBOLS), strict=False)
@@ -43,7 +44,9 @@ class Arms:
 
     def name(self, result: Result) -> str:
         """Like "pre · width 32"."""
-        return " · ".join(label(axis, result["args"].get(axis)) for axis in self.axes) or "all runs"
+        args = result["args"]
+        parts = [arm.name for arm in self._named if arm.has(args)]
+        return " · ".join([*parts, *(label(axis, args.get(axis)) for axis in self._axes)]) or "all runs"
 
     def of(self, results: Sequence[Result]) -> dict[str, list[Result]]:
         """Results by arm, in the order of the styles; an arm without results is left out."""
@@ -67,7 +70,9 @@ class Sweep:
         if question is None and "depth" in compared:
             compared.remove("depth")
             self.size = "depth"
-        self.arms = Arms(results, [*compared, *(name for name in free if name != self.size)])
+        named = [] if question is None else arms_of(cells, question)
+        shown = compared if question is None else []
+        self.arms = Arms(results, [*shown, *(name for name in free if name != self.size)], named)
         self.place = {id(result): place for place, result in enumerate(results)}
 
     @property
@@ -86,6 +91,17 @@ class Sweep:
         """Like "depth 8"."""
         return f"{self.size} {size}" if self.size and size is not None else "all runs"
 
+    def stand(self, width: float) -> tuple[dict[str, Any], dict[tuple[str, Any], float]]:
+        """Where the marks of arms stand beside each other: the names of the places on an axis, and the place of each
+        arm and size. One place a size, as wide as `width`; where none varies, one an arm."""
+        names, sizes = list(self.arms.styles), [size for size, _ in self.sizes]
+        if not self.size:
+            return categories(names), {(name, None): float(k) for k, name in enumerate(names)}
+        step = width / max(len(names), 4)
+        places = {(name, size): at + step * (k - (len(names) - 1) / 2) for at, size in enumerate(sizes)
+                  for k, name in enumerate(names)}  # fmt: skip
+        return categories([self.called(size) for size in sizes]), places
+
     @property
     def rates(self) -> list[float]:
         """The learning rates that were tried."""
@@ -99,6 +115,12 @@ def _size_of(names: Sequence[str], cells: Sequence[dict[str, Any]]) -> str:
     """The setting that charts have a panel for each value of: the depth, or else the first other size."""
     sizes = [name for name in names if name in SIZES and all(isinstance(cell.get(name), int) for cell in cells)]
     return "depth" if "depth" in names else sizes[0] if sizes else ""
+
+
+def categories(names: Sequence[str]) -> dict[str, Any]:
+    """An axis of names at 0, 1, 2, beside which marks may stand."""
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": list(names)}
+    return {**ticks, "range": [-0.6, len(names) - 0.4], "showgrid": False, "zeroline": False}
 
 
 def rate(value: float) -> str:

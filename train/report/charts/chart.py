@@ -78,12 +78,6 @@ def titled(text: str) -> dict[str, Any]:
     return {"title": {"text": text}}
 
 
-def categories(names: Sequence[str]) -> dict[str, Any]:
-    """An axis of names at 0, 1, 2, beside which marks may stand."""
-    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": list(names)}
-    return {**ticks, "range": [-0.6, len(names) - 0.4], "showgrid": False, "zeroline": False}
-
-
 def of_run(sweep: Sweep, run: Result) -> str:
     """What a run is, for who points at it."""
     args = run["args"]
@@ -97,7 +91,7 @@ def of_run(sweep: Sweep, run: Result) -> str:
 class Mark(NamedTuple):
     """A number at a place with its 95 % interval, what is said of it to who points at it, and is it hollow?"""
 
-    x: float | str
+    x: Any
     y: float
     low: float
     high: float
@@ -123,11 +117,6 @@ def add_marks(plot: Plot, arm: str, style: Style, marks: Sequence[Mark]) -> None
     )
 
 
-def beside(k: int, arms: int, width: float) -> float:
-    """How far from a place the marks of arm k of so many stand, so that none hides another's interval."""
-    return width * (k - (arms - 1) / 2) / max(arms, 4)
-
-
 def references(plot: Plot, result: Result) -> None:
     """What a model would lose that knows nothing, the frequency of tokens, or the one token before."""
     for name, text in REFERENCES.items():
@@ -143,9 +132,13 @@ def with_room(values: Sequence[float]) -> list[float] | None:
     return [min(known) - room, max(known) + room]
 
 
-def levels(result: Result) -> list[float]:
-    """The references that losses lie between, where a run works."""
-    return [result["corpus"][name] for name in ("unigram_entropy", "bigram_entropy")]
+def levels(result: Result, near: Sequence[float] = ()) -> list[float]:
+    """The references that losses lie between, where a run works; with `near`, those as near to it as it is wide."""
+    told = [result["corpus"][name] for name in ("unigram_entropy", "bigram_entropy")]
+    if not near:
+        return told
+    low, high = min(near), max(near)
+    return [level for level in told if 2 * low - high <= level <= 2 * high - low]
 
 
 def faint(colour: str) -> str:

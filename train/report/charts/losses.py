@@ -12,8 +12,6 @@ from train.report.charts.chart import (
     Panel,
     Plot,
     add_marks,
-    beside,
-    categories,
     levels,
     log_rates,
     of_run,
@@ -58,19 +56,16 @@ def best_of(sweep: Sweep, runs: Sequence[Result]) -> list[Best]:
 def by_size(sweep: Sweep) -> Chart:
     """The shortest answer: the loss of each arm at its best learning rate against the size, with 95 % intervals."""
     plot, arms = Plot(), sweep.arms.of(sweep.results)
-    sizes = [size for size, _ in sweep.sizes]
+    (axis, places), last_size = sweep.stand(0.5), sweep.sizes[-1][0]
     best = {name: best_of(sweep, runs) for name, runs in arms.items()}
-    for k, (name, told) in enumerate(best.items()):
-        shift = beside(k, len(arms), 0.5)
-        places = [sizes.index(b.size) + shift for b in told]
-        marks = [Mark(x, *b[2:5], _said(sweep, name, b), not b.worked) for x, b in zip(places, told, strict=True)]
+    for name, told in best.items():
+        marks = [Mark(places[name, b.size], b.mean, b.low, b.high, _said(sweep, name, b), not b.worked) for b in told]
         add_marks(plot, name, sweep.arms.styles[name], marks)
     references(plot, sweep.results[0])
     heights = [end for told in best.values() for b in told for end in (b.low, b.high)]
-    plot.axes(x=categories([sweep.called(size) for size in sizes]),
-              y={**titled(LOSS), "range": with_room([*heights, *levels(sweep.results[0])])})  # fmt: skip
-    where = f" at {sweep.called(sizes[-1])}" if sweep.size else ""
-    last = [(b.mean, name) for name, told in best.items() for b in told if b.worked and b.size == sizes[-1]]
+    plot.axes(x=axis, y={**titled(LOSS), "range": with_room([*heights, *levels(sweep.results[0], heights)])})
+    where = f" at {sweep.called(last_size)}" if sweep.size else ""
+    last = [(b.mean, name) for name, told in best.items() for b in told if b.worked and b.size == last_size]
     said = f"lowest validation loss{where}: {min(last)[1]} {min(last)[0]:.3f} nats" if last else f"no arm worked{where}"
     return Chart(panels=[Panel(place=(), plot=plot)], finding=said)
 
@@ -152,26 +147,20 @@ def sensitivities(sweep: Sweep) -> Chart | str:
     """What a wrong learning rate costs an arm, over the rates at which every run of all arms works."""
     if len(sweep.rates) < 2:
         return f"Only one learning rate was tried, {rate(sweep.rates[0])}."
-    told = {name: marks for name in sweep.arms.styles if (marks := _sensitivity(sweep, name))}
-    if not told:
+    (axis, places), plot, said = sweep.stand(0.5), Plot(), []
+    for name, style in sweep.arms.styles.items():
+        if marks := [mark._replace(x=places[name, mark.x]) for mark in _sensitivity(sweep, name)]:
+            add_marks(plot, name, style, marks)
+            said.append(f"{name} {marks[-1].y:.2f}")
+    if not said:
         return "Nowhere are there two learning rates at which every run of all arms works."
-    places = [
-        sweep.called(size) for size, _ in sweep.sizes if any(sweep.called(size) in marks for marks in told.values())
-    ]
-    plot, said = Plot(), []
-    for k, (name, marks) in enumerate(told.items()):
-        shift = beside(k, len(told), 0.5)
-        add_marks(
-            plot, name, sweep.arms.styles[name], [m._replace(x=places.index(at) + shift) for at, m in marks.items()]
-        )
-        said.append(f"{name} {list(marks.values())[-1].y:.2f}")
-    plot.axes(x=categories(places), y={**titled("LR sensitivity, nats per token"), "rangemode": "tozero"})
-    return Chart(panels=[Panel(place=(), plot=plot)], finding=f"in nats at {places[-1]}: {', '.join(said)}")
+    plot.axes(x=axis, y={**titled("LR sensitivity, nats per token"), "rangemode": "tozero"})
+    return Chart(panels=[Panel(place=(), plot=plot)], finding=f"in nats, at the largest size it has: {', '.join(said)}")
 
 
-def _sensitivity(sweep: Sweep, name: str) -> dict[str, Mark]:
-    """What a wrong rate costs an arm at each size where that can be said."""
-    marks = {}
+def _sensitivity(sweep: Sweep, name: str) -> list[Mark]:
+    """What a wrong rate costs an arm at each size where that can be said; x is the size."""
+    marks = []
     for size, everyone in sweep.sizes:
         own, at = sweep.arms.of(everyone).get(name, []), sweep.called(size)
         readings = list(sensitivity(Side(own, everyone, at_best(own, ("lr",)))).values()) if own else []
@@ -179,5 +168,5 @@ def _sensitivity(sweep: Sweep, name: str) -> dict[str, Mark]:
             estimate = contrast(np.array([[reading.value for reading in readings]]), [1.0])
             low, high = estimate.interval()
             said = f"{name}<br>{at}: {estimate.value:.3f} [{low:.3f}, {high:.3f}] nats, n = {len(readings)}"
-            marks[at] = Mark(0.0, estimate.value, low, high, said)
+            marks.append(Mark(size, estimate.value, low, high, said))
     return marks

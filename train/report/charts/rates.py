@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from train.report.arms import Sweep, rate
-from train.report.charts.chart import Chart, Mark, Panel, Plot, add_marks, beside, categories, log_rates, titled
+from train.report.arms import Sweep, categories, rate
+from train.report.charts.chart import Chart, Mark, Panel, Plot, add_marks, log_rates, titled
 from train.verdict.estimate import contrast
 from train.verdict.measures import Side, largest_rate
 from train.verdict.outcome import OUTCOMES
@@ -27,9 +27,8 @@ def usable(sweep: Sweep) -> Chart | str:
     """The largest usable learning rate against the size: mean over seeds in octaves, with its interval."""
     if len(sweep.rates) < 2:
         return f"Only one learning rate was tried, {rate(sweep.rates[0])}."
-    plot, said, arms = Plot(), [], sweep.arms.of(sweep.results)
-    sizes = [size for size, _ in sweep.sizes]
-    for k, (name, runs) in enumerate(arms.items()):
+    (axis, places), plot, said = sweep.stand(0.3), Plot(), []
+    for name, runs in sweep.arms.of(sweep.results).items():
         marks = []
         for size, own in sweep.by_size(runs):
             readings = list(largest_rate(Side(own, own, {})).values())
@@ -39,7 +38,7 @@ def usable(sweep: Sweep) -> Chart | str:
                 bound = any(reading.bound for reading in readings)
                 text = f"{name}<br>{sweep.called(size)}: works up to {mean:.2g} [{low:.2g}, {high:.2g}]"
                 text += f", n = {len(readings)}" + "<br>some seeds end on the edge of the grid: a bound" * bound
-                marks.append(Mark(sizes.index(size) + beside(k, len(arms), 0.3), mean, low, high, text, bound))
+                marks.append(Mark(places[name, size], mean, low, high, text, bound))
         if marks:
             add_marks(plot, name, sweep.arms.styles[name], marks)
             said.append(f"{name} {marks[-1].y:.2g}" + " (a bound)" * marks[-1].hollow)
@@ -52,8 +51,8 @@ def usable(sweep: Sweep) -> Chart | str:
         "autorange": True,
         "range": None,
     }
-    plot.axes(x=categories([sweep.called(size) for size in sizes]), y=y_axis)
-    where = f" at {sweep.called(sizes[-1])}" if sweep.size else ""
+    plot.axes(x=axis, y=y_axis)
+    where = f" at {sweep.called(sweep.sizes[-1][0])}" if sweep.size else ""
     return Chart(panels=[Panel(place=(), plot=plot)], finding=f"largest usable learning rate{where}: {', '.join(said)}")
 
 
