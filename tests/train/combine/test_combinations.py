@@ -125,7 +125,7 @@ def test_the_command_counts_and_fails_where_something_failed(monkeypatch, capsys
     assert combine() == 0
     text = capsys.readouterr().out
     assert "combinations      3 tried, 0 of them failed" in text
-    assert "pairs of choices  34: 33 met, 1 refused" in text
+    assert "pairs of choices  76: 75 met, 1 refused" in text
     assert '    1  attention="mla" compares a rotated part of every key; use position="rotary"' in text
     assert "    3  norm 'batch' mixes all tokens of a batch" in text
     monkeypatch.setattr(trial, "SHARE", -trial.SHARE)
