@@ -154,8 +154,8 @@ lines(busiest, range(10, 121), "step", "busiest")
 
 # %% [markdown]
 # That was the busiest expert's load as a multiple of an even share. The bias evens it out; the loss does so as far as
-# its weight makes it. Below, how often each expert was chosen over the
-# last ten steps, and the error that is left.
+# its weight makes it. Below, the error of the first and of the last ten steps, and how often each expert was chosen in
+# the last forty.
 
 # %%
 for name, (_, error, _) in trained.items():

@@ -44,4 +44,4 @@ def seconds_of_children():
 
 
 def test_there_are_lessons():
-    assert {"masks", "positions", "cache", "norms", "experts"} <= set(IDS)
+    assert {"masks", "positions", "cache", "norms", "experts", "notes"} <= set(IDS)
