@@ -553,3 +553,13 @@ def test_writing_again_gives_the_same_bytes(written, results):
     report_on(results, folder)
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
     assert before.keys() >= {"report.html", "report.md", "figure.svg", "runs.csv", "looks.jsonl"}
+
+
+def test_the_same_table_is_a_parquet_file_where_pyarrow_is_installed(results, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    mixed = [{**r, "args": {**r["args"], "window": None if r["args"]["depth"] == 2 else 8}} for r in results]
+    report_on(mixed, tmp_path)
+    table = parquet.read_table(tmp_path / "runs.parquet").to_pandas()
+    assert list(table.key) == [r["key"] for r in results]
+    assert table.window.isna().sum() == sum(r["args"]["depth"] == 2 for r in results)
+    assert table.val_loss.dtype == float and table.lr.dtype == float
