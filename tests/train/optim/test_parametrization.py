@@ -65,18 +65,23 @@ def test_at_the_base_the_optimizer_is_the_standard_one(parametrization):
     assert jax.tree.structure(told) == jax.tree.structure(known)  # a checkpoint of one is read by the other
 
 
-def printed(path, m):
-    """Initial values, Adam's rate and epsilon by a parameter's name, as the papers print them for m times the width."""
+STILL = ("alpha", "gate", "value_own", "value_first", "mix_logits", "mix_weights")  # numbers that grow in no direction
+
+
+def printed(path, m, few=("router",)):
+    """Initial values, Adam's rate and epsilon by a parameter's name, as the papers print them for m times the width.
+
+    few: modules that lead from a width to as many numbers at every width: experts, or heads."""
     *_, module, last = path.split(".")
     if path.startswith("embed."):
         return math.sqrt(m), 1, 1 / m  # from 1/sqrt(width) to one size at every width
     if path == "head.out.weight":
         return math.sqrt(m), 1, 1 / m  # likewise, beside a multiplier of 1/m
-    if module == "router":
+    if module in few:
         return 1 / math.sqrt(m), 1 / m, 1  # table 3: variance 1/fan_in^2
     if last == "weight":
         return 1, 1 / m, 1 / m
-    return 1, 1, 1 if last in ("alpha", "gate") or module == "bias" else 1 / m  # one number grows in no direction
+    return 1, 1, 1 if last in STILL or module == "bias" else 1 / m
 
 
 @pytest.mark.parametrize(("name", "value"), CHOICES)
@@ -84,7 +89,7 @@ def test_factors_of_every_parameter_are_those_the_papers_print(name, value):
     parametrization = "completep" if name == "placement" else "mup"
     told = by_name(recipe_of(grown(parametrization=parametrization, **fitting(name, value))).factors)
     for path, factor in told.items():
-        init, rate, eps = printed(path, WIDER)
+        init, rate, eps = printed(path, WIDER, few=("router", "gate") if value == "head" else ("router",))
         eps /= DEEPER if name == "placement" and ".blocks." in path else 1
         assert (factor.init, factor.rate, factor.eps) == pytest.approx((init, rate, eps)), path
         assert factor.rate * factor.decay == 1
