@@ -25,7 +25,7 @@ MOVED = {  # modules of version 0.1 that had other places, which answer until th
     "checkpoint": "run.checkpoint", "log": "run.log", "progress": "run.progress", "signals": "run.signals",
     "provenance": "run.provenance", "sample": "run.sample", "probe": "run.probe", "ablate": "sweep.ablate",
     "population": "sweep.population", "outcome": "verdict.outcome", "stats": "verdict.stats",
-    "figures": "report.figures", "svg": "report.svg", "combinations": "combine.combinations",
+    "figures": "report.charts", "svg": "report.svg", "combinations": "combine.combinations",
     "covering": "combine.covering", "trial": "combine.trial",
 }  # fmt: skip
 
