@@ -34,14 +34,14 @@ def logical(letters: str) -> tuple[str, ...]:
 
 
 STACKED = ("layer", "expert")  # leading axes that only count parameters
-HEADS = ("head", "kv_head", "indexer_head")  # one side of a matrix together with the channels after them
+HEADS = ("head", "kv_head", "indexer_head", "other_head")  # one side of a matrix together with what is after them
 
 
 def sides(names: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Which axes of a parameter count it, which are inputs and which outputs: (layer | width | head, key).
 
-    names: its logical axes. A matrix or a table has outputs; a gain, a bias or a number has none. An input is one axis,
-    or a head with its channels.
+    names: its logical axes. A matrix or a table has outputs; a gain, a bias or a number has none, nor a map between
+    heads, which is a gain for each two of them. An input is one axis, or a head with its channels.
     """
     start = next((axis for axis, name in enumerate(names) if name not in STACKED), len(names))
     end = start + (2 if names[start : start + 1] and names[start] in HEADS else 1)

@@ -105,7 +105,9 @@ def test_the_forward_pass_is_multiplied_as_the_papers_say(name, value):
         assert spec.embed.scale == pytest.approx(math.sqrt(24))
         for block, at_base in zip(spec.stack.blocks, standard.stack.blocks * DEEPER, strict=True):
             assert block.residual.branch == pytest.approx(share)
-            key = 8 + 4 * (value == "mla")  # of the base: queries . keys / sqrt(key) there, and / d beyond
+            key = {"mla": 12, "differential": 4}.get(
+                value, 8
+            )  # of the base: queries . keys / sqrt(key) there, / d beyond
             assert block.attention.scale == pytest.approx(math.sqrt(key) / (WIDER * key))
             assert at_base.attention.scale is None
 
