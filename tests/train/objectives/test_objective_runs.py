@@ -92,7 +92,7 @@ def test_shares_make_the_mean_over_parts_that_of_the_whole():
     """Of anything that is said of each token, and of each that is predicted one further."""
     rng = np.random.default_rng(0)
     parts, keys = jnp.asarray(rng.integers(0, 256, (3, 2, 25))), jax.random.split(jax.random.key(0), 3)
-    share = jax.jit(partial(shares, "prefix"))(parts, keys)
+    share = jax.jit(partial(shares, OBJECTIVES["prefix"]))(parts, keys)
     batches_of_parts = [OBJECTIVES["prefix"](parts[i], jax.random.split(keys[i])[0]) for i in range(3)]
     weights = np.stack([batch.weights for batch in batches_of_parts])
     assert len(set(weights.sum(axis=(1, 2)))) == 3

@@ -11,8 +11,8 @@ from train.optim.optimizer import OptimizerRecipe, build
 
 MODELS = {**PUBLISHED, **STRUCTURES}
 MATRIX, TABLE, REST = ("weight",), ("table", "types", "text", "span"), (
-    "scale", "bias", "alpha", "gate", "sinks", "head_gains", "selection_bias", "layer_scale", "value_own", "value_first",
-    "mix_logits", "mix_weights", *(f"lambda_{side}_{k}" for side in ("query", "key") for k in (1, 2)),
+    "scale", "bias", "alpha", "gate", "sinks", "head_gains", "selection_bias", "layer_scale", "value_own",
+    "value_first", "mix_logits", "mix_weights", *(f"lambda_{side}_{k}" for side in ("query", "key") for k in (1, 2)),
 )  # fmt: skip
 LAST = ("head.out.weight", "head.readout.out.weight", "pooler.out.weight")  # says tokens or classes
 RATE, DECAY = 0.5, 0.25
