@@ -142,6 +142,6 @@ def levels(result: Result, near: Sequence[float] = ()) -> list[float]:
 
 
 def faint(colour: str) -> str:
-    """The same colour, nearly transparent."""
+    """The same colour, half transparent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"
+    return f"rgba({red},{green},{blue},0.5)"

@@ -45,7 +45,7 @@ def _panel(sweep: Sweep, group: Sequence[Result]) -> Plot:
         for run, (x, y) in zip(runs, smooth, strict=True):
             plot.add(
  type="scatter",
-                x=x, y=y, mode="lines", line={"color": faint(style.colour).replace("0.18", "0.5"), "width": 1},
+                x=x, y=y, mode="lines", line={"color": faint(style.colour), "width": 1},
                 hovertext=of_run(sweep, run), hoverinfo="text",
                 meta={"arm": name, "run": sweep.place[id(run)]},
             )  # fmt: skip
