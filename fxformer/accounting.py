@@ -57,7 +57,8 @@ LENGTH = 2  # tokens that parameters are counted with
 def _of_stack(spec: Stack, x_BTD: jax.ShapeDtypeStruct) -> int:
     blocks = [(1 if group.tied else group.n, block) for group in spec.groups for block in group.blocks]
     bias = 0 if spec.bias is None else _made(BIASES[type(spec.bias)](spec.bias), ())
-    return bias + sum(n * _of_block(block, x_BTD) for n, block in blocks) + _made(End(spec), (x_BTD,))
+    memory = spec.memory_tokens * x_BTD.shape[-1]
+    return bias + memory + sum(n * _of_block(block, x_BTD) for n, block in blocks) + _made(End(spec), (x_BTD,))
 
 
 @lru_cache(maxsize=1024)
@@ -101,22 +102,31 @@ def flops(spec: Transformer, length: int, *, causal: bool = False) -> float:
     each attention those of its comparison and of its value. Norms, softmax and activations are not counted. An encoder
     reads as many tokens. The two conventions of the field differ in the keys: all `length` of them, as a kernel that
     masks has (PaLM, Megatron), or with `causal` the (length + 1) / 2 up to the query, as one that skips has
-    (FlashAttention). A window counts no more than its size.
+    (FlashAttention). A window counts no more than its size. What memory tokens take is shared out over the sequence.
     """
     width = spec.embed.width
     total = 2.0 * HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed)
     total += 2.0 * width * (spec.embed.factor or 0)
-    for block in spec.stack.blocks:
-        total += _block_flops(block, width, _keys(block.attention.mask.reach, length, causal))
-        if block.cross is not None:
-            total += _attention_flops(block.cross, width, length)
-    if spec.encoder is not None:
-        total += sum(_block_flops(block, width, length) for block in spec.encoder.blocks)
+    total += _stack_flops(spec.stack, width, length, causal)
+    return total if spec.encoder is None else total + _stack_flops(spec.encoder, width, length, False)
+
+
+def _stack_flops(spec: Stack, width: int, length: int, causal: bool) -> float:
+    """Of each token of the text; memory tokens see each other where the mask is causal and only what is seen counts."""
+    memory, total = spec.memory_tokens, 0.0
+    for block in spec.blocks:
+        keys = _keys(block.attention.mask.reach, length, causal)
+        total += _block_flops(block, width, keys + memory, length)
+        if memory:
+            seen = memory if causal else keys + memory
+            total += memory / length * _block_flops(block, width, seen, length)
     return total
 
 
-def _block_flops(block: Block, width: int, keys: float) -> float:
-    return _attention_flops(block.attention, width, keys) + 2 * FFN_WEIGHTS[type(block.ffn)](block.ffn, width)
+def _block_flops(block: Block, width: int, keys: float, encoder_length: int) -> float:
+    attention = _attention_flops(block.attention, width, keys)
+    cross = 0.0 if block.cross is None else _attention_flops(block.cross, width, encoder_length)
+    return attention + cross + 2 * FFN_WEIGHTS[type(block.ffn)](block.ffn, width)
 
 
 def _attention_flops(spec: AttentionSpec, width: int, keys: float) -> float:

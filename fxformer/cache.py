@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from fxformer.coords import PADDING, Coords
+from fxformer.coords import PADDING, Coords, after_memory
 from fxformer.fields import LAST, shown
 from fxformer.jit import as_array, known, promoting, traced
 from fxformer.written import Brief
@@ -190,13 +190,14 @@ def _by_head(record: Array) -> Array:
 
 
 @promoting()
-def extend(table: Table, records: Records, coords: Coords) -> tuple[Table, Seen]:
+def extend(table: Table, records: Records, coords: Coords, memory_tokens: int = 0) -> tuple[Table, Seen]:
     """Add the records of T new tokens: (what is kept, what the new tokens look at).
 
     They differ where a window is shorter than the chunk: the first queries of the chunk still need records that its
     last tokens overwrite, so the chunk looks at the old table and itself side by side. What is looked at has the dtype
-    of the new records. A row that went back, to a place before tokens it remembers, forgets those. A token beyond the
-    end of a table that does not wrap is not kept; see `Cache.overflow_B`.
+    of the new records. memory_tokens: how many of them stand before the text; they are not kept but looked at, for the
+    model makes them again at every call. A row that went back, to a place before tokens it remembers, forgets those. A
+    token beyond the end of a table that does not wrap is not kept; see `Cache.overflow_B`.
     """
     batch, capacity = table.coords.index.shape
     new_index_BT = coords.index
@@ -218,13 +219,21 @@ def extend(table: Table, records: Records, coords: Coords) -> tuple[Table, Seen]
     )
     kept = jax.tree.map(write, table, new)
     seen = kept
-    if table.reach is not None and table.wraps and capacity < table.reach + coords.length - 1:
+    text = coords.length - memory_tokens
+    if table.reach is not None and table.wraps and capacity < table.reach + text - 1:
         seen = Table(
             jax.tree.map(lambda old, x: _beside(old, _by_head(x), -2), table.records, new.records),
             jax.tree.map(lambda old, x: _beside(old, x, 1), table.coords, new.coords),
             table.reach,
         )
-    return kept, look(seen, next(iter(records.values())).dtype)
+    recalled = look(seen, next(iter(records.values())).dtype)
+    return kept, _behind_memory(recalled, records, memory_tokens) if memory_tokens else recalled
+
+
+def _behind_memory(seen: Seen, records: Records, count: int) -> Seen:
+    """What is seen behind the first `count` of the new records."""
+    fronted = {name: _beside(records[name][:, :count], record, 1) for name, record in seen.records.items()}
+    return Seen(fronted, after_memory(seen.coords, count))
 
 
 def _beside(old: Array, new: Array, axis: int) -> Array:

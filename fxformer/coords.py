@@ -26,6 +26,8 @@ class Coords(Brief):
     pos: int32 [B, T] or [B, T, streams], what position encodings see; None for keys, which are encoded already.
     type: int32 [B, T], which learned type vector a token gets (BERT's sentence A or B); None is 0 for all.
     start: int32 [B, T], index of the first token of a token's segment, from where `Blocks` count; None is 0 for all.
+    memory_token: bool [B, T], a model's own tokens, which stand nowhere in the text: their index is that of padding,
+    but every token sees them; None is none, and no caller gives any: see `after_memory`.
     """
 
     index: Array
@@ -34,6 +36,7 @@ class Coords(Brief):
     pos: Array | None = None
     type: Array | None = None
     start: Array | None = None
+    memory_token: Array | None = None
 
     @property
     def length(self) -> int:
@@ -44,6 +47,12 @@ class Coords(Brief):
     def rows(self) -> int:
         """Size of the leading axis: the batch, or 1 where all rows agree."""
         return self.index.shape[0]
+
+    @property
+    def there(self) -> Array:
+        """bool [B, T]: what is a token and no padding."""
+        text_BT = self.index >= 0
+        return text_BT if self.memory_token is None else text_BT | self.memory_token
 
     def streams(self, count: int) -> Array:
         """int32 [B, T, count]: the positions of tokens still to be encoded; a stream that is not given is 0.
@@ -73,7 +82,7 @@ class Coords(Brief):
     @property
     def as_keys(self) -> "Coords":
         """What of them a cache remembers: where the tokens stand, not how they were embedded nor what they see."""
-        return replace(self, pos=None, type=None, start=None)
+        return replace(self, pos=None, type=None, start=None, memory_token=None)
 
     def slice(self, start: int, stop: int) -> "Coords":
         """The coordinates of tokens `start` to `stop` (exclusive)."""
@@ -205,6 +214,13 @@ def padded_to(coords: Coords, length: int) -> Coords:
         return numpy_of(leaf).pad(leaf, [(0, 0), (0, more), (0, 0)][: leaf.ndim], constant_values=fill)
 
     return replace(jax.tree.map(lambda leaf: pad(leaf, 0), coords), index=pad(coords.index, PADDING))
+
+
+def after_memory(coords: Coords, count: int) -> Coords:
+    """The coordinates behind `count` memory tokens, whose positions are 0."""
+    fronted = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0), (count, 0), (0, 0)][: leaf.ndim]), coords)
+    memory_BT = jnp.broadcast_to(jnp.arange(fronted.length) < count, fronted.index.shape)
+    return replace(fronted, index=jnp.where(memory_BT, PADDING, fronted.index), memory_token=memory_BT)
 
 
 def check_rows(coords: Coords, batch: int, length: int) -> None:

@@ -175,7 +175,8 @@ def attention_maps(
 
     "attention" is of the stack, "cross" of its looks at an encoder, "encoder_attention" of that encoder. They are the
     weights that the layers compute with: what a token may not see has exactly 0, rows sum to 1, or to what sinks leave,
-    and are 0 at padding. Layers of fewer heads are filled up with heads of 0. Arguments: see `apply`.
+    and are 0 at padding. Layers of fewer heads are filled up with heads of 0. Memory tokens stand first on both axes.
+    Arguments: see `apply`.
     """
     check_arrays(params)
     execution = Execution(kernel=kernel)

@@ -13,11 +13,14 @@ from jax.typing import DTypeLike
 from fxformer.axes import logical
 from fxformer.block import Block, BlockModule
 from fxformer.cache import Records, Sizes, empty_cross_table, empty_table
-from fxformer.fields import Rate, Size, check_fields
+from fxformer.coords import after_memory
+from fxformer.fields import Count, Rate, Size, check_fields
 from fxformer.jit import compiled
 from fxformer.layers.bias import BIASES, ALiBi, Buckets
 from fxformer.layers.context import Context, Layer, Side, dropout
+from fxformer.layers.embed import table
 from fxformer.layers.norm import Norm
+from fxformer.layers.project import FanIn
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
 from fxformer.walk import parts
 from fxformer.written import Spelled
@@ -67,12 +70,17 @@ class Stack(Spelled):
 
     The last block's placement says whether the stream needs that norm; `norm` says which one it is. dropout: of what
     leaves the stack (T5).
+    memory_tokens: that many learned vectors stand before the tokens of each row, pass every block and end there. Every
+    token sees them, at no distance; they see the row where the mask is bidirectional, with all documents packed in it,
+    else each other alone. A cache keeps none of them. Burtsev et al. 2020, section 3.1; as registers, Darcet et al.
+    2023.
     """
 
     groups: tuple[Repeat | Once, ...]
     norm: Norm
     bias: Buckets | ALiBi | None = None
     dropout: Rate = 0.0
+    memory_tokens: Count = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -201,6 +209,8 @@ class StackModule(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array, context: Context, tables: Any) -> tuple[Array, Side]:
         spec = self.spec
+        if spec.memory_tokens:
+            x_BTD, context = self._after_memory(x_BTD, context)
         if spec.bias is not None:
             context = replace(context, bias=BIASES[type(spec.bias)](spec.bias, name="bias")())
         placement, sides = PLACEMENTS[spec.placement], {}
@@ -208,17 +218,26 @@ class StackModule(nn.Module):
         first = {name: jnp.zeros((*x_BTD.shape[:2], *of.values()), x_BTD.dtype) for name, of in spec.of_first.items()}
         for i, group in enumerate(spec.groups):
             name = f"group_{i}"
-            table = None if tables is None else tables[name]
+            kept = None if tables is None else tables[name]
             if any(block.placed for block in spec.blocks):
                 context = replace(context, layer=Layer(number=number, of=spec.depth, first=first))
-            stream, side = GROUPS[type(group)](group, name=name)(stream, context, table)
+            stream, side = GROUPS[type(group)](group, name=name)(stream, context, kept)
             first, sides[name], number = side.first, side, number + group.n * len(group.blocks)
-        x_BTD = placement.leave(stream, OwnParameters(self, spec.norm, suffix="_norm"))
+        x_BTD = placement.leave(stream, OwnParameters(self, spec.norm, suffix="_norm"))[:, spec.memory_tokens :]
         return dropout(self, x_BTD, spec.dropout), Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_concatenate([side.losses for side in sides.values()]),
             stats=_concatenate([side.stats for side in sides.values()]),
         )
+
+    def _after_memory(self, x_BTD: Array, context: Context) -> tuple[Array, Context]:
+        """The tokens behind those that are the stack's own, and a context that knows them."""
+        count, (batch, _, width) = self.spec.memory_tokens, x_BTD.shape
+        learned_MD = table(self, count, width, FanIn(), name="memory_tokens", axes=(None, *logical("d"))).astype(
+            x_BTD.dtype
+        )
+        x_BTD = jnp.concatenate([jnp.broadcast_to(learned_MD, (batch, count, width)), x_BTD], axis=1)
+        return x_BTD, replace(context, coords=after_memory(context.coords, count), memory_tokens=count)
 
 
 @compiled(static=("spec", "batch", "length", "encoder_length", "spare", "dtype"))

@@ -20,6 +20,7 @@ from fxformer.model import Transformer
 from fxformer.ops import ACTIVATIONS, DISPATCHES, KERNELS, NORMS, PAIRINGS, ROUTERS, SCALINGS
 from fxformer.ops.mask import Blocks, Causal, Full, Prefix, Strided, Window
 from fxformer.ops.rotary import NTK, Dynamic, Linear, Llama3, Rotary
+from fxformer.stack import Stack
 from fxformer.verify import DECODE_LAWS, LAWS, lawful, uncacheable, verify, verify_decoding
 from fxformer.walk import parts, replaced
 from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS, TALKING, toy
@@ -43,12 +44,13 @@ FIELDS: dict[str, tuple[type, str, Any]] = {
     "value_residual": (GQA, "value_residual", 0.5),
     "softcap": (GQA, "softcap", 30.0),
     "qk_norm": (GQA, "qk_norm", "rms"),
+    "memory_tokens": (Stack, "memory_tokens", 3),
     "layer_scale": (Residual, "layer_scale", 0.1),
     "stochastic_depth": (Residual, "stochastic_depth", 0.2),
 }
 OTHER_NAMES = {
     "talking_heads": "mix_logits", "gated_attention": "gate", "layerscale": "layer_scale",
-    "drop_path": "stochastic_depth",
+    "drop_path": "stochastic_depth", "registers": "memory_tokens",
     "swiglu": "glu", "mha": "gqa", "mqa": "gqa", "t5": "buckets",
 }  # fmt: skip
 AXES: dict[str, Mapping[str, Any]] = {  # settings of the toy factory by which a model with an entry is found

@@ -68,6 +68,7 @@ class Context:
     """The coordinates of the tokens, how to compute, the stack's shared logit bias, and what an encoder said.
 
     maps: whether attentions say which weight each query gives each key, see `maps_of`.
+    memory_tokens: how many of the tokens, the first ones, are the stack's own.
     layer: where in the stack the block is that is given this; None where nothing in it asks, or outside of one.
     """
 
@@ -76,6 +77,7 @@ class Context:
     bias: LogitBias | None = None
     memory: Memory | None = None
     maps: bool = field(metadata={"static": True}, default=False)
+    memory_tokens: int = field(metadata={"static": True}, default=0)
     layer: Layer | None = None
 
     @property

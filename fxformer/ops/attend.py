@@ -77,7 +77,7 @@ def logits(q_BTGQK: Array, k_BGSK: Array, scores: Scores, terms: Terms) -> tuple
     if scores.softcap is not None:
         logits_BGQTS = scores.softcap * jnp.tanh(logits_BGQTS / scores.softcap)
     if terms.bias is not None:
-        bias_BHTS = terms.bias(terms.q.index, terms.k.index)
+        bias_BHTS = _biased(terms.bias, terms)
         groups = (logits_BGQTS.shape[1], logits_BGQTS.shape[2])
         logits_BGQTS = logits_BGQTS + bias_BHTS.reshape(bias_BHTS.shape[0], *groups, *bias_BHTS.shape[2:])
     seen_BTS = visible(scores.mask, terms.q, terms.k)
@@ -85,6 +85,15 @@ def logits(q_BTGQK: Array, k_BGSK: Array, scores: Scores, terms: Terms) -> tuple
         seen_BTS = seen_BTS & terms.selected_BTS
     seen_B11TS = seen_BTS[:, None, None]
     return jnp.where(seen_B11TS, logits_BGQTS, jnp.finfo(jnp.float32).min), seen_B11TS
+
+
+def _biased(bias: LogitBias, terms: Terms) -> Array:
+    """The logit bias [B, H, T, S]; 0 to and from memory tokens, which are at no distance."""
+    bias_BHTS = bias(terms.q.index, terms.k.index)
+    for memory_BT, axis in ((terms.q.memory_token, 2), (terms.k.memory_token, 1)):
+        if memory_BT is not None:
+            bias_BHTS = jnp.where(jnp.expand_dims(memory_BT, (1, 1 + axis)), 0, bias_BHTS)
+    return bias_BHTS
 
 
 def mixed(x_BGQTS: Array, mix_HO: Array | None) -> Array:
@@ -294,7 +303,7 @@ def _fused(scores: Scores, cudnn: bool, q_BTGQK: Array, k_BGSK: Array, v_BGSU: A
     seen_BTS = visible(scores.mask, terms.q, terms.k)
     if terms.selected_BTS is not None:
         seen_BTS = seen_BTS & terms.selected_BTS
-    bias_BHTS = None if terms.bias is None else terms.bias(terms.q.index, terms.k.index).astype(q_BTGQK.dtype)
+    bias_BHTS = None if terms.bias is None else _biased(terms.bias, terms).astype(q_BTGQK.dtype)
 
     def masked(q_BTHK: Array, k_BSGK: Array, v_BSGU: Array) -> Array:
         y_BTHU = look(q_BTHK, k_BSGK, v_BSGU, bias=bias_BHTS, mask=seen_BTS[:, None])

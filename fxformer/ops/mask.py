@@ -2,7 +2,7 @@
 
 Masks compose with `&` and `|`. Each knows its `reach`: how many of the most recent tokens, its own included, a
 query can see (None: no limit), from which the capacity of a cache follows. `visible` is the only place where masks
-are evaluated: it adds padding and packing, so no mask can forget them.
+are evaluated: it adds padding, packing and memory tokens, so no mask can forget them.
 """
 
 from abc import ABC, abstractmethod
@@ -167,9 +167,18 @@ class Either(Mask):
 
 @promoting()
 def visible(mask: Mask, q: Coords, k: Coords) -> Array:
-    """bool [B, T, S]: what `mask` allows, within one segment and never to padding."""
+    """bool [B, T, S]: what `mask` allows, within one segment and never to padding; memory tokens besides.
+
+    Every token sees those of its row, of whatever segment; they see all of it where the mask is bidirectional, else
+    each other alone, so that nothing reaches a token through them that the mask keeps from it.
+    """
     same_BTS = q.segment[:, :, None] == k.segment[:, None, :]
-    return mask(q, k) & same_BTS & (k.index >= 0)[:, None, :] & (q.index >= 0)[:, :, None]
+    seen_BTS = mask(q, k) & same_BTS & (k.index >= 0)[:, None, :] & (q.index >= 0)[:, :, None]
+    if k.memory_token is not None:
+        seen_BTS = seen_BTS | (k.memory_token[:, None, :] & q.there[:, :, None])
+    if q.memory_token is not None and mask.bidirectional:
+        seen_BTS = seen_BTS | (q.memory_token[:, :, None] & k.there[:, None, :])
+    return seen_BTS
 
 
 def _age(q: Coords, k: Coords) -> Array:

@@ -142,6 +142,12 @@ def _apart(spec: Transformer) -> bool:
     return not any(norm.kind in ACROSS_TOKENS for norm in parts(spec, Norm))
 
 
+def _unshared(spec: Transformer) -> bool:
+    """Nor do the documents of a row share memory tokens that read all of it."""
+    stacks = [stack for stack in (spec.stack, spec.encoder) if stack is not None and stack.memory_tokens]
+    return _apart(spec) and not any(block.attention.mask.bidirectional for stack in stacks for block in stack.blocks)
+
+
 def cacheable(spec: Transformer) -> bool:
     """Whether the model can be read piece by piece."""
     return uncacheable(spec) is None
@@ -173,9 +179,9 @@ LAWS = {
     "the future is unseen": Law(the_future_is_unseen, cacheable),
     "the past is seen": Law(the_past_is_seen, always),
     "the source is seen": Law(the_source_is_seen, reads),
-    "influence follows the mask": Law(influence_follows_the_mask, _apart),
+    "influence follows the mask": Law(influence_follows_the_mask, _unshared),
     "padding is invisible": Law(padding_is_invisible, _apart),
-    "packed documents are apart": Law(packed_documents_are_apart, _apart),
+    "packed documents are apart": Law(packed_documents_are_apart, _unshared),
     "ragged rows are alone": Law(ragged_rows_are_alone, cacheable),
     "execution changes nothing": Law(execution_changes_nothing, always),
 }

@@ -24,6 +24,8 @@ ELSEWHERE = {
     "talking_heads": "talking pre_talking_heads post_talking_heads attn_talking_heads talking_head",
     "value_residual": "resformer add_value_residual value_residual_learning v_residual",
     "window": "sliding_window window_size attention_window local_window",
+    "memory_tokens": "num_memory_tokens n_memory_tokens num_mem_tokens num_register_tokens registers n_registers "
+    "meta_tokens num_meta_tokens",
     "head": "lm_head tie_embeddings tie_word_embeddings tied_embeddings tie_weights weight_tying untied",
     "layer_scale": "layerscale init_values layer_scale_init_value ls_init_value",
     "dropout": "p_dropout dropout_rate resid_pdrop hidden_dropout_prob attn_dropout resid_dropout embd_pdrop drop",

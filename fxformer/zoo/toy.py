@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fxformer.block import Block
-from fxformer.fields import Distance, Number, Positive, Rate, Share, Size, checked
+from fxformer.fields import Count, Distance, Number, Positive, Rate, Share, Size, checked
 from fxformer.layers.attention import GQA, MLA, AttentionSpec, Differential, gqa
 from fxformer.layers.bias import ALiBi, Buckets
 from fxformer.layers.embed import Embed, Learned, LearnedPair, Sinusoidal
@@ -158,6 +158,7 @@ def toy(
     talking_heads: str = "none",
     value_residual: Share | None = None,
     window: Distance | None = None,
+    memory_tokens: Count = 0,
     head: str = "tied",
     layer_scale: Positive | None = None,
     dropout: Rate = 0.0,
@@ -175,6 +176,7 @@ def toy(
     gate: on what attention says, for each "head" or each "channel" of one.
     talking_heads: what is mixed between heads by learned maps, "logits", "weights" or "both".
     value_residual: the weight of the first block's values in those of each later one, where it starts; None has none.
+    memory_tokens: learned tokens before those of each row, which all of them see.
     attention: "mla" makes keys and values of a latent of half the width, and half of each key is rotary;
     "differential" subtracts two maps of half the width in each head.
     layer_scale: where a learned factor on each channel of every branch starts (LayerScale); None has none.
@@ -225,5 +227,5 @@ def toy(
         dropout=dropout,
         init=init,
     )
-    stack = Stack(groups=(Repeat(depth, (block,)),), norm=frame, bias=slots.get("bias"))
+    stack = Stack(groups=(Repeat(depth, (block,)),), norm=frame, bias=slots.get("bias"), memory_tokens=memory_tokens)
     return Transformer(embed=embed, stack=stack, head=nearest(HEADS, renamed(OLD_HEADS, head, "head"), "head")())

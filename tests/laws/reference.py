@@ -5,6 +5,7 @@ a KeyError that says which.
 """
 
 import math
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -184,15 +185,34 @@ def forward(spec: fx.Transformer, params, tokens, coords: fx.Coords):
     if spec.embed.norm is not None:
         x = normed(spec.embed.norm, params["embed"]["norm"], x)
     bias = BIASES[type(spec.stack.bias)](spec.stack.bias, params["stack"])
+    memory = spec.stack.memory_tokens
+    if memory:
+        x = np.concatenate([np.broadcast_to(params["stack"]["memory_tokens"], (rows, memory, x.shape[-1])), x], axis=1)
+        pos, index, coords = behind(memory, pos, index, coords)
     stats, first = [], {}
     leave = PLACEMENTS[spec.stack.placement][2]
     x = (x, x) if leave is both else (x, 0 * x) if leave is first_at_the_end else x
     for number, (block, layer) in enumerate(layers(spec, params["stack"])):
         x, numbers = one_block(block, layer, x, number, pos=pos, index=index, coords=coords, bias=bias, first=first)
         stats.append(numbers)
-    x = leave(x, lambda h: normed(spec.stack.norm, params["stack"].get("final_norm", {}), h))
+    x = leave(x, lambda h: normed(spec.stack.norm, params["stack"].get("final_norm", {}), h))[:, memory:]
     logits = HEADS[type(spec.head)](spec.head, params, x, table)
     return logits, x, {name: np.array([numbers[name] for numbers in stats]) for name in stats[0]}
+
+
+def behind(memory, pos, index, coords):
+    """Positions, indices and coordinates of a row whose first tokens are the stack's own: at 0, and nowhere."""
+    rows = coords.rows
+
+    def fronted(x, fill):
+        return np.concatenate([np.full((len(x), memory), fill), np.asarray(x)], axis=1)
+
+    own = fronted(np.zeros((rows, coords.length), bool), True)
+    coords = replace(
+        coords, index=fronted(coords.index, -1), segment=fronted(coords.segment, 0), pos=fronted(coords.pos, 0),
+        prefix=fronted(coords.prefix, False), start=fronted(coords.start, 0), memory_token=own,
+    )  # fmt: skip
+    return fronted(pos, 0), fronted(index, -1), coords
 
 
 def layers(spec_or_groups, params):

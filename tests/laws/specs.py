@@ -23,10 +23,10 @@ from fxformer.model import Params, abstract_params
 from fxformer.ops.activation import ACTIVATIONS
 from fxformer.ops.dispatch import Capacity
 from fxformer.ops.mask import Blocks, Mask, Prefix, Strided, Window
-from fxformer.ops.norm import ACROSS_TOKENS, NORMS
+from fxformer.ops.norm import NORMS
 from fxformer.ops.rotary import NTK, Dynamic, Linear, Llama3, Rotary, Scaling, YaRN
 from fxformer.stack import Repeat
-from fxformer.verify import lawful
+from fxformer.verify import LAWS, lawful
 from fxformer.walk import parts
 from fxformer.zoo.toy import ATTENTIONS, FFNS, GATES, HEADS, MASKS, POSITIONS, TALKING
 
@@ -50,6 +50,7 @@ VARIANTS = {
     "residual_scale": (1.7,),
     "layer_scale": (0.1,),
     "stochastic_depth": (0.5,),
+    "memory_tokens": (3,),
 }
 SCALED: dict[type, Scaling] = {
     Linear: Linear(factor=3.0),
@@ -123,6 +124,8 @@ def written() -> dict[str, fx.Transformer]:
         ),
         "attention=relative": with_attention(base, relative=Buckets(heads=3, count=8, max_distance=20)),
         "attention=sparse": with_attention(latent, query_latent=14, index=index),
+        "memory=buckets": toy(memory_tokens=2, position="t5", window=4),
+        "memory=reading": toy(memory_tokens=2, position="alibi", mask="full"),
         "ffn=normed": with_groups(base, Repeat(2, (replace(block, ffn=replace(block.ffn, inner_norm=rms)),))),
         "ffn=crowded": with_groups(base, Repeat(2, (replace(block, ffn=crowded),))),
         "norm=offset": with_groups(base, Repeat(2, (replace(block, residual=replace(block.residual, norm=offset)),))),
@@ -140,11 +143,14 @@ PUBLISHED = unique({name: lawful(zoo.tiny(name)) for name in zoo.names()})
 
 
 def apart(named: dict[str, fx.Transformer]) -> dict[str, fx.Transformer]:
-    """Those whose tokens do not meet in a norm or in the queue before an expert: laws of influence are for them."""
+    """Those whose tokens do not meet in a norm, in memory tokens or in the queue before an expert.
+
+    Laws of influence are for them.
+    """
     return {
         name: spec
         for name, spec in named.items()
-        if not any(norm.kind in ACROSS_TOKENS for norm in parts(spec, Norm)) and not any(parts(spec, Capacity))
+        if LAWS["packed documents are apart"].concerns(spec) and not any(parts(spec, Capacity))
     }
 
 

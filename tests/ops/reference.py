@@ -154,17 +154,28 @@ def allows(m, q, k, k_prefix):
 
 
 def visible(m, q: Coords, k: Coords, rows):
-    """bool [rows, T, S]: the mask, counted within one segment, between tokens that are not padding."""
+    """bool [rows, T, S]: the mask, counted within one segment, between tokens that are not padding.
+
+    Memory tokens are seen by every token, and see each other; more than that where the mask shows what comes later.
+    """
     starts = np.broadcast_to(np.asarray(0 if q.start is None else q.start), (rows, q.length))
     q_index, q_segment = (np.broadcast_to(np.asarray(x), (rows, q.length)) for x in (q.index, q.segment))
     k_index, k_segment, k_prefix = (
         np.broadcast_to(np.asarray(x), (rows, k.length)) for x in (k.index, k.segment, k.prefix)
+    )
+    q_own, k_own = (
+        np.zeros((rows, of.length), bool)
+        if of.memory_token is None
+        else np.broadcast_to(of.memory_token, (rows, of.length))
+        for of in (q, k)
     )
     seen = np.zeros((rows, q.length, k.length), bool)
     for b, t, s in np.ndindex(*seen.shape):
         real = q_index[b, t] >= 0 and k_index[b, s] >= 0 and q_segment[b, t] == k_segment[b, s]
         places = (int(index - starts[b, t]) for index in (q_index[b, t], k_index[b, s]))
         seen[b, t, s] = real and allows(m, *places, bool(k_prefix[b, s]))
+        seen[b, t, s] |= k_own[b, s] and (q_own[b, t] or q_index[b, t] >= 0)
+        seen[b, t, s] |= q_own[b, t] and k_index[b, s] >= 0 and allows(m, 5, 6, False)
     return seen
 
 
@@ -182,7 +193,8 @@ def attend(q, k, v, *, seen, q_index, k_index, bias=None, scale=None, softcap=No
     added = np.zeros_like(logits)
     if bias is not None:
         for b, t, s in np.ndindex(rows, tokens, k.shape[1]):
-            added[b, :, t, s] = logit_bias(bias, int(q_index[b, t]), int(k_index[b, s]))
+            if min(q_index[b, t], k_index[b, s]) >= 0:  # memory tokens are at no distance
+                added[b, :, t, s] = logit_bias(bias, int(q_index[b, t]), int(k_index[b, s]))
     before, after = (np.eye(heads) if mix is None else np.asarray(mix, np.float64) for mix in (before, after))
     for b, o in np.ndindex(rows, heads):
         raw = sum(before[h, o] * scale * q[b, :, h] @ k[b, :, h // (heads // kv_heads)].T for h in range(heads))

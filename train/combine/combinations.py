@@ -39,6 +39,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "talking_heads": tuple(TALKING),
     "value_residual": (None, 0.5),
     "layer_scale": (None, 0.1),
+    "memory_tokens": (0, 2),
     "objective": tuple(OBJECTIVES),
 }
 WIDTH, DEPTH, HEADS = 24, 2, 3

@@ -57,6 +57,8 @@ MODEL = {
     "value_residual": About("the weight of the first block's values in later ones, where it starts; none: without",
                             "factor", GQA, "GQA"),
     "window": About("the last keys that the mask shows; none: all", "tokens", "fxformer/ops/mask.py", "Window"),
+    "memory_tokens": About("learned vectors before the tokens of each row, which all of them see", "tokens",
+                           "fxformer/stack.py", "Stack"),
     "head": About("what makes logits", "", TOY, "HEADS"),
     "layer_scale": About("where a learned factor on the channels of a branch starts; none: none", "factor", TOY, "toy"),
     "dropout": About("of embeddings and branches, in training", "probability", TOY, "toy"),

@@ -19,6 +19,7 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the most
     **dict.fromkeys(("keep", "window"), (1, COUNT)),
     "length": (1, 2**20),
     "warmup": (0, COUNT),
+    "memory_tokens": (0, 2**12),
     "seed": (0, 2**32 - 1),
     **dict.fromkeys(
         ("width", "heads", "kv_heads", "base_width", "base_heads"), (1, 2**16)

@@ -109,7 +109,7 @@ class DifferentialModule(nn.Module):
         v_BTGU = Project("btd,dgu->btgu", sizes, weights=spec.value_init, name="value")(x_BTD)
         seen = Seen({"key": keys(spec.pairs, x_BTD, coords), "value": v_BTGU}, coords)
         if table is not None:
-            table, seen = extend(table, seen.records, coords)
+            table, seen = extend(table, seen.records, coords, context.memory_tokens)
 
         start = spec.start(context.place.number)
         weight = (self._lambda() + start).astype(x_BTD.dtype)

@@ -119,7 +119,7 @@ class GQAModule(nn.Module):
         records, first = _with_first(self, _records(self.spec, x_BTD, context.coords), context.place)
         seen = Seen(records, context.coords)
         if table is not None:
-            table, seen = extend(table, records, context.coords)
+            table, seen = extend(table, records, context.coords, context.memory_tokens)
         y_BTD, stats = _look(self, x_BTD, q_BTHK, seen, context, context.execution.kernel_for(table))
         return y_BTD, Side(tables=table, stats=stats, first=first)
 

@@ -144,7 +144,7 @@ class MLAModule(nn.Module):
             question, records["index"] = IndexerModule(spec.index, name="index")(x_BTD, source, coords)
         seen = Seen(records, coords)
         if table is not None:
-            table, seen = extend(table, records, coords)
+            table, seen = extend(table, records, coords, context.memory_tokens)
         selection = None
         if question is not None:
             selection = question.answer(seen, spec.mask, coords)

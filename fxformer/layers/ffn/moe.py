@@ -58,7 +58,7 @@ class MoEModule(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array, context: Context) -> tuple[Array, Side]:
         spec, (batch, tokens, width) = self.spec, x_BTD.shape
-        valid_BT = jnp.broadcast_to(context.coords.index >= 0, (batch, tokens))
+        valid_BT = jnp.broadcast_to(context.coords.there, (batch, tokens))
         rows = batch if spec.per_row else 1
         routing = self._route(x_BTD, valid_BT, rows)
         experts = self._experts(width, context)

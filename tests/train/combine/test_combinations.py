@@ -55,7 +55,7 @@ def array():
 def test_choices_are_those_of_the_tables():
     assert set(AXES["objective"]) == set(OBJECTIVES)
     chosen = {"position", "attention", "mask", "norm", "placement", "ffn", "gate", "talking_heads", "objective"}
-    assert set(AXES) == chosen | {"value_residual", "layer_scale"}
+    assert set(AXES) == chosen | {"value_residual", "layer_scale", "memory_tokens"}
     assert sum(len(values) for values in AXES.values()) == len({(axis, v) for axis in AXES for v in AXES[axis]})
 
 
@@ -88,6 +88,7 @@ ROW = {
     "talking_heads": "none",
     "value_residual": None,
     "layer_scale": None,
+    "memory_tokens": 0,
     "objective": "causal",
 }
 TRIED = {  # what each objective adds to a model, and what cannot be cached
@@ -125,7 +126,7 @@ def test_the_command_counts_and_fails_where_something_failed(monkeypatch, capsys
     assert combine() == 0
     text = capsys.readouterr().out
     assert "combinations      3 tried, 0 of them failed" in text
-    assert "pairs of choices  76: 75 met, 1 refused" in text
+    assert "pairs of choices  89: 88 met, 1 refused" in text
     assert '    1  attention="mla" compares a rotated part of every key; use position="rotary"' in text
     assert "    3  norm 'batch' mixes all tokens of a batch" in text
     monkeypatch.setattr(trial, "SHARE", -trial.SHARE)

@@ -10,7 +10,7 @@ from tests.laws.specs import PUBLISHED, STRUCTURES, shapes_of
 from train.optim.optimizer import OptimizerRecipe, build
 
 MODELS = {**PUBLISHED, **STRUCTURES}
-MATRIX, TABLE, REST = ("weight",), ("table", "types", "text", "span"), (
+MATRIX, TABLE, REST = ("weight",), ("table", "types", "text", "span", "memory_tokens"), (
     "scale", "bias", "alpha", "gate", "sinks", "head_gains", "selection_bias", "layer_scale", "value_own",
     "value_first", "mix_logits", "mix_weights", *(f"lambda_{side}_{k}" for side in ("query", "key") for k in (1, 2)),
 )  # fmt: skip

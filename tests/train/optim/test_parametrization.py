@@ -73,7 +73,7 @@ def printed(path, m, few=("router",)):
 
     few: modules that lead from a width to as many numbers at every width: experts, or heads."""
     *_, module, last = path.split(".")
-    if path.startswith("embed."):
+    if path.startswith("embed.") or last == "memory_tokens":
         return math.sqrt(m), 1, 1 / m  # from 1/sqrt(width) to one size at every width
     if path == "head.out.weight":
         return math.sqrt(m), 1, 1 / m  # likewise, beside a multiplier of 1/m
