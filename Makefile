@@ -7,6 +7,7 @@
 #   make pages                    write the pages of docs/ that are made from the code
 #   make site                     the pages as a site: build/site/index.html
 #   make dist                     a wheel and a source archive in dist/
+#   make plan-all                 ask the TPU's compiler for a plan of every structure (installs libtpu; no TPU is needed)
 #   make parity                   remake the golden files from Hugging Face transformers (needs torch)
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ COMMA = ,
 SPACE = $(subst x,,x x)
 RUN = $(VENV)/bin/python
 
-.PHONY: setup ablation test quick test-latest lint lock pages site dist parity clean check
+.PHONY: setup ablation test quick test-latest lint lock pages site dist plan-all parity clean check
 
 setup: $(VENV)/.ready
 
@@ -70,6 +71,14 @@ dist: setup
 	$(RUN) -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 	ls dist
 
+plan-all: .venv-plan/.ready
+	JAX_PLATFORMS=cpu .venv-plan/bin/python -m pytest -m tpu -n $(WORKERS) --dist worksteal tests/train/plan
+
+.venv-plan/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check -e ".[plan,dev]"
+	touch $@
+
 parity: .venv-parity/.ready
 	.venv-parity/bin/python -m tests.parity.make_golden
 	.venv-parity/bin/python -m tests.parity.make_golden --check
@@ -80,4 +89,4 @@ parity: .venv-parity/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-latest .venv-parity .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-latest .venv-parity .venv-plan .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info

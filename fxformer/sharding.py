@@ -16,14 +16,16 @@ import jax
 import numpy as np
 from flax.linen.spmd import LogicallyPartitioned
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fxformer.axes import AXES
+from fxformer.axes import AXES, logical
+from fxformer.cache import Cache
 from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params, init
 from fxformer.table import columns
 
 Rules = Mapping[str, str]  # logical axis -> mesh axis
+AnyMesh = Mesh | AbstractMesh  # of devices, or of sizes alone, which is enough to plan with
 
 _CHANNELS = {"head": "model", "kv_head": "model", "ffn": "model", "vocab": "model"}
 
@@ -72,7 +74,7 @@ def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
         yield
 
 
-def partition(axes: tuple[str | None, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
+def partition(axes: tuple[str | None, ...], mesh: AnyMesh, rules: Rules) -> PartitionSpec:
     """Which mesh axis cuts each logical axis of an array; a mesh axis cuts one of them, the first by the rules."""
     return cast(PartitionSpec, nn.logical_to_mesh_axes(axes, tuple(_on(mesh, rules).items())))
 
@@ -85,11 +87,11 @@ def check_rules(rules: Rules) -> None:
         nearest({name: None for name in AXES.values()}, axis, "logical axis")
 
 
-def param_shardings(spec: Transformer, mesh: Mesh, rules: Rules) -> Params:
+def param_shardings(spec: Transformer, mesh: AnyMesh, rules: Rules) -> Params:
     """The sharding of each parameter, in the tree of `init`. Raises ValueError where a rule is for no axis."""
     check_rules(rules)
     return jax.tree.map(
-        lambda box: NamedSharding(mesh, partition(box.names, mesh, rules)), abstract_params(spec), is_leaf=_is_box
+        lambda box: NamedSharding(mesh, partition(box.names, mesh, rules)), abstract_params(spec), is_leaf=is_box
     )
 
 
@@ -100,12 +102,12 @@ def init_sharded(spec: Transformer, key: Array, mesh: Mesh, rules: Rules) -> Par
         return jax.jit(partial(init, spec), out_shardings=shardings)(key)
 
 
-def like_params(spec: Transformer, mesh: Mesh, rules: Rules, tree: Any) -> Any:
+def like_params(spec: Transformer, mesh: AnyMesh, rules: Rules, tree: Any) -> Any:
     """Shardings for a tree that holds copies of the parameter tree, such as an optimizer's state.
 
     A leaf is a copy where its path ends as the parameter's and its shape is the same; what is none is replicated.
     """
-    boxes = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=_is_box)
+    boxes = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=is_box)
     known = {(_names(path), box.value.shape): box.names for path, box in boxes}
 
     def choose(path: Any, leaf: Any) -> NamedSharding:
@@ -116,12 +118,33 @@ def like_params(spec: Transformer, mesh: Mesh, rules: Rules, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(choose, tree)
 
 
-def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+def cache_shardings(spec: Transformer, cache: Cache, mesh: AnyMesh, rules: Rules) -> Cache:
+    """The sharding of each array of a cache: rows as the batch is cut, heads of keys and values as those are."""
+
+    def choose(path: Any, leaf: Any) -> NamedSharding:
+        names = _names(path)
+        if not names:
+            return NamedSharding(mesh, partition(("batch",), mesh, rules))  # the length of each row
+        group, block, part, *record = names
+        own = spec.stack.groups[int(group.removeprefix("group_"))]
+        layer = own.blocks[int(block.removeprefix("block_"))]
+        axes: tuple[str | None, ...] = (*logical("l" * len(own.stacked)), "batch")
+        if record:
+            attention = layer.attention if part == "attention" else layer.cross
+            assert attention is not None
+            *heads, width = logical("".join(attention.records[record[0]]))
+            axes = (*axes, *heads, "seen", width)
+        return NamedSharding(mesh, partition(axes, mesh, rules))
+
+    return cast(Cache, jax.tree_util.tree_map_with_path(choose, cache))
+
+
+def batch_sharding(mesh: AnyMesh, rules: Rules) -> NamedSharding:
     """The sharding of tokens [batch, length]."""
     return NamedSharding(mesh, partition(("batch", "token"), mesh, rules))
 
 
-def check_batch(batch: int, mesh: Mesh, rules: Rules) -> None:
+def check_batch(batch: int, mesh: AnyMesh, rules: Rules) -> None:
     """Raise ValueError where the batch cannot be cut evenly."""
     axis = _on(mesh, rules).get("batch")
     if axis is not None and batch % mesh.shape[axis]:
@@ -162,7 +185,7 @@ class Plan:
         return columns([title, *rows, ("total", "", "", "", f"{self.bytes:,}")])
 
 
-def plan(spec: Transformer, mesh: Mesh, rules: Rules) -> Plan:
+def plan(spec: Transformer, mesh: AnyMesh, rules: Rules) -> Plan:
     """How the parameters are cut: nothing that the rules cut is ever replicated silently.
 
     Raises ValueError where a rule is for no axis, where an axis is not divisible, where the mesh lacks an axis that
@@ -175,11 +198,11 @@ def plan(spec: Transformer, mesh: Mesh, rules: Rules) -> Plan:
                 f"the rules cut nothing over mesh axis {axis}, whose {size} devices would all do the same work; "
                 f"leave it out, or use rules that cut over it"
             )
-    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=_is_box)
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=is_box)
     return Plan(tuple(_row(".".join(_names(path)), box, mesh, rules) for path, box in leaves))
 
 
-def _row(path: str, box: LogicallyPartitioned, mesh: Mesh, rules: Rules) -> Row:
+def _row(path: str, box: LogicallyPartitioned, mesh: AnyMesh, rules: Rules) -> Row:
     shape, cuts = box.value.shape, tuple(partition(box.names, mesh, rules))
     for size, axis, cut in zip(shape, box.names, cuts, strict=True):
         wanted = rules.get(axis) if axis is not None else None
@@ -201,7 +224,7 @@ def _words(axes: tuple[str | None, ...]) -> str:
     return " ".join(axis or "-" for axis in axes)
 
 
-def _on(mesh: Mesh, rules: Rules) -> dict[str, str]:
+def _on(mesh: AnyMesh, rules: Rules) -> dict[str, str]:
     """The rules whose mesh axis exists."""
     return {logical: axis for logical, axis in rules.items() if axis in mesh.shape}
 
@@ -211,5 +234,6 @@ def _names(path: Any) -> tuple[str, ...]:
     return tuple(part.key for part in path if isinstance(part, jax.tree_util.DictKey))
 
 
-def _is_box(node: Any) -> bool:
+def is_box(node: Any) -> bool:
+    """Is it a parameter with the names of its axes, a leaf of `abstract_params`?"""
     return isinstance(node, LogicallyPartitioned)

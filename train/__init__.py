@@ -5,7 +5,7 @@ files · trackers                         what is left on the disk: read, writte
 data · report                            which bytes; how results are shown
 config                                   settings and grids, as data
 step · combine                           one update, pure; every pair of choices
-run                                      one model: loop, checkpoints, log, progress, signals
+run · plan                               one model: loop, checkpoints, log, progress, signals; what it would take
 sweep                                    many models: cells, groups, populations
 reproduce                                published results, run again
 cli                                      the commands

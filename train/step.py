@@ -101,9 +101,10 @@ class Recipe:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The structure of a run. Shallow stacks are unrolled; deep narrow ones are looped over and recomputed."""
+    """The structure of a run. Shallow stacks are unrolled; deep ones are looped over, and unless told recomputed."""
     train = config.train
     depth = config.spec().stack.depth
+    shallow = depth <= UNROLLED_DEPTH
     return Recipe(
         model=tuple(sorted((name, value) for name, value in config.model.items() if name not in FACTORY_NUMBERS)),
         family=train.family,
@@ -117,7 +118,9 @@ def recipe_of(config: Config) -> Recipe:
         batch=config.data.batch,
         accumulate=train.accumulate,
         dtype=train.dtype,
-        execution=Execution(unroll=depth) if depth <= UNROLLED_DEPTH else Execution(remat=True),
+        execution=Execution(
+            unroll=depth if shallow else 1, remat=not shallow if config.run.remat is None else config.run.remat
+        ),
     )
 
 

@@ -108,6 +108,8 @@ class Train:
 class Run:
     """[run]: where a run goes, how it is computed, and what it is called; nothing here changes its result.
 
+    remat: are the activations of a block computed again in the backward pass, which saves memory and takes a third more
+    time? None: of stacks deeper than 8 blocks.
     out: folder of runs. arm: in a grid, what a cell is an example of, which is compared by that name.
     mesh: like "data=2,model=4", "" is one device. rules: a sharding preset.
     save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides; "best" keeps one, and in a
@@ -119,6 +121,7 @@ class Run:
     arm: str = ""
     mesh: str = ""
     rules: str = "dp"
+    remat: bool | None = None
     save_every: int = 200
     keep: int | str = 2
     log_every: int = 10

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "dtype": "precision mixed_precision compute_dtype torch_dtype bf16 fp16",
     "out": "out_dir output_dir save_dir log_dir logdir run_dir workdir",
     "mesh": "devices num_devices device_mesh gpus world_size n_gpu",
+    "remat": "gradient_checkpointing activation_checkpointing checkpoint_activations recompute recompute_activations",
     "rules": "sharding fsdp strategy parallelism partition_rules",
     "save_every": "save_steps save_interval checkpoint_every checkpoint_interval ckpt_every",
     "keep": "save_total_limit max_to_keep keep_checkpoints keep_last",

@@ -114,6 +114,8 @@ RUN = {
     "arm": About("what a cell of a grid is an example of; arms are compared by it", "", "train/sweep/ablate.py",
                  "cells_of"),
     "mesh": About("devices along each axis; empty: one device", "", "train/run/layout.py", "layout_of"),
+    "remat": About("compute activations of a block again in the backward pass; none: of stacks deeper than 8", "",
+                   "train/step.py", "recipe_of"),
     "rules": About("which axis of an array is cut over which axis of the mesh", "", "train/run/layout.py", "layout_of"),
     "save_every": About("from one checkpoint to the next", "steps", LOOP, "train"),
     "keep": About("last ones that stay, the best one besides; best: one, and in a sweep the best run of each arm",

@@ -1,0 +1,6 @@
+"""What a configuration would take on devices that are not here, before anything is paid.
+
+`topology` names devices and what they can do; `programs` are what would run there, as shapes; `closed` reckons memory,
+work and exchange from formulas, `compiled` asks the TPU's own compiler, and `hlo` reads its answer; `advice` looks for
+what would fit, and `words` prints it all.
+"""

@@ -1,0 +1,153 @@
+"""What a program takes by formulas alone: an estimate where no compiler is, and what candidates are sifted by.
+
+What stays between steps (parameters, moments, caches) is exact, from shapes and places. The rest counts what a block
+keeps for its backward pass (Korthikanti et al. 2022, section 4) and what each cut of it exchanges (Shoeybi et al. 2019,
+section 3; Rajbhandari et al. 2020, section 7).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import fxformer as fx
+from fxformer import accounting, sharding
+from fxformer.block import Block
+from fxformer.layers.attention import GQA, MLA, Differential
+from fxformer.layers.ffn import GLU, MLP, MoE
+from fxformer.ops.attend import NAIVE_KEYS
+from train.plan.hlo import Collective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """Into how many pieces a program is cut: the batch, each layer, and each parameter along the stream."""
+
+    batch: int
+    layer: int
+    width: int
+
+
+def pieces_of(mesh: sharding.AnyMesh, rules: sharding.Rules) -> Pieces:
+    """By the rules whose mesh axis there is."""
+
+    def size(axis: str) -> int:
+        return mesh.shape.get(rules.get(axis, ""), 1)
+
+    return Pieces(batch=size("batch"), layer=size("ffn"), width=size("width"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one device does in one run. flops: of matrix products. bytes: to and from memory. temporaries: bytes that
+    stand there besides arguments, gradients among them."""
+
+    flops: float
+    bytes: float
+    temporaries: float
+    collectives: tuple[Collective, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A training step as far as formulas see it. held: bytes of the parameters on one device, and of the moments."""
+
+    spec: fx.Transformer
+    batch: int
+    length: int
+    parts: int
+    remat: bool
+    itemsize: int
+    held: float
+    moments: float
+    pieces: Pieces = field(repr=False)
+
+
+def training_work(step: Step) -> Work:
+    """Of one update. Products are counted three times, four where blocks are computed again."""
+    spec, pieces = step.spec, step.pieces
+    tokens = step.batch * step.length / pieces.batch / step.parts  # at once
+    again = 4 if step.remat else 3
+    head = 2.0 * accounting.HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed)
+    blocks = accounting.flops(spec, step.length) - head
+    flops = tokens * step.parts * (again * blocks + 3 * head) / pieces.layer
+    streams = tokens * spec.embed.width * step.itemsize
+    inside = [
+        kept(block, spec.embed.width, tokens, step.length, step.itemsize, pieces.layer) for block in _blocks(spec)
+    ]
+    saved = len(inside) * streams + 2 * max(inside) if step.remat else sum(inside)
+    said = _logits(spec) * tokens * 4.0 / pieces.layer
+    temporaries = step.held + saved + 2 * said
+    read = again * step.held * step.itemsize / 4 * pieces.width  # as gathered, in the type that is computed in
+    moved = read + 3 * (step.held + step.moments) + 2 * again / 3 * (sum(inside) + 2 * said) * step.parts
+    return Work(flops=flops, bytes=moved, temporaries=temporaries, collectives=tuple(_exchanged(step, streams)))
+
+
+def _exchanged(step: Step, streams: float) -> list[Collective]:
+    """Sums of gradients, parameters that are gathered, and sums of what parts of a layer say."""
+    pieces, told = step.pieces, []
+    whole = step.held * pieces.width  # of the parameters that one part of each layer has
+    if pieces.width > 1:
+        each = whole * step.itemsize / 4
+        told.append(Collective("all-gather", each, pieces.width, times=(3 if step.remat else 2) * step.parts))
+        told.append(Collective("reduce-scatter", each, pieces.width, times=step.parts))
+    elif pieces.batch > 1:
+        told.append(Collective("all-reduce", whole, pieces.batch))
+    if pieces.layer > 1:
+        sums = (6 if step.remat else 4) * len(_blocks(step.spec)) * step.parts
+        told.append(Collective("all-reduce", streams, pieces.layer, times=sums))
+    return told
+
+
+def decoding_work(spec: fx.Transformer, batch: int, length: int, held: float, cache: float, pieces: Pieces) -> Work:
+    """Of one token more in each row: every parameter and every record is read once. `length` is what a row may hold."""
+    rows, width = batch / pieces.batch, spec.embed.width
+    streams = rows * width * 2.0
+    told = []
+    if pieces.layer > 1:
+        told.append(Collective("all-reduce", streams, pieces.layer, times=2.0 * len(_blocks(spec))))
+    if pieces.width > 1:
+        told.append(Collective("all-gather", held * pieces.width, pieces.width))
+    flops = rows * accounting.flops(spec, length) / pieces.layer
+    temporaries = rows * (_logits(spec) * 4.0 / pieces.layer + 8 * width * 2.0)
+    return Work(flops=flops, bytes=held * pieces.width + cache, temporaries=temporaries, collectives=tuple(told))
+
+
+def kept(block: Block, width: int, tokens: float, length: int, itemsize: int, pieces: int) -> float:
+    """Bytes that the backward pass of a block reads, of `tokens` in rows of `length`; its channels in `pieces`."""
+    attention = KEPT_BY_ATTENTION[type(block.attention)](block.attention)
+    weights = block.attention.heads * (length * (4 + itemsize) if length <= NAIVE_KEYS else 8)
+    hidden = KEPT_BY_FFN[type(block.ffn)](block.ffn)
+    cross = 0 if block.cross is None else KEPT_BY_ATTENTION[GQA](block.cross)
+    return tokens * (6 * width * itemsize + ((attention + cross + hidden) * itemsize + weights) / pieces)
+
+
+def _gqa(spec: Any) -> int:
+    return 2 * (spec.heads + spec.kv_heads) * spec.key_width
+
+
+def _mla(spec: MLA) -> int:
+    return spec.latent + spec.heads * (2 * (spec.nope_width + spec.rope_width) + 2 * spec.value_width)
+
+
+def _moe(spec: MoE) -> int:
+    shared = 0 if spec.shared is None else KEPT_BY_FFN[type(spec.shared)](spec.shared)
+    return spec.router.k * KEPT_BY_FFN[type(spec.expert)](spec.expert) + shared
+
+
+# Numbers of one token that a layer keeps: queries, keys, values and what they say; what comes before and after an
+# activation.
+KEPT_BY_ATTENTION: dict[type, Callable[[Any], int]] = {GQA: _gqa, Differential: lambda spec: 2 * _gqa(spec), MLA: _mla}
+KEPT_BY_FFN: dict[type, Callable[[Any], int]] = {
+    MLP: lambda spec: 2 * spec.inner,
+    GLU: lambda spec: 3 * spec.inner,
+    MoE: _moe,
+}
+
+
+def _logits(spec: fx.Transformer) -> float:
+    """Numbers that the head says of one token."""
+    return accounting.HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed) / spec.embed.width
+
+
+def _blocks(spec: fx.Transformer) -> list[Block]:
+    return [*spec.stack.blocks, *(() if spec.encoder is None else spec.encoder.blocks)]
