@@ -82,11 +82,16 @@ def ablate(
     only: Cells = (),
     exclude: Cells = (),
     detect: Annotated[float | None, arg(metavar="NATS", help="plan seeds and windows that find this effect")] = None,
+    worker: Annotated[str, arg(metavar="K/N", help="be one of N processes over one folder: 3/8 is the third")] = "",
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.sweep import detect as planning
     from train.sweep.ablate import ablate, home_of, preview
+    from train.sweep.workers import turn_of
 
+    turn = turn_of(worker) if worker else None
+    if turn is not None and detect is not None:
+        raise UserError("detect plans in one process; leave out --worker, and run the planned seeds by --seeds")
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
     folder = home_of(resolved)
@@ -98,10 +103,13 @@ def ablate(
         if detect is not None:
             resolved, said = planning.detect(resolved, detect)
             print(*said, sep="\n")
-        ablate(resolved)
+        results = ablate(resolved, turn=turn)
     except Interrupted:
         print(f"interrupted; what was done is kept in {folder}, the same command goes on from there")
         return INTERRUPTED
+    if turn is not None:  # several would look at the question at once
+        print(f"all {len(results)} runs of {folder} are done; report: python -m train report {folder}")
+        return 0
     return say_report(folder)
 
 

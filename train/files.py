@@ -116,7 +116,7 @@ def _is_torn(path: Path) -> bool:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that whoever reads it, after a crash too, finds all of it or what was there before."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{gethostname()}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content)

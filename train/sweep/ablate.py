@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,9 +22,9 @@ from train.config.grid import cell_key
 from train.config.values import short
 from train.data.corpus import Corpus, entropies, unigram_nats
 from train.errors import UserError, user_input
-from train.files import COUNT, NUMBER, TEXT, Kind, alone, read_object, write_whole
+from train.files import COUNT, NUMBER, TEXT, Kind, read_object, write_whole
 from train.run.progress import Progress, clock
-from train.run.provenance import source_digest
+from train.run.provenance import provenance, source_digest
 from train.run.signals import Interrupted, stop_signals
 from train.step import Recipe, recipe_of, start, train_step
 from train.sweep.ask import question_for
@@ -36,6 +36,7 @@ from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results
 from train.sweep.status import PROGRAMS, Status, Work, compile_weight, in_words, time_left
+from train.sweep.workers import BEAT, Crew, Turn, crew_of
 from train.trackers import TRACKERS, numbers_in, told
 from train.verdict.extend import next_rungs, planned
 from train.verdict.question import Question, varying
@@ -84,11 +85,12 @@ def _program(cell: Cell) -> tuple[Recipe, int]:
     return recipe_of(cell.config), cell.config.train.steps
 
 
-def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
+def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None = None) -> list[Result]:
     """Run every cell that has no result yet and return all results of the grid, in its order.
 
     A race runs rung by rung, and returns the results of what ran.
     beside: what else is measured of each trained model; a record holds it under the same names, in its `beside`.
+    turn: which of several workers this is, that share the folder and the cells; it returns when all cells are done.
     Results are written a group at a time, and what groups are at is kept while they train: a sweep that is interrupted
     or killed goes on from there, and its records have the same bits. Raises UserError for a corpus that does not fit, a
     mesh, and a folder that holds a run, is in use, or is damaged.
@@ -98,11 +100,11 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
     corpus = config.corpus()
     corpus.check(config.text_length)
     question, said = question_for(config)
-    with alone(folder):
-        results = Results(folder / "results.jsonl")
+    with crew_of(folder, turn, {} if turn is None else agreed(config, question, corpus)) as crew:
+        results = Results(folder / "results.jsonl", crew.home / "results.jsonl")
         grid = grown(config, question, config, corpus, results, beside)
         said += strangers(results, [cell.key for cell in grid.cells], corpus.sha256, source_digest())
-        status = Status(folder, workers=groups_at_once())
+        status = Status(crew.home, workers=groups_at_once())
         with Progress(config.name, total=0) as bar, stop_signals() as stopped, status:
             shelf = Shelf(folder / "at_work", bar.say)
             for line in said:
@@ -123,10 +125,11 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                     for line in () if best is None else best.lacking(list(known.values())):
                         bar.say(line)
                     return list(known.values())
-                groups = groups_of(missing, grid.cells if question is not None and question.run == "racing" else ())
+                racing = question is not None and question.run == "racing"
+                groups = groups_of(missing, grid.cells if racing else ())
                 bar.expect(sum(group.work for group in groups))
                 if sweep is None:
-                    plan = kept_plan(folder, groups[0], corpus)
+                    plan = agreed_plan(folder, groups[0], corpus, crew, partial(check, stopped, config.name))
                     bar.say(plan.reason)
                     sweep = Sweep(
                         corpus=corpus,
@@ -149,15 +152,74 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}) -> list[Result]:
                 rows = [cell.config.settings() for cell in grid.cells]
                 works = {name_of(group, sweep): work_of(group, rows) for group in groups}
                 status.plan(len(grid.cells), list(known.values()), works)
-                for group, records in run_groups(groups, sweep):
+                is_done = partial(are_known, results.path, grid.cells, question, beside)
+                ran = 0
+                for group, records in run_groups(crew.order(groups), sweep, crew, is_done):
+                    ran += len(records)
                     results.add(records)
+                    crew.release(name_of(group, sweep))
                     tell(config.run.tracker, folder, records, varying(rows))
                     shelf.drop([name_of(group, sweep)])
                     status.ended(name_of(group, sweep), records)
                 sweep.check(groups[-1])
-                programs = {_program(cell) for cell in missing}
-                bar.say(f"{len(programs)} training programs for {len(missing)} runs")
+                if ran:
+                    programs = {_program(cell) for cell in missing}
+                    bar.say(f"{len(programs)} training programs for {len(missing)} runs")
+                else:
+                    bar.say(f"other workers are at the last {len(missing)} cells of {len(grid.cells)}; this one waits")
+                    wait_for(groups, sweep, crew, is_done)
+                if turn is not None:
+                    results.read()
                 grid = grown(grid.config, question, config, corpus, results, beside)
+
+
+def check(stopped: Callable[[], bool], name: str) -> None:
+    """Raise Interrupted when asked to stop."""
+    if stopped():
+        raise Interrupted(name)
+
+
+def agreed(config: Config, question: Question | None, corpus: Corpus) -> dict[str, str]:
+    """What the workers of a sweep must have in common, by name."""
+    keys = sorted(cell.key for cell in cells_of(config, corpus))
+    origin = provenance()
+    versions = {name: origin[name] for name in ("code", "jax", "device")}
+    return {
+        **versions,
+        "text": corpus.sha256[:12],
+        "cells": cell_key({"": keys}),
+        "question": cell_key({"": repr(question)}),
+    }
+
+
+def agreed_plan(folder: Path, group: Group, corpus: Corpus, crew: Crew, check: Callable[[], None]) -> Plan:
+    """The plan of all workers: one of them times it, or finds it."""
+    while not crew.take("plan", lambda: False):
+        crew.wait(1.0, check)
+    try:
+        return kept_plan(folder, group, corpus)
+    finally:
+        crew.release("plan")
+
+
+def are_known(
+    file: Path, cells: Sequence[Cell], question: Question | None, beside: Mapping[str, Look], group: Group
+) -> bool:
+    """Are there results of all cells of a group, whoever has run them?"""
+    known = {cells[number].key for number in known_of(cells, Results(file), question, beside)}
+    return known >= {cell.key for cell in group.cells}
+
+
+def wait_for(groups: Sequence[Group], sweep: Sweep, crew: Crew, is_done: Callable[[Group], bool]) -> None:
+    """Wait until others have done all of these, or one can be claimed, since its worker died."""
+    left = [*groups]
+    while left:
+        crew.wait(BEAT, partial(sweep.check, groups[0]))
+        left = [group for group in left if not is_done(group)]
+        for name in (name_of(group, sweep) for group in left):
+            if crew.take(name, lambda: False):
+                crew.release(name)
+                return
 
 
 class Grid(NamedTuple):
@@ -249,11 +311,21 @@ def known_of(
 def missing_of(
     cells: Sequence[Cell], results: Results, question: Question | None = None, beside: Mapping[str, Look] = {}
 ) -> list[Cell]:
-    """The cells that run next: those that are not known; of a race, its next rung."""
+    """The cells that run next: those that are not known; of a race, those of its first rung that is not complete.
+
+    A rung follows from the results of those before it alone: workers that know parts of one decide the same.
+    """
     known = known_of(cells, results, question, beside)
     if question is None:
         return [cell for number, cell in enumerate(cells) if number not in known]
-    return [cells[number] for number in next_rung([cell.config.settings() for cell in cells], known, question).due]
+    rows, seen = [cell.config.settings() for cell in cells], dict[int, Result]()
+    while True:
+        due = next_rung(rows, seen, question).due
+        if missing := [number for number in due if number not in known]:
+            return [cells[number] for number in missing]
+        if not due:
+            return []
+        seen |= {number: known[number] for number in due}
 
 
 def home_of(config: Config) -> Path:
@@ -325,18 +397,30 @@ def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
     return plan
 
 
-def run_groups(groups: Sequence[Group], sweep: Sweep) -> Iterator[tuple[Group, list[dict[str, Any]]]]:
-    """Groups with their records as soon as each is done, several at once: a short one waits for no long one.
+def run_claimed(group: Group, sweep: Sweep, crew: Crew, is_done: Callable[[Group], bool]) -> list[dict[str, Any]]:
+    """The records of a group; none where another worker has it, or had."""
+    sweep.check(group)
+    if not crew.take(name_of(group, sweep), partial(is_done, group)):
+        return []
+    return run_group(group, sweep)
+
+
+def run_groups(
+    groups: Sequence[Group], sweep: Sweep, crew: Crew, is_done: Callable[[Group], bool]
+) -> Iterator[tuple[Group, list[dict[str, Any]]]]:
+    """Groups with their records as soon as each is done, several at once: a short one waits for no long one. Those that
+    other workers have are left to them.
 
     Raises Interrupted when asked to stop, after those that were done by then.
     """
     with ThreadPoolExecutor(groups_at_once()) as pool:
-        running = {pool.submit(run_group, group, sweep): group for group in groups}
+        running = {pool.submit(run_claimed, group, sweep, crew, is_done): group for group in groups}
         interrupted: Interrupted | None = None
         try:
             for done in as_completed(running):
                 try:
-                    yield running[done], done.result()
+                    if records := done.result():
+                        yield running[done], records
                 except Interrupted as stopped:  # so will be those that have not begun
                     interrupted = stopped
         finally:

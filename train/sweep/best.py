@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from filelock import FileLock
+
 from train.config import Config
 from train.data.corpus import Corpus
 from train.errors import UserError
@@ -52,7 +54,9 @@ class Best:
         """Keep the state of a run in place of that of its arm; whole, or what was there stays."""
         place, step = self._place(key), config.train.steps
         new, old = (place.with_name(f".{place.name}.{what}") for what in ("new", "old"))
-        with self._lock:
+        with self._lock, FileLock(self.folder.with_name(".best.lock")):
+            if val_loss > self._kept_loss(place):  # another worker has kept a better one since
+                return
             shutil.rmtree(new, ignore_errors=True)
             with Checkpoints(new / "checkpoints", keep=1) as checkpoints:
                 checkpoints.save(step, state, val_loss=val_loss)

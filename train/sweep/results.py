@@ -1,4 +1,4 @@
-"""The results of a sweep: one line of results.jsonl for each cell that is done."""
+"""The results of a sweep: one line of results.jsonl for each cell that is done; each of several workers has its own."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import Any
 from train.errors import UserError
 from train.files import append_lines, damaged, read_lines
 from train.report.record import fault
+from train.sweep.workers import results_of_workers
 
 REMEDY = "remove this line, and the cell of it runs again"
 
@@ -17,20 +18,29 @@ class Results(Mapping[str, dict[str, Any]]):
     """results.jsonl as a mapping from cell keys to records.
 
     Records of an older edition are counted, in `older`, and left out. Reading writes nothing: beside a sweep at work it
-    gives the records that were done by then. Raises UserError, which names the line, for what is no record or is not
-    what was written.
+    gives the records that were done by then, those of its workers too. Raises UserError, which names the line, for what
+    is no record or is not what was written.
+
+    own: the file that is added to, where that is another one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = read_lines(path, {}, REMEDY)
-        records = [_opened(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+    def __init__(self, path: Path, own: Path | None = None) -> None:
+        self.path, self._own = path, own or path
+        self.read()
+
+    def read(self) -> None:
+        """Read all again: others may be at work."""
+        records = [
+            _opened(line, f"line {number} of {file}")
+            for file in (self.path, *results_of_workers(self.path))
+            for number, line in enumerate(read_lines(file, {}, REMEDY), 1)
+        ]
         self._records = {record["key"]: record for record in records if not of_older_edition(record)}
         self.older = sum(map(of_older_edition, records))
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
         """Append records, each with its checksum; they are on the disk when this returns."""
-        append_lines(self.path, [{**record, "checksum": checksum(record)} for record in records])
+        append_lines(self._own, [{**record, "checksum": checksum(record)} for record in records])
         self._records.update({record["key"]: record for record in records})
 
     def in_order(self) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from train.run.braille import picture
 from train.run.progress import clock
 from train.sweep import status
 from train.sweep.kept import answered
+from train.sweep.workers import at_work, results_of_workers, told_of
 from train.verdict.outcome import FAILED, WORKED
 from train.verdict.question import Question, arms_of, varying
 
@@ -69,15 +70,18 @@ def view_of(folder: Path) -> View:
 
 
 def _of_sweep(folder: Path) -> View:
-    file = folder / "status.json"
+    if homes := at_work(folder, time.time()):
+        return _of_workers(folder, homes)
+    files = [folder / "status.json", *(folder / "workers").glob("*/status.json")]
+    file = max(files, key=lambda file: file.stat().st_mtime if file.exists() else 0.0)
     if file.exists():
         said = read_object(file, status.STATUS, REMEDY)
         state = said["state"]
         if state == status.RUNNING:
             working = worker_in(folder)
             state = state if working else "killed; the same command goes on"
-            at_work = [group for group in said["groups"] if group["phase"] in (status.COMPILING, status.TRAINING)]
-            running = sum(group["alive"] for group in at_work)
+            busy = [group for group in said["groups"] if group["phase"] in (status.COMPILING, status.TRAINING)]
+            running = sum(group["alive"] for group in busy)
             left = said["left"] if working else None
             return View(
                 title=folder.name,
@@ -86,11 +90,38 @@ def _of_sweep(folder: Path) -> View:
                 share=said["known"] / max(1, said["cells"]),
                 left=None if left is None else max(0.0, left - time.time() + said["updated"]),
                 counts=said["outcomes"],
-                curves=[_of_group(group) for group in at_work],
+                curves=[_of_group(group) for group in busy],
                 failures=said["failures"],
             )
         return _of_results(folder, state, said["cells"])
     return _of_results(folder, "running" if worker_in(folder) else "not at work", None)
+
+
+def _of_workers(folder: Path, homes: Sequence[Path]) -> View:
+    """A sweep at which several workers are: what is done in all, and what each of them is at."""
+    results = answered(folder)[1] if (folder / "question.json").exists() else []
+    files = {home: home / "status.json" for home in homes}
+    told = {home: read_object(file, status.STATUS, REMEDY) for home, file in files.items() if file.exists()}
+    curves, running = [], 0
+    for home in homes:
+        who = told_of(home)
+        name = f"worker {who['worker']} on {who['host']}"
+        groups = told[home]["groups"] if home in told else []
+        busy = [group for group in groups if group["phase"] in (status.COMPILING, status.TRAINING)]
+        running += sum(group["alive"] for group in busy)
+        drawn = [_of_group(group) for group in busy]
+        curves += [replace(curve, title=f"{name}: {curve.title}") for curve in drawn] or [Curve(name, "waits", ())]
+    cells = max((said["cells"] for said in told.values()), default=0)
+    return View(
+        title=folder.name,
+        state=status.RUNNING,
+        far=f"{len(results)} done, {running} running, {max(0, cells - len(results) - running)} left of {cells} runs; "
+        f"workers: {len(homes)}",
+        share=len(results) / max(1, cells),
+        counts=Counter(record["outcome"] for record in results),
+        curves=curves,
+        failures=[failure for said in told.values() for failure in said["failures"]],
+    )
 
 
 def _rest(said: Mapping[str, Any], running: int) -> int:
@@ -236,7 +267,8 @@ class Pages:
     def write(self) -> None:
         """Write it if there are."""
         file = self.folder / "results.jsonl"
-        now = file.stat().st_mtime_ns if file.exists() else 0
+        files = [each for each in (file, *results_of_workers(file)) if each.exists()]
+        now = max((each.stat().st_mtime_ns for each in files), default=0)
         if now != self._seen:
             self._seen = now
             question, results = answered(self.folder)
