@@ -1,7 +1,7 @@
 """Sharding: a mesh, rules from the alphabet's logical axes to mesh axes, and a plan that can be read before it is paid.
 
 The model knows nothing of this: `Project` and the residual stream name their axes, and within `use(mesh, rules)` those
-names become constraints. A preset is one line in PRESETS; rules that come first win a mesh axis that two of them want.
+names become constraints. A preset is a product of PARTS; rules that come first win a mesh axis that two of them want.
 """
 
 import math
@@ -27,16 +27,53 @@ from fxformer.table import columns
 Rules = Mapping[str, str]  # logical axis -> mesh axis
 AnyMesh = Mesh | AbstractMesh  # of devices, or of sizes alone, which is enough to plan with
 
-_CHANNELS = {"head": "model", "kv_head": "model", "ffn": "model", "vocab": "model"}
-
-PRESETS: dict[str, Rules] = {
-    "dp": {"batch": "data"},  # every device has all parameters and a part of the batch
-    "fsdp": {"batch": "data", "width": "data"},  # parameters cut along the stream, gathered where they are used
-    "tp": {"batch": "data", **_CHANNELS},  # heads, feed-forward channels and vocabulary cut
-    "fsdp_tp": {"batch": "data", **_CHANNELS, "width": "data"},
+BATCH: Rules = {"batch": "data"}
+CHANNELS: Rules = {"head": "model", "kv_head": "model", "ffn": "model", "vocab": "model"}
+PARTS: dict[str, Rules] = {  # what a preset is a product of, the first rules first
+    "dp": {},  # every device has all parameters and a part of the batch
+    "ep": {"expert": "data"},  # experts cut; tokens go to the device of their expert and back. Lepikhin et al. 2020
+    "tp": CHANNELS,  # heads, feed-forward channels and vocabulary cut. Shoeybi et al. 2019
+    "sp": {**CHANNELS, "token": "model"},  # likewise, and tokens where nothing else is. Korthikanti et al. 2022
+    "cp": {"token": "context"},  # tokens cut everywhere; each device gathers the keys of all. Dubey et al. 2024, 3.3.2
+    "fsdp": {"width": "data"},  # parameters cut along the stream, gathered where they are used. Zhao et al. 2023
+}
+NO_PRODUCTS = {  # of two parts, and why
+    ("tp", "sp"): "sp is tp, and cuts tokens too",
+    ("sp", "cp"): "both cut tokens, over two axes of the mesh",
+    ("ep", "sp"): "tokens that sp cuts would go to experts over both axes of the mesh at once",
+    ("ep", "cp"): "tokens that cp cuts would go to experts over both axes of the mesh at once",
 }
 
-MESH_AXES = {"data": "parts of the batch", "model": "parts of each layer"}
+
+def product(*names: str) -> Rules:
+    """The rules of parts together. Raises ValueError for a part that is none, and for two that do not go together."""
+    for name in names:
+        nearest(PARTS, name, "part of a preset")
+    for pair, why in NO_PRODUCTS.items():
+        if set(pair) <= set(names):
+            raise ValueError(f"{' and '.join(pair)} are no product: {why}; use one of them")
+    return {**BATCH, **{axis: over for name in PARTS if name in names for axis, over in PARTS[name].items()}}
+
+
+PRESETS: dict[str, Rules] = {
+    name: product(*name.split("_"))
+    for name in (
+        "dp", "fsdp", "tp", "fsdp_tp", "sp", "fsdp_sp", "cp", "fsdp_cp", "tp_cp", "fsdp_tp_cp",
+        "ep", "fsdp_ep", "ep_tp", "fsdp_ep_tp",
+    )
+}  # fmt: skip
+
+MESH_AXES = {"data": "parts of the batch", "model": "parts of each layer", "context": "parts of each row"}
+
+
+def preset(name: str) -> Rules:
+    """The rules of a preset by its name. Raises ValueError for one that is none, and says why two parts are not."""
+    if name not in PRESETS and set(parts := name.split("_")) <= PARTS.keys():
+        product(*parts)
+        meant = [other for other in PRESETS if set(other.split("_")) == set(parts)]
+        if meant:
+            raise ValueError(f"rules={name!r} is unknown; did you mean {meant[0]!r}?")
+    return nearest(PRESETS, name, "rules")
 
 
 def mesh_shape(text: str) -> dict[str, int]:
@@ -140,18 +177,20 @@ def cache_shardings(spec: Transformer, cache: Cache, mesh: AnyMesh, rules: Rules
 
 
 def batch_sharding(mesh: AnyMesh, rules: Rules) -> NamedSharding:
-    """The sharding of tokens [batch, length]."""
-    return NamedSharding(mesh, partition(("batch", "token"), mesh, rules))
+    """The sharding of tokens [batch, length]: their rows, for what is one token longer than what is read of it is not
+    cut evenly along them."""
+    return NamedSharding(mesh, partition(("batch",), mesh, rules))
 
 
-def check_batch(batch: int, mesh: AnyMesh, rules: Rules) -> None:
-    """Raise ValueError where the batch cannot be cut evenly."""
-    axis = _on(mesh, rules).get("batch")
-    if axis is not None and batch % mesh.shape[axis]:
-        raise ValueError(
-            f"batch={batch} is not divisible by the {mesh.shape[axis]} devices of mesh axis {axis}; "
-            f"use a multiple of {mesh.shape[axis]}"
-        )
+def check_batch(batch: int, mesh: AnyMesh, rules: Rules, *, length: int | None = None) -> None:
+    """Raise ValueError where the batch, or rows of `length` tokens, cannot be cut evenly."""
+    for name, size, axis in (("batch", batch, "batch"), ("length", length, "token")):
+        over = _on(mesh, rules).get(axis)
+        if size is not None and over is not None and size % mesh.shape[over]:
+            raise ValueError(
+                f"{name}={size} is not divisible by the {mesh.shape[over]} devices of mesh axis {over}; "
+                f"use a multiple of {mesh.shape[over]}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +238,8 @@ def plan(spec: Transformer, mesh: AnyMesh, rules: Rules) -> Plan:
                 f"leave it out, or use rules that cut over it"
             )
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=is_box)
+    if "expert" in rules and not any("expert" in box.names for _, box in leaves):
+        raise ValueError("the rules cut experts, and the model has none; use rules without ep")
     return Plan(tuple(_row(".".join(_names(path)), box, mesh, rules) for path, box in leaves))
 
 

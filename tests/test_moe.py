@@ -298,10 +298,10 @@ def test_a_population_is_a_loop_over_its_members(name):
 
 
 @pytest.mark.parametrize("name", ["switch", "v3"])
-@pytest.mark.parametrize("preset", ["fsdp_tp", "ep"])
+@pytest.mark.parametrize("preset", ["fsdp_tp", "ep_tp"])
 def test_cut_over_devices_it_is_the_same_layer(name, preset):
     """Two devices each for rows of the batch, and for channels or experts."""
-    spec, rules = SPECS[name], {**PRESETS["dp"], "expert": "model"} if preset == "ep" else PRESETS[preset]
+    spec, rules = SPECS[name], PRESETS[preset]
     params, x = disturbed(spec), X[:2]
 
     def loss(params, x):

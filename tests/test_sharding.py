@@ -1,7 +1,9 @@
 """On 8 host devices: a sharded model is the model, and each parameter lies where the plan says."""
 
+import itertools
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,21 @@ from jax.sharding import PartitionSpec
 import fxformer as fx
 from fxformer import sharding, zoo
 from fxformer.block import Block
+from fxformer.layers.ffn import MoE
 from fxformer.model import Params, Transformer
+from fxformer.ops.dispatch import Capacity
 from fxformer.sharding import PRESETS
+from tests.laws.specs import VARIANTS, unique
+from train.plan.hlo import cost_of
 
-MESHES = {"dp": "data=8", "fsdp": "data=8", "tp": "data=4,model=2", "fsdp_tp": "data=4,model=2"}
+MESHES = {
+    **dict.fromkeys(("dp", "fsdp"), "data=8"),
+    **dict.fromkeys(("tp", "fsdp_tp", "sp", "fsdp_sp"), "data=4,model=2"),
+    **dict.fromkeys(("cp", "fsdp_cp"), "data=2,context=4"),
+    **dict.fromkeys(("tp_cp", "fsdp_tp_cp"), "data=2,model=2,context=2"),
+    **dict.fromkeys(("ep", "fsdp_ep"), "data=4"),
+    **dict.fromkeys(("ep_tp", "fsdp_ep_tp"), "data=4,model=2"),
+}
 KEY = jax.random.key(3)
 TOKENS = jax.random.randint(jax.random.key(4), (8, 13), 0, 256)
 
@@ -38,8 +51,32 @@ ALIBI = zoo.toy(width=40, depth=3, heads=2, placement="sandwich", position="alib
 PUBLISHED = ("gpt2", "llama2-34b")  # experts and latents have their own: tests/test_moe.py, tests/test_mla.py
 SPECS = {with_even_heads(zoo.tiny(name)): name for name in PUBLISHED} | {T5: "t5", ALIBI: "alibi"}
 
+
+def with_experts(spec: Transformer, **changes) -> Transformer:
+    """The same model with four experts in every block, as many as devices that they are cut over."""
+    (group,) = spec.stack.groups
+    blocks = tuple(replace(block, ffn=replace(block.ffn, experts=4, **changes)) for block in group.blocks)
+    return replace(spec, stack=replace(spec.stack, groups=(replace(group, blocks=blocks),)))
+
+
+MOE = zoo.toy(width=32, depth=1, heads=4, ffn="moe", inner=24)
+CROWDED = with_experts(MOE, dispatch=Capacity(factor=0.9, least=1), per_row=True)
+SPECS |= {with_experts(MOE): "dropless", CROWDED: "capacity"}
+DENSE = [name for name in PRESETS if "ep" not in name]
 each_spec = pytest.mark.parametrize("spec", SPECS, ids=SPECS.values())
-each_preset = pytest.mark.parametrize("preset", PRESETS)
+each_preset = pytest.mark.parametrize("preset", DENSE)
+
+
+def even(name: str, value: object) -> Transformer:
+    """A toy of one choice whose sizes two devices along each axis of a mesh can share."""
+    sizes = {"width": 32, "depth": 1, "heads": 4, "inner": 40, "length": 32}
+    spec = zoo.toy(**{**sizes, name: 2 if name == "kv_heads" else value})
+    return with_experts(spec) if spec.stack.blocks[0].ffn.__class__ is MoE else spec
+
+
+STRUCTURES = unique({f"{name}={value}": even(name, value) for name, values in VARIANTS.items() for value in values})
+STRUCTURES |= {"mla=cut": zoo.toy(width=32, depth=2, heads=4, attention="mla", ffn="glu", inner=40, window=6)}
+WHOLE = ("fsdp_sp", "fsdp_tp_cp")  # every cut of what is dense stands in one of these
 
 
 def test_every_preset_has_a_mesh_here():
@@ -62,10 +99,28 @@ def learnt(spec: Transformer) -> tuple[Array, Params]:
     return jax.jit(jax.value_and_grad(partial(loss, spec)))(initialised(spec), TOKENS)
 
 
-@each_spec
-@each_preset
+def crosses(spec: Transformer, preset: str) -> bool:
+    """Does the preset cut something that the model has?"""
+    return "expert" not in PRESETS[preset] or spec in (CROWDED, with_experts(MOE))
+
+
+@pytest.mark.parametrize(
+    ("spec", "preset"),
+    [(spec, preset) for spec in SPECS for preset in PRESETS if crosses(spec, preset)],
+    ids=lambda each: SPECS.get(each, each) if isinstance(each, fx.Transformer) else each,
+)
 def test_loss_and_gradients_are_those_of_one_device(spec, preset):
     """To 1e-5 of the largest gradient: sums over devices round in another order."""
+    is_one_device(spec, preset)
+
+
+@pytest.mark.parametrize("preset", WHOLE)
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_structure_is_itself_however_it_is_cut(name, preset):
+    is_one_device(STRUCTURES[name], preset)
+
+
+def is_one_device(spec: Transformer, preset: str) -> None:
     mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
     params = jax.device_put(initialised(spec), sharding.param_shardings(spec, mesh, rules))
     tokens = jax.device_put(TOKENS, sharding.batch_sharding(mesh, rules))
@@ -76,6 +131,56 @@ def test_loss_and_gradients_are_those_of_one_device(spec, preset):
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     for leaf, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf, other, atol=1e-5 * largest, rtol=0)
+
+
+def sent(spec: Transformer, preset: str) -> dict[str, tuple[float, float]]:
+    """Collectives of a gradient, by kind: how many, and bytes that each device sends."""
+    mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
+    shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(partial(fx.init, spec), KEY),
+        sharding.param_shardings(spec, mesh, rules),
+    )
+    tokens = jax.ShapeDtypeStruct(TOKENS.shape, TOKENS.dtype, sharding=sharding.batch_sharding(mesh, rules))
+    with sharding.use(mesh, rules):
+        text = jax.jit(jax.grad(partial(loss, spec))).lower(shapes, tokens).compile().as_text()
+    return cost_of(text).by_kind()
+
+
+def test_tokens_go_to_their_experts_and_back_all_to_all():
+    """There and back, forward and backward, as much as lies in the slots; and the experts stay where they are."""
+    found, experts = sent(CROWDED, "ep"), 4 * 3 * 32 * 24 * 4
+    slots = 4 * 8 * 5 * 32 * 4  # of experts, rows, and places of each row: floor(12 tokens x 2 choices x 0.9 / 4)
+    times, size = found["all-to-all"]
+    assert times <= 6 and 3 * slots / 4 * 3 / 4 <= size <= 4.5 * slots / 4 * 3 / 4
+    assert found.get("all-gather", (0, 0.0))[1] < experts / 4
+    assert sent(CROWDED, "fsdp")["all-gather"][1] > experts / 2 and "all-to-all" not in sent(CROWDED, "tp")
+
+
+def test_products_that_make_no_sense_say_why():
+    for pair in sharding.NO_PRODUCTS:
+        with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} are no product: "):
+            sharding.preset("_".join(pair))
+    for name in PRESETS:
+        parts = name.split("_")
+        assert PRESETS[name] == sharding.product(*reversed(parts)) and sharding.preset(name) == PRESETS[name]
+        assert not any(set(pair) <= set(parts) for pair in sharding.NO_PRODUCTS)
+    with pytest.raises(ValueError, match="rules='tp_fsdp' is unknown; did you mean 'fsdp_tp'"):
+        sharding.preset("tp_fsdp")
+    with pytest.raises(ValueError, match="the rules cut experts, and the model has none; use rules without ep"):
+        sharding.plan(T5, sharding.mesh("data=4"), PRESETS["ep"])
+
+
+def test_the_page_lists_parts_and_what_is_no_product():
+    page = (Path(__file__).parents[1] / "docs" / "sharding.md").read_text(encoding="utf8")
+    assert all(f"| `{name}` |" in page for name in sharding.PARTS)
+    assert all(f"`{one}` and `{other}`" in page for one, other in sharding.NO_PRODUCTS)
+
+
+def test_every_two_parts_are_a_preset_or_no_product():
+    for one, other in itertools.combinations([name for name in sharding.PARTS if name != "dp"], 2):
+        together = any({one, other} <= set(name.split("_")) for name in PRESETS)
+        assert together != ((one, other) in sharding.NO_PRODUCTS or (other, one) in sharding.NO_PRODUCTS), (one, other)
 
 
 @pytest.mark.parametrize("spec", [T5, ALIBI], ids=SPECS.get)
@@ -194,6 +299,10 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
     sharding.check_batch(7, sharding.mesh("model=2"), PRESETS["tp"])
     with pytest.raises(ValueError, match="batch=6 is not divisible by the 4 devices of mesh axis data; use a multiple"):
         sharding.check_batch(6, mesh, PRESETS["tp"])
+    rows = sharding.mesh("data=2,context=4")
+    sharding.check_batch(6, rows, PRESETS["cp"], length=12)
+    with pytest.raises(ValueError, match="length=13 is not divisible by the 4 devices of mesh axis context; use a"):
+        sharding.check_batch(6, rows, PRESETS["cp"], length=13)
 
 
 def test_a_mesh_is_written_as_sizes_by_name():

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from fxformer.axes import logical
@@ -122,6 +123,14 @@ class Project(nn.Module):
         if self.bias:
             y = y + parameter(self, "bias", zeros, "".join(produced), sizes).astype(y.dtype)
         return nn.with_logical_constraint(y, logical(output))
+
+
+def cut_along(x: Array, axis: str) -> Array:
+    """The array with its first axis cut as the rules cut the logical axis of that letter, and no word on the others."""
+    (over,) = nn.logical_to_mesh_axes(logical(axis)) or (None,)
+    if over is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(over, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)))
 
 
 class Weight(nn.Module):

@@ -1,8 +1,10 @@
 """Dispatch: tokens travel to their experts' slots and back. A new one is a spec, a function and one line in DISPATCHES.
 
 A dispatch says which slot each choice of each token gets; the rest is shared. Slots lie in X groups of C, each group
-belongs to one expert, so that an expert's matrix product is one product of a group. `Capacity` has as many groups as
-there are rows and experts, and drops what overflows; `Dropless` has as many small groups for an expert as it needs.
+belongs to one expert, so that an expert's matrix product is one product of a group. `Capacity` has a group for each
+expert, in which each row has places of its own, and drops what overflows; `Dropless` has as many small groups for an
+expert as it needs. Tokens find their slots row by row: where rows are on different devices and experts too, nothing
+but the slots themselves goes from one to another, all to all.
 """
 
 from collections.abc import Callable
@@ -51,11 +53,15 @@ Dispatch = Capacity | Dropless
 
 
 class Slots(NamedTuple):
-    """slot_BTM: where each choice goes among X * C slots; X * C is nowhere. owner_X: None is expert x for group x."""
+    """Where each choice goes, in the slots that its row has in every group.
 
-    slot_BTM: Array
+    slot_RNM: of N tokens in each of R rows, among X * C slots of the row; X * C is nowhere. groups: X. size: C.
+    owner_X: whose each group is; None is expert x for group x.
+    """
+
+    slot_RNM: Array
     groups: int
-    width: int
+    size: int
     owner_X: Array | None
 
 
@@ -65,12 +71,17 @@ def dispatch(spec: Dispatch, x_BTD: Array, routing: Routing, experts: Experts) -
 
     experts: computes groups of slots x_XCD, each by its own expert, whose parameters are `own(params)[group]`.
     """
-    expert_BTM, width = routing.expert_BTM, x_BTD.shape[-1]
-    slot_BTM, groups, size, owner_X = DISPATCHES[type(spec)](spec, expert_BTM, routing.load_E.size)
-    tokens = expert_BTM[..., 0].size
-    token_BTM = jnp.broadcast_to(jnp.arange(tokens).reshape(*x_BTD.shape[:2], 1), slot_BTM.shape)
-    token_C = jnp.full(groups * size, tokens).at[slot_BTM].set(token_BTM, mode="drop")
-    x_CD = x_BTD.reshape(tokens, width).at[token_C].get(mode="fill", fill_value=0)
+    width = x_BTD.shape[-1]
+    slot_RNM, groups, size, owner_X = DISPATCHES[type(spec)](spec, routing.expert_BTM, routing.load_E.size)
+    rows, tokens, _ = slot_RNM.shape
+    x_RND = x_BTD.reshape(rows, tokens, width)
+
+    @jax.vmap
+    def sent(x_ND: Array, slot_NM: Array) -> Array:
+        """What lies in the slots of a row, [X * C, D]."""
+        token_NM = jnp.broadcast_to(jnp.arange(tokens)[:, None], slot_NM.shape)
+        token_C = jnp.full(groups * size, tokens).at[slot_NM].set(token_NM, mode="drop")
+        return x_ND.at[token_C].get(mode="fill", fill_value=0)
 
     def own(params: Any) -> Any:
         return params if owner_X is None else jax.tree.map(lambda leaf: leaf[owner_X], params)
@@ -80,10 +91,14 @@ def dispatch(spec: Dispatch, x_BTD: Array, routing: Routing, experts: Experts) -
         """Only matrix products are kept for the backward pass, not the copies of parameters that `own` makes."""
         return experts(x_XCD, own)
 
-    y_CD = compute(x_CD.reshape(groups, size, width)).reshape(groups * size, -1)
-    y_BTMD = y_CD.at[slot_BTM].get(mode="fill", fill_value=0)
+    x_RXCD = sent(x_RND, slot_RNM).reshape(rows, groups, size, width)
+    y_XCD = compute(jnp.swapaxes(x_RXCD, 0, 1).reshape(groups, rows * size, width))
+    y_RXCD = jnp.swapaxes(y_XCD.reshape(groups, rows, size, -1), 0, 1)
+    fetched = jax.vmap(lambda y_CD, slot_NM: y_CD.at[slot_NM].get(mode="fill", fill_value=0))
+    y_RNMD = fetched(y_RXCD.reshape(rows, groups * size, -1), slot_RNM)
+    y_BTMD = y_RNMD.reshape(*routing.expert_BTM.shape, -1)
     y_BTD = jnp.einsum("btmd,btm->btd", y_BTMD, routing.weight_BTM, preferred_element_type=jnp.float32)
-    return y_BTD.astype(x_BTD.dtype), slot_BTM < groups * size
+    return y_BTD.astype(x_BTD.dtype), (slot_RNM < groups * size).reshape(routing.expert_BTM.shape)
 
 
 def by_capacity(spec: Capacity, expert_BTM: Array, experts: int) -> Slots:
@@ -97,9 +112,8 @@ def by_capacity(spec: Capacity, expert_BTM: Array, experts: int) -> Slots:
         jnp.where(expert_BTM < experts, row_B11 * experts + expert_BTM, rows * experts), rows * experts
     )
     room = max(int(limits[tokens]), 1)
-    slot_BTM = (expert_BTM * rows + row_B11) * room + rank_BTM
     kept_BTM = (expert_BTM < experts) & (rank_BTM < limit_B11)
-    return Slots(jnp.where(kept_BTM, slot_BTM, experts * rows * room), experts, rows * room, None)
+    return Slots(jnp.where(kept_BTM, expert_BTM * room + rank_BTM, experts * room), experts, room, None)
 
 
 def capacity(spec: Capacity, tokens: np.ndarray, choices: int, experts: int) -> np.ndarray:
@@ -111,6 +125,8 @@ def capacity(spec: Capacity, tokens: np.ndarray, choices: int, experts: int) -> 
 def by_blocks(spec: Dropless, expert_BTM: Array, experts: int) -> Slots:
     """Blocks of slots, as many for each expert as its choices fill: at most half as many slots again as choices.
 
+    All tokens are one row: which block a choice goes to depends on all of them.
+
     `lax.ragged_dot` would need no blocks, but on a CPU it computes every row with every expert, and it cannot be mapped
     by `vmap` unless all that it takes is.
     """
@@ -121,8 +137,8 @@ def by_blocks(spec: Dropless, expert_BTM: Array, experts: int) -> Slots:
     end_E = jnp.cumsum(-(-count_E // block))
     first_E = jnp.append(end_E - -(-count_E // block), groups)
     owner_X = jnp.searchsorted(end_E, jnp.arange(groups), side="right").clip(max=experts - 1)
-    slot_BTM = first_E[expert_BTM] * block + rank_BTM
-    return Slots(jnp.where(expert_BTM < experts, slot_BTM, groups * block), groups, block, owner_X)
+    slot_BTM = jnp.where(expert_BTM < experts, first_E[expert_BTM] * block + rank_BTM, groups * block)
+    return Slots(slot_BTM.reshape(1, -1, expert_BTM.shape[-1]), groups, block, owner_X)
 
 
 DISPATCHES: dict[type, Callable[[Any, Array, int], Slots]] = {Capacity: by_capacity, Dropless: by_blocks}

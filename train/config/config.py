@@ -196,7 +196,6 @@ class Config:
             "dtype": DTYPES,
             "parametrization": PARAMETRIZATIONS,
             "task": {"text": 0, **TASKS},
-            "rules": sharding.PRESETS,
             "tracker": TRACKERS,
             "zoo": PUBLISHED,
             "tiny": PUBLISHED,
@@ -211,6 +210,7 @@ class Config:
                 check_text(name, value)
             elif name in RANGES and value is not None:
                 check_number(name, value)
+        sharding.preset(self.run.rules)
         if sharding.mesh_size(self.run.mesh) > MOST_DEVICES:
             raise ValueError(f"mesh={self.run.mesh!r} takes more devices than there are; use {MOST_DEVICES} or fewer")
         for name, rows in (("batch", self.data.batch), ("watch", self.data.watch)):

@@ -9,6 +9,7 @@ from train.plan.estimate import Candidate, Estimate, by_compiler, by_formulas
 from train.plan.topology import Topology
 
 MARGIN = 0.9  # of a device's memory, that a candidate may take by formulas before the compiler is asked
+USUAL = ("dp", "fsdp", "tp", "fsdp_tp", "fsdp_ep", "fsdp_ep_tp")  # what is looked among where nothing is said
 ASKED = 2  # how often the compiler is asked, which takes minutes
 
 
@@ -51,12 +52,12 @@ def changes(candidate: Candidate) -> Iterator[tuple[str, Candidate]]:
         for parts in _halves(candidate.config):
             words = f"accumulate={parts}" if thrifty is candidate else f"remat=true and accumulate={parts}"
             yield words, replace(thrifty, config=candidate.config.with_settings({"accumulate": parts}))
-    for rules, mesh in ways(candidate.topology):
+    for rules, mesh in ways(candidate.topology, USUAL):
         if (rules, mesh) != (candidate.rules, candidate.mesh):
             yield f"mesh={mesh} and rules={rules}", replace(thrifty, rules=rules, mesh=mesh)
     batch = candidate.batch // 2
     while batch:
-        for rules, mesh in ways(candidate.topology):
+        for rules, mesh in ways(candidate.topology, USUAL):
             yield (
                 f"batch={batch}, mesh={mesh} and rules={rules}",
                 replace(thrifty, rules=rules, mesh=mesh).with_batch(batch),
@@ -64,7 +65,7 @@ def changes(candidate: Candidate) -> Iterator[tuple[str, Candidate]]:
         batch //= 2
     for topology in candidate.topology.larger:
         more = replace(thrifty, topology=topology)
-        for rules, mesh in ways(topology):
+        for rules, mesh in ways(topology, USUAL):
             rows = max(candidate.batch, sharding.mesh_shape(mesh).get("data", 1))
             said = "" if rows == candidate.batch else f", batch={rows}"
             yield (
@@ -78,20 +79,30 @@ def _halves(config: Config) -> list[int]:
     return [each for each in (2 * parts, 4 * parts, 8 * parts) if batch % each == 0]
 
 
-def ways(topology: Topology) -> list[tuple[str, str]]:
-    """(rules, mesh) of every preset over every mesh of all devices that it leaves no axis of idle."""
-    count, found = topology.count, []
-    for model in (each for each in range(1, count + 1) if count % each == 0):
-        data = count // model
-        for name, rules in sharding.PRESETS.items():
-            cuts = set(rules.values())
-            if ("model" in cuts) == (model > 1) and (name != "dp" or model == 1) and (name != "fsdp_tp" or data > 1):
-                sizes = {"data": data, "model": model}
-                mesh = ",".join(
-                    f"{axis}={sizes[axis]}" for axis in ("data", "model") if axis in cuts and sizes[axis] > 1
-                )
-                found.append((name, mesh or "data=1"))
+def ways(topology: Topology, presets: Iterable[str] = sharding.PRESETS) -> list[tuple[str, str]]:
+    """(rules, mesh) of presets over every mesh of all devices that they leave no axis of idle."""
+    found = []
+    for name in presets:
+        rules = sharding.PRESETS[name]
+        axes = [axis for axis in sharding.MESH_AXES if axis in rules.values()]
+        for sizes in _factors(topology.count, len(axes)):
+            shape = dict(zip(axes, sizes, strict=True))
+            idle = {axis for axis, size in shape.items() if size == 1}
+            if idle <= ({"data"} if "fsdp" not in name and "ep" not in name and len(axes) > 1 else set()):
+                found.append((name, ",".join(f"{axis}={size}" for axis, size in shape.items() if axis not in idle)))
+            elif topology.count == 1 and name == "dp":
+                found.append((name, "data=1"))
     return found
+
+
+def _factors(count: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """Every way to write a count as a product of so many numbers."""
+    if parts == 1:
+        yield (count,)
+        return
+    for first in range(1, count + 1):
+        if count % first == 0:
+            yield from ((first, *rest) for rest in _factors(count // first, parts - 1))
 
 
 def ranked(candidate: Candidate, cuts: Iterable[tuple[str, str]]) -> tuple[list[Estimate], dict[str, str]]:

@@ -20,11 +20,14 @@ from train.plan.hlo import Collective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
-    """Into how many pieces a program is cut: the batch, each layer, and each parameter along the stream."""
+    """Into how many pieces a program is cut: its tokens, the stream where nothing is computed on it, each layer, each
+    parameter along the stream, and the experts."""
 
-    batch: int
+    tokens: int
+    stream: int
     layer: int
     width: int
+    experts: int
 
 
 def pieces_of(mesh: sharding.AnyMesh, rules: sharding.Rules) -> Pieces:
@@ -33,7 +36,14 @@ def pieces_of(mesh: sharding.AnyMesh, rules: sharding.Rules) -> Pieces:
     def size(axis: str) -> int:
         return mesh.shape.get(rules.get(axis, ""), 1)
 
-    return Pieces(batch=size("batch"), layer=size("ffn"), width=size("width"))
+    over_layers = rules.get("token") == rules.get("ffn")
+    return Pieces(
+        tokens=size("batch") * (1 if over_layers else size("token")),
+        stream=size("token") if over_layers else 1,
+        layer=size("ffn"),
+        width=size("width"),
+        experts=size("expert"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +59,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A training step as far as formulas see it. held: bytes of the parameters on one device, and of the moments."""
+    """A training step as far as formulas see it. held: bytes of the parameters on one device, and of the moments;
+    stays: of those that are not gathered, for tokens come to them."""
 
     spec: fx.Transformer
     batch: int
@@ -58,14 +69,18 @@ class Step:
     remat: bool
     itemsize: int
     held: float
+    stays: float
     moments: float
     pieces: Pieces = field(repr=False)
 
 
 def training_work(step: Step) -> Work:
-    """Of one update. Products are counted three times, four where blocks are computed again."""
+    """Of one update. Products are counted three times, four where blocks are computed again.
+
+    Where parameters are gathered, those of two blocks are there at once, and a gradient that is not yet cut.
+    """
     spec, pieces = step.spec, step.pieces
-    tokens = step.batch * step.length / pieces.batch / step.parts  # at once
+    tokens = step.batch * step.length / pieces.tokens / step.parts  # at once
     again = 4 if step.remat else 3
     head = 2.0 * accounting.HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed)
     blocks = accounting.flops(spec, step.length) - head
@@ -74,10 +89,12 @@ def training_work(step: Step) -> Work:
     inside = [
         kept(block, spec.embed.width, tokens, step.length, step.itemsize, pieces.layer) for block in _blocks(spec)
     ]
-    saved = len(inside) * streams + 2 * max(inside) if step.remat else sum(inside)
+    saved = len(inside) * streams / pieces.stream + 2 * max(inside) if step.remat else sum(inside)
     said = _logits(spec) * tokens * 4.0 / pieces.layer
-    temporaries = step.held + saved + 2 * said
-    read = again * step.held * step.itemsize / 4 * pieces.width  # as gathered, in the type that is computed in
+    whole = (step.held - step.stays) * pieces.width  # of the parameters, as gathered
+    gathered = 3 * whole / len(inside) * step.itemsize / 4 if pieces.width > 1 else 0.0
+    temporaries = step.held + saved + gathered + 2 * said
+    read = again * (whole + step.stays) * step.itemsize / 4  # in the type that is computed in
     moved = read + 3 * (step.held + step.moments) + 2 * again / 3 * (sum(inside) + 2 * said) * step.parts
     return Work(flops=flops, bytes=moved, temporaries=temporaries, collectives=tuple(_exchanged(step, streams)))
 
@@ -85,13 +102,18 @@ def training_work(step: Step) -> Work:
 def _exchanged(step: Step, streams: float) -> list[Collective]:
     """Sums of gradients, parameters that are gathered, and sums of what parts of a layer say."""
     pieces, told = step.pieces, []
-    whole = step.held * pieces.width  # of the parameters that one part of each layer has
+    whole = (step.held - step.stays) * pieces.width  # of the parameters that one part of each layer has
     if pieces.width > 1:
         each = whole * step.itemsize / 4
         told.append(Collective("all-gather", each, pieces.width, times=(3 if step.remat else 2) * step.parts))
         told.append(Collective("reduce-scatter", each, pieces.width, times=step.parts))
-    elif pieces.batch > 1:
-        told.append(Collective("all-reduce", whole, pieces.batch))
+    elif pieces.tokens > 1:
+        told.append(Collective("all-reduce", whole, pieces.tokens))
+    if pieces.experts > 1:
+        chosen = sum(block.ffn.router.k for block in _blocks(step.spec) if isinstance(block.ffn, MoE))
+        told.append(
+            Collective("all-to-all", streams * chosen, pieces.experts, times=(6 if step.remat else 4) * step.parts)
+        )
     if pieces.layer > 1:
         sums = (6 if step.remat else 4) * len(_blocks(step.spec)) * step.parts
         told.append(Collective("all-reduce", streams, pieces.layer, times=sums))
@@ -100,7 +122,7 @@ def _exchanged(step: Step, streams: float) -> list[Collective]:
 
 def decoding_work(spec: fx.Transformer, batch: int, length: int, held: float, cache: float, pieces: Pieces) -> Work:
     """Of one token more in each row: every parameter and every record is read once. `length` is what a row may hold."""
-    rows, width = batch / pieces.batch, spec.embed.width
+    rows, width = batch / pieces.tokens, spec.embed.width
     streams = rows * width * 2.0
     told = []
     if pieces.layer > 1:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import fxformer as fx
 from fxformer import accounting, sharding
 from fxformer.layers.context import Execution
-from fxformer.lookup import nearest
 from train.config import Config
 from train.plan.closed import Step, Work, decoding_work, pieces_of, training_work
 from train.plan.hlo import Cost, cost_of
@@ -52,7 +51,7 @@ class Candidate:
     @property
     def cut(self) -> sharding.Rules:
         """The rules by name."""
-        return nearest(sharding.PRESETS, self.rules, "rules")
+        return sharding.preset(self.rules)
 
     def program(self) -> Program:
         """What would run. Raises ValueError where mesh, batch and model do not fit each other."""
@@ -165,12 +164,12 @@ def wanted(refusal: str) -> float | None:
 
 def _arguments(program: Program) -> dict[str, float]:
     """Bytes of what stands between runs, and of gradients, which stand beside parameters while there are some."""
-    memory: dict[str, float] = {name: float(program.bytes(name)) for name in program.parts}
+    memory: dict[str, float] = {name: float(program.bytes(name)) for name in program.parts if name != "experts"}
     return memory | ({"gradients": memory["parameters"]} if "optimizer" in memory else {})
 
 
 def _held(program: Program) -> float:
-    return float(sum(program.bytes(name) for name in program.parts))
+    return float(sum(program.bytes(name) for name in program.parts if name != "experts"))
 
 
 def _work_of(candidate: Candidate, program: Program) -> Work:
@@ -188,6 +187,7 @@ def _work_of(candidate: Candidate, program: Program) -> Work:
             remat=candidate.execution.remat,
             itemsize=jnp.dtype(config.train.dtype).itemsize,
             held=held,
+            stays=float(program.bytes("experts")) if pieces.experts > 1 else 0.0,
             moments=float(program.bytes("optimizer")),
             pieces=pieces,
         )

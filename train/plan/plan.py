@@ -11,7 +11,7 @@ from fxformer.lookup import nearest
 from train.config import Config, load
 from train.config.read import split
 from train.errors import UserError, user_input
-from train.plan.advice import ranked, remedy, ways
+from train.plan.advice import USUAL, ranked, remedy, ways
 from train.plan.estimate import Candidate, as_data, by_compiler, by_formulas
 from train.plan.programs import Decoding
 from train.plan.topology import Topology, compiles, topology_of
@@ -31,14 +31,15 @@ def candidate_of(what: str, settings: Sequence[str], topology: str, mesh: str, r
         config = _config(what, settings, place)
         mesh, how = mesh or config.run.mesh, decoding_of(decode) if decode else None
         rules = rules or (config.run.rules if config.run.mesh else "")
-        nearest({"": {}, **sharding.PRESETS}, rules, "rules")
+        if rules:
+            sharding.preset(rules)
         start = Candidate(config=config, topology=place, mesh=mesh, rules=rules, how=how)
         if mesh and rules:
             return start
         sizes = sharding.mesh_shape(mesh)
         fitting = [
-            (name, cut) for name, cut in ways(place)
-            if (not rules or name == rules) and (not mesh or sharding.mesh_shape(cut) == sizes)
+            (name, cut) for name, cut in ways(place, [rules] if rules else USUAL)
+            if (not mesh or sharding.mesh_shape(cut) == sizes)
         ]  # fmt: skip
         found, refused = ranked(start, fitting)
         if not found:

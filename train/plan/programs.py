@@ -31,7 +31,8 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A jitted function, and its arguments as shapes with places; parts: those arguments by what they are."""
+    """A jitted function, and its arguments as shapes with places; parts: those arguments by what they are, and among
+    the parameters those of experts."""
 
     function: Any
     arguments: tuple[Any, ...]
@@ -63,7 +64,7 @@ def training(config: Config, mesh: sharding.AnyMesh, rules: sharding.Rules, exec
         recipe = replace(recipe, execution=execution)
     spec = recipe.spec(NEUTRAL)
     sharding.plan(spec, mesh, rules)
-    sharding.check_batch(config.data.batch, mesh, rules)
+    sharding.check_batch(config.data.batch, mesh, rules, length=config.data.length)
     shapes = jax.eval_shape(partial(start, recipe), numbers)
     state = _placed(shapes, sharding.like_params(spec, mesh, rules, shapes))
     place = sharding.batch_sharding(mesh, rules)
@@ -71,7 +72,12 @@ def training(config: Config, mesh: sharding.AnyMesh, rules: sharding.Rules, exec
     return Program(
         function=jax.jit(partial(train_step, recipe), donate_argnums=1),
         arguments=(numbers, state, tokens),
-        parts={"parameters": state.params, "optimizer": state.optimizer, "tokens": tokens},
+        parts={
+            "parameters": state.params,
+            "experts": _experts(state.params),
+            "optimizer": state.optimizer,
+            "tokens": tokens,
+        },
         mesh=mesh,
         rules=rules,
     )
@@ -108,6 +114,11 @@ def decoding(spec: fx.Transformer, how: Decoding, mesh: sharding.AnyMesh, rules:
         mesh=mesh,
         rules=rules,
     )
+
+
+def _experts(params: Params) -> list[Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [leaf for path, leaf in leaves if any(part.key == "experts" for part in path)]
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

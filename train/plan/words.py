@@ -21,16 +21,14 @@ def page(estimate: Estimate) -> str:
     rows = [(NAMES.get(name, name), f"{size / GB:.2f}") for name, size in estimate.memory.items()]
     rows.append(("all", f"{estimate.used / GB:.2f}"))
     rows.append((f"the device has ({estimate.candidate.topology.kind})", f"{estimate.available / GB:.2f}"))
-    flops = [
-        ("the program", f"{estimate.flops['program'] / TERA:,.2f}"),
-        ("by accounting, every key counted", f"{estimate.flops['masked'] / TERA:,.2f}"),
-        ("by accounting, keys up to the query", f"{estimate.flops['causal'] / TERA:,.2f}"),
-    ]
+    unit, words = (TERA, "TFLOPs") if estimate.flops["program"] > 0.1 * TERA else (GB, "GFLOPs")
+    named = {"program": "the program", "masked": "accounting, every key", "causal": "accounting, keys up to the query"}
+    flops = [(named[name], f"{estimate.flops[name] / unit:,.2f}") for name in named]
     sent = [(kind, f"{times:,.0f}", f"{size / GB:.3f}") for kind, (times, size) in estimate.collectives.items()]
     parts = [
         title(estimate),
         _table(("memory of a device", "GB"), rows),
-        _table(("products of a device, one run", "TFLOPs"), flops),
+        _table(("products of a device, one run", words), flops),
         _table(("exchange of a device, one run", "times", "GB sent"), sent) if sent else "",
         time_said(estimate),
         verdict(estimate),
@@ -110,7 +108,8 @@ def ranking(estimates: list[Estimate], refused: dict[str, str]) -> str:
     ]  # fmt: skip
     header = ("mesh", "rules", "", "GB a device", "bound by", "time", "tokens/s")
     lines = [columns([header, *rows])]
-    lines += [f"{way}: {why}" for way, why in refused.items()]
+    for why in dict.fromkeys(refused.values()):
+        lines.append(f"{', '.join(way for way in refused if refused[way] == why)}: {why}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from fxformer import sharding
-from fxformer.lookup import nearest
 from train.config import Config
 from train.errors import user_input
 from train.step import Numbers, Recipe, State, start
@@ -30,10 +29,10 @@ def layout_of(config: Config) -> Iterator[Layout]:
         yield Layout(start=jax.jit(start, static_argnums=0), batch=jax.numpy.asarray)
         return
     with user_input():
-        rules = nearest(sharding.PRESETS, config.run.rules, "rules")
+        rules = sharding.preset(config.run.rules)
         mesh = sharding.mesh(config.run.mesh)
         sharding.plan(config.spec(), mesh, rules)
-        sharding.check_batch(config.data.batch, mesh, rules)
+        sharding.check_batch(config.data.batch, mesh, rules, length=config.data.length)
     place = sharding.batch_sharding(mesh, rules)
 
     def start_sharded(recipe: Recipe, numbers: Numbers) -> State:

@@ -12,7 +12,7 @@ from fxformer.axes import logical
 from fxformer.fields import Rate, Size, check_fields
 from fxformer.layers.context import Context, Side
 from fxformer.layers.ffn.dense import DENSE, GLU, MLP
-from fxformer.layers.project import FanIn, Init, Project, parameter, zeros
+from fxformer.layers.project import FanIn, Init, Project, cut_along, parameter, zeros
 from fxformer.ops.dispatch import Dispatch, Dropless, Experts, Own, dispatch
 from fxformer.ops.route import Router, Routing, check_router, route
 
@@ -82,9 +82,11 @@ class MoEModule(nn.Module):
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
 
         def compute(x_XCD: Array, own: Own) -> Array:
+            x_XCD = cut_along(x_XCD, "e")
             rngs_X = {} if key is None else {"dropout": jax.random.split(key, x_XCD.shape[0])}
             with nn.logical_axis_rules(()):  # slots are not a batch
-                return jax.vmap(one)(own(params), x_XCD, rngs_X)
+                y_XCD = jax.vmap(one)(own(params), x_XCD, rngs_X)
+            return cut_along(y_XCD, "e")
 
         def one(params: Any, x_CD: Array, rngs: dict[str, Array]) -> Array:
             y_BTD, _ = layer.apply({"params": params}, x_CD[None], context, rngs=rngs)
