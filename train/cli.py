@@ -33,6 +33,10 @@ Cells = Annotated[
     UseAppendAction[tuple[str, ...]],
     arg(metavar="NAME=VALUES", help="cells of the grid, like depth=2,4 or placement=pre; may be repeated"),
 ]
+Resources = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(name="resource", metavar="NAME=VALUE", help="of each worker that is launched, like gpus=1; may be repeated"),
+]
 app = tyro.extras.SubcommandApp()
 
 
@@ -83,15 +87,21 @@ def ablate(
     exclude: Cells = (),
     detect: Annotated[float | None, arg(metavar="NATS", help="plan seeds and windows that find this effect")] = None,
     worker: Annotated[str, arg(metavar="K/N", help="be one of N processes over one folder: 3/8 is the third")] = "",
+    launcher: Annotated[str, arg(help="ray or submitit: starts workers, and waits for them")] = "",
+    workers: Annotated[int, arg(help="how many a launcher starts")] = 2,
+    resources: Resources = (),
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.sweep import detect as planning
     from train.sweep.ablate import ablate, home_of, preview
+    from train.sweep.launch import launch_workers, words_of
     from train.sweep.workers import turn_of
 
     turn = turn_of(worker) if worker else None
-    if turn is not None and detect is not None:
-        raise UserError("detect plans in one process; leave out --worker, and run the planned seeds by --seeds")
+    if detect is not None and (worker or launcher):
+        raise UserError("detect plans in one process; leave it out, and give workers the planned seeds by --seeds")
+    if worker and launcher:
+        raise UserError(f"{launcher} starts all workers; leave out --worker")
     use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
     folder = home_of(resolved)
@@ -100,6 +110,11 @@ def ablate(
         print(preview(resolved) if detect is None else planning.preview_detection(resolved, detect))
         return 0
     try:
+        if launcher:
+            given = {"--set": settings, "--only": only, "--exclude": exclude}
+            given |= {"--seeds": () if seeds is None else (str(seeds),), "--add-rates": (add_rates,) * bool(add_rates)}
+            launch_workers(launcher, workers, resources, words_of(config, given), folder)
+            return say_report(folder)
         if detect is not None:
             resolved, said = planning.detect(resolved, detect)
             print(*said, sep="\n")

@@ -29,6 +29,23 @@ def leave_at_once() -> None:
 
 
 @contextmanager
+def raised_signals(name: str) -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM raise Interrupted wherever the process is, so that what it has begun is undone."""
+
+    def leave(number: int, frame: Any) -> None:
+        for each in before:  # once
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(name)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Within it, SIGINT and SIGTERM only make the function it gives answer True; a second SIGINT does as before."""
     received: list[int] = []
