@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
-EXTRAS = train hf tokenizers trackers docs notebooks launchers dev
+EXTRAS = train hf tokenizers trackers docs notebooks dev
 COMMA = ,
 SPACE = $(subst x,,x x)
 RUN = $(VENV)/bin/python
