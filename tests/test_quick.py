@@ -147,6 +147,7 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     call(cli.probe, (folder,), length=12, size=4, count=4)
     call(cli.watch, folder)
     call(cli.settings, "lr")
+    call(cli.plan, "gpt2", "h100:1", formulas=True)
     call(cli.combine)
     swept = small(tmp_path, "[grid.product]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n")
     call(cli.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
@@ -161,7 +162,7 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
     assert "at step 2 of 2: validation loss" in said["run"] and "small  done" in said["watch"]
     assert said["sample"].startswith("ab")
     assert f"0 met, {math.comb(len(combinations.AXES), 2)} refused" in said["combine"]
-    assert said["report"] in said["ablate"]
+    assert said["report"] in said["ablate"] and "it fits" in said["plan"]
     assert ": all is finite; " in said["replay"]
 
 
