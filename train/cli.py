@@ -353,8 +353,8 @@ def transfer(
 def plan(
     what: Annotated[Positional[str], arg(help="TOML file of a run, or the name of a published model, like llama2-7b")],
     topology: Annotated[str, arg(help="devices that need not be here, like v5e:4x4, v5p:2x2x2 or h100:8")],
-    mesh: Annotated[str, arg(help="like data=8,model=2; all devices along one axis where nothing is said")] = "",
-    rules: Annotated[str, arg(help="a sharding preset; fsdp where nothing is said")] = "",
+    mesh: Annotated[str, arg(help="like data=8,model=2; the best by formulas where nothing is said")] = "",
+    rules: Annotated[str, arg(help="a sharding preset; the best by formulas where nothing is said")] = "",
     decode: Annotated[str, arg(metavar="SIZES", help="a step of decoding instead: batch=64,length=4096")] = "",
     search: Annotated[bool, arg(help="try every mesh and preset, and print them ranked")] = False,
     formulas: Annotated[bool, arg(help="do not ask the compiler, which takes minutes")] = False,
