@@ -60,15 +60,15 @@ def test_only_blocks_that_a_test_knows():
     }  # diffs: tests/test_variants.py; py: test_study.py
 
 
-FOLLOWED = "study.md"  # its commands are run by test_study.py
+FOLLOWED = ("study.md", "pod.md")  # their commands are run, by test_study.py and test_processes.py
 
 
-def blocks(language, without=""):
+def blocks(language, without=()):
     return [
         pytest.param(code.text, id=f"{page.stem}-{code.line}")
         for page in PAGES
         for code in CODE[page]
-        if code.language == language and page.name != without
+        if code.language == language and page.name not in without
     ]
 
 

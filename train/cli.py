@@ -21,7 +21,7 @@ from fxformer.model import Transformer
 from train.config import Edits, defaults, load
 from train.errors import UserError, user_input
 from train.run.devices import keep_compiled, use_host_devices
-from train.run.signals import INTERRUPTED, Interrupted
+from train.run.signals import INTERRUPTED, Interrupted, exit_code
 
 ConfigFile = Annotated[Positional[Path], arg(help="TOML file of the run or sweep")]
 RunFolder = Annotated[Positional[Path], arg(help="folder of a run or sweep, like runs/norm_by_depth")]
@@ -43,19 +43,19 @@ app = tyro.extras.SubcommandApp()
 @app.command
 def run(config: ConfigFile, settings: Settings = ()) -> int:
     """Train one model; started again, it goes on from its last checkpoint."""
-    from fxformer.sharding import mesh_size
     from train.data.corpus import load_corpus, opening
     from train.run.loop import run as train
+    from train.run.processes import is_first, joined
 
     resolved = load(config, settings)
     if any(resolved.cells):
         raise UserError(f"{config} has a grid of {len(resolved.cells)} cells; python -m train ablate {config} runs it")
-    with user_input():
-        devices = mesh_size(resolved.run.mesh)
-    use_host_devices(devices)
     keep_compiled(Path(resolved.run.out))
     folder = Path(resolved.run.out) / resolved.name
-    result = train(resolved)
+    with joined(resolved.run.distributed, resolved.run.mesh):
+        result, speaks = train(resolved), is_first()
+    if not speaks:
+        return exit_code(result.asked) if result.asked else int(result.outcome == "non-finite")
     loss = told(result.val_loss, result.bits_per_byte)
     print(
         f"{result.outcome} at step {result.step} of {resolved.train.steps}: {loss}; "
@@ -64,16 +64,18 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
     match result.outcome:
         case "interrupted":
             print(f"saved in {folder}; the same command goes on from step {result.step}")
-            return INTERRUPTED
+            return exit_code(result.asked)
         case "non-finite":
             print(f"the loss is not a number at step {result.step}; lower lr or lengthen warmup")
-            print(f"{result.cause}\nlook again: python -m train replay {result.case}")
+            print(result.cause)
+            if result.case is not None:
+                print(f"look again: python -m train replay {result.case}")
             return 1
         case _ if continues(resolved.spec()):
             prompt = opening(load_corpus(resolved.data.path, resolved.data.task))
             words = ["python", "-m", "train", "sample", str(folder), *(["--prompt", prompt] if prompt else [])]
             print(f"sample from it: {shlex.join(words)}")
-    return INTERRUPTED if result.signalled else 0
+    return exit_code(result.asked) if result.asked else 0
 
 
 @app.command
@@ -119,9 +121,9 @@ def ablate(
             resolved, said = planning.detect(resolved, detect)
             print(*said, sep="\n")
         results = ablate(resolved, turn=turn)
-    except Interrupted:
+    except Interrupted as stopped:
         print(f"interrupted; what was done is kept in {folder}, the same command goes on from there")
-        return INTERRUPTED
+        return stopped.code
     if turn is not None:  # several would look at the question at once
         print(f"all {len(results)} runs of {folder} are done; report: python -m train report {folder}")
         return 0
@@ -142,9 +144,9 @@ def ladder(config: ConfigFile, settings: Settings = ()) -> int:
     keep_compiled(Path(resolved.run.out))
     try:
         results = sweep(resolved)
-    except Interrupted:
+    except Interrupted as stopped:
         print("interrupted; the same command goes on from there")
-        return INTERRUPTED
+        return stopped.code
     found = read_ladder(results, question)
     for line in table(found):
         print(line)
@@ -339,9 +341,9 @@ def transfer(
     keep_compiled(Path(resolved.run.out))
     try:
         results, told = transferred(resolved)
-    except Interrupted:
+    except Interrupted as stopped:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        return stopped.code
     written = [write_transfer(each, results, home_of(resolved)) for each in told]
     print(json.dumps([as_data(each) for each in told]) if as_json else "\n\n".join(table(each) for each in told))
     for path in written:
@@ -410,7 +412,7 @@ def reproduce(
                 print(said(sections[-1]))
         except Interrupted as stopped:
             print(f"interrupted in {stopped}; the same command goes on from there")
-            return INTERRUPTED
+            return stopped.code
         print(f"report: {write_report(sections, out / 'quick' if quick else out)}")
     if as_json:
         print(json.dumps(as_data(sections), indent=1))

@@ -3,8 +3,10 @@
 import errno
 import math
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import orbax.checkpoint as ocp
 import pytest
@@ -12,13 +14,15 @@ import pytest
 from train import cli as command_line
 from train.config import Config, load
 from train.errors import UserError, user_input
+from train.run import processes
 from train.run.loop import Result
 
 
 @pytest.fixture(autouse=True)
 def same_process(monkeypatch):
     """The number of devices and the cache of programs are those of the tests' own process."""
-    monkeypatch.setattr(command_line, "use_host_devices", lambda count: None)
+    for room in (command_line, processes):
+        monkeypatch.setattr(room, "use_host_devices", lambda count: None)
     monkeypatch.setattr(command_line, "keep_compiled", lambda out: None)
 
 
@@ -181,7 +185,7 @@ INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)\n"
         (f"{INTERRUPT}print('lost')", 130, ["interrupted; nothing that was saved is lost"], ""),
         (f"try:\n    {INTERRUPT}except BaseException: pass\nprint('lost')", 130, ["interrupted"], ""),
         (f"with stop_signals() as stopped:\n    {INTERRUPT}    print(stopped())", 0, ["stopping in good order"],
-         "True\n"),
+         "2\n"),
         (f"with stop_signals() as stopped:\n    {INTERRUPT}    {INTERRUPT}    print('lost')", 130,
          ["stopping in good order", "interrupted"], ""),
     ],
@@ -234,14 +238,21 @@ def test_in_a_sweep_some_cell_must_read_it(file):
 
 def test_an_interrupted_run_exits_as_shells_expect(file, monkeypatch, capsys):
     stopped = Result(outcome="interrupted", step=1, val_loss=2.0, bits_per_byte=2.9, seconds=1.0, tokens_per_second=1.0)
-    monkeypatch.setattr("train.run.loop.run", lambda config: stopped)
-    assert called(monkeypatch, "run", file) == 130
+    for asked, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)):
+        monkeypatch.setattr("train.run.loop.run", lambda config, asked=asked: replace(stopped, asked=asked))
+        assert called(monkeypatch, "run", file) == code
     assert "the same command goes on from step 1" in capsys.readouterr().out
 
 
 def test_a_run_that_was_interrupted_in_its_last_step_says_so_too(file, monkeypatch, capsys):
     done = Result(
-        outcome="finished", step=1, val_loss=2.0, bits_per_byte=2.9, seconds=1.0, tokens_per_second=1.0, signalled=True
+        outcome="finished",
+        step=1,
+        val_loss=2.0,
+        bits_per_byte=2.9,
+        seconds=1.0,
+        tokens_per_second=1.0,
+        asked=signal.SIGINT,
     )
     monkeypatch.setattr("train.run.loop.run", lambda config: done)
     assert called(monkeypatch, "run", file) == 130

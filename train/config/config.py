@@ -115,6 +115,7 @@ class Run:
     save_every: steps between checkpoints. keep: last checkpoints kept, the best one besides; "best" keeps one, and in a
     sweep the parameters of the best run of each arm.
     log_every: steps between lines of the log. tracker: who is told what the log says besides, of TRACKERS.
+    distributed: which of several processes this is, like "localhost:9911,1/2"; "auto" asks Slurm, GKE or the TPU pod.
     """
 
     out: str = "runs"
@@ -126,6 +127,7 @@ class Run:
     keep: int | str = 2
     log_every: int = 10
     tracker: str = "jsonl"
+    distributed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,6 +122,8 @@ RUN = {
                   "checkpoints", LOOP, "run"),
     "log_every": About("from one line of the log to the next", "steps", LOOP, "train"),
     "tracker": About("who is told the numbers of the log besides", "", "train/trackers.py", "TRACKERS"),
+    "distributed": About("which of several processes this is, like localhost:9911,1/2; auto asks the cluster", "",
+                         "train/run/processes.py", "place_of"),
 }  # fmt: skip
 ASKED = {
     "compare": About("settings whose values make the arms", "", QUESTION, "arms_of"),
@@ -156,6 +158,7 @@ TEXTS = {
     "out": "a path",
     "arm": "a text",
     "mesh": "like data=2,model=4",
+    "distributed": "like localhost:9911,1/2, or auto",
     "question.versus": "the name of an arm",
     "question.smallest": "a number, more than 0",
     "question.extend": "0 to 10",

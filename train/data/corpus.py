@@ -227,8 +227,14 @@ def batches(tokens: np.ndarray, *, seed: int, steps: range, batch: int, length: 
 
     Every place where a sequence can start comes once in an epoch, in an order that depends on the seed and the epoch.
     """
+    some = range(steps.start * batch, steps.stop * batch)
+    return sequences(tokens, some, seed=seed, length=length).reshape(len(steps), batch, length + 1)
+
+
+def sequences(tokens: np.ndarray, places: range, *, seed: int, length: int) -> np.ndarray:
+    """[places, length + 1]: the sequences at some places, from 0 on, in the order in which training reads them all."""
     order = _order(tokens.size - length, seed)
-    starts = np.array([[order[step * batch + row] for row in range(batch)] for step in steps])
+    starts = np.array([order[place] for place in places])
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[starts]
 
 

@@ -2,6 +2,9 @@
 
 Each holds the SHA-256 of its files, compared before they are read, so that a damaged one is known as such and the one
 before it is taken. One that is deleted is moved away in one step before its files are removed: a kill leaves no half.
+
+Several processes write and read one together, each its own part of the arrays; the first one looks at files, and moves
+them. A checkpoint knows nothing of how many they were: it is read over any other mesh.
 """
 
 import hashlib
@@ -20,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from train.errors import UserError
+from train.run.processes import all_do, first_does, is_first, several
 from train.step import State
 
 BIN = "deleted"  # what lies here is no checkpoint any more
@@ -61,13 +65,7 @@ class Checkpoints:
         check_place(folder)
         self.folder = folder.absolute()
         self._read_back = False
-        self._empty_bin()
-        with _reader(self.folder) as manager:
-            kept = _look(manager)
-        if kept.val_loss:
-            _set_aside(self.folder, kept.damaged, instead=max(kept.val_loss))
-        elif kept.damaged:
-            raise _none_is_whole(self.folder, kept.damaged)
+        first_does(self._clear)
         policy = AnyPreservationPolicy([LatestN(n=keep), BestN(n=1, get_metric_fn=_val_loss, reverse=True)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -84,7 +82,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None and several():  # the others may be anywhere: they are not waited for
+            return
         self._manager.close()
         self._empty_bin()
 
@@ -97,7 +97,7 @@ class Checkpoints:
         self._guard(lambda: self._manager.save(step, args=ocp.args.StandardSave(state), metrics={"val_loss": val_loss}))
         if not self._read_back:
             self.wait()
-            _check_written(self.folder, step, state)
+            all_do(lambda: _check_written(self.folder, step, state))
             self._read_back = True
 
     def wait(self) -> None:
@@ -107,7 +107,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the last complete checkpoint, or None."""
-        return self._manager.latest_step()
+        return first_does(self._manager.latest_step)
 
     def best(self) -> int | None:
         """The step of the complete checkpoint with the lowest validation loss, or None."""
@@ -116,7 +116,7 @@ class Checkpoints:
     def go_back(self, step: int) -> bool:
         """Keep none of after so many updates; False, and nothing is done, where there would be none left."""
         self.wait()
-        steps = self._manager.all_steps()
+        steps = first_does(lambda: list(self._manager.all_steps()))
         if not any(each <= step for each in steps):
             return False
         for each in steps:
@@ -132,19 +132,30 @@ class Checkpoints:
         """
         with _reader(self.folder) as manager:
             step, state, damaged = _first_whole(manager, sorted(manager.all_steps(), reverse=True), like)
-        _set_aside(self.folder, damaged, instead=step)
+        first_does(lambda: _set_aside(self.folder, damaged, instead=step))
         self._manager.reload()
         return state
 
+    def _clear(self) -> None:
+        """Remove what a killed process left half done, and set aside what is damaged."""
+        self._empty_bin()
+        with _reader(self.folder, together=False) as manager:
+            kept = _look(manager)
+        if kept.val_loss:
+            _set_aside(self.folder, kept.damaged, instead=max(kept.val_loss))
+        elif kept.damaged:
+            raise _none_is_whole(self.folder, kept.damaged)
+
     def _empty_bin(self) -> None:
-        shutil.rmtree(self.folder / BIN, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self.folder / BIN, ignore_errors=True)
 
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except (OSError, ValueError) as error:
             cause = _of_the_system(error)
-            if cause is None:
+            if cause is None or several():
                 raise
             with suppress(OSError, ValueError):  # one that was begun before may still become complete
                 self._manager.wait_until_finished()
@@ -236,10 +247,15 @@ def _check_files(place: Path, part: str) -> None:
 
 
 @contextmanager
-def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    """A manager that changes nothing, and opens where a checkpoint is damaged too."""
+def _reader(folder: Path, *, together: bool = True) -> Iterator[ocp.CheckpointManager]:
+    """A manager that changes nothing, and opens where a checkpoint is damaged too. together: by all processes."""
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     options = ocp.CheckpointManagerOptions(
-        read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
+        read_only=True,
+        create=False,
+        save_interval_steps=0,
+        lightweight_initialize=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions() if together else alone,
     )
     manager = ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
     try:
@@ -282,25 +298,32 @@ def _place(manager: ocp.CheckpointManager, step: int) -> Path:
 
 
 def _read(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    """The state of a checkpoint, as it was written."""
-    _check_files(_place(manager, step), ARRAYS)
+    """The state of a checkpoint, as it was written, in arrays like those of `like`: NumPy's on the host."""
+    first_does(lambda: _check_files(_place(manager, step), ARRAYS))
     saved = manager.item_metadata(step).tree
     difference = _difference(ocp.tree.to_flat_dict(saved), ocp.tree.to_flat_dict(like))
     if difference:
         raise _DamagedError(f"it is of another structure: {difference}")
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    # Of a shape alone orbax would make an array with the sharding that it was written with.
+    wanted = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, np.ndarray) else ocp.utils.to_shape_dtype_struct(leaf), like
+    )
+    return manager.restore(step, args=ocp.args.StandardRestore(wanted))
 
 
 def _first_whole(manager: ocp.CheckpointManager, steps: Sequence[int], like: Any) -> tuple[int, Any, dict[int, str]]:
     """(the first of `steps` that is whole, its state, why those before it are not)."""
     damaged: dict[int, str] = {}
-    for step in steps:
+
+    def read(step: int) -> Any:
+        with _damage():
+            return _read(manager, step, like)
+
+    for step in first_does(lambda: steps):
         try:
-            with _damage():
-                return step, _read(manager, step, like), damaged
+            return step, all_do(partial(read, step)), damaged
         except _DamagedError as damage:
-            if not _place(manager, step).exists():
+            if not _place(manager, step).exists():  # by a run beside this one
                 raise _GoneError(f"{_place(manager, step)} was deleted while it was read; try again") from damage
             damaged[step] = str(damage)
     raise _none_is_whole(Path(manager.directory), damaged)
@@ -341,9 +364,15 @@ def _check_written(folder: Path, step: int, state: Any) -> None:
 
 
 def _same(leaf: Any, other: Any) -> bool:
-    """Have two arrays the same bits?"""
-    one, two = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (leaf, other))
-    return np.array_equal(one, two)
+    """Have two arrays the same bits, as far as the first one is here?"""
+    shards = (
+        [(each.data, each.index) for each in leaf.addressable_shards] if isinstance(leaf, jax.Array) else [(leaf, ...)]
+    )
+    return all(np.array_equal(_bits(data), _bits(other[index])) for data, index in shards)
+
+
+def _bits(array: Any) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _of_the_system(error: Exception) -> str | None:

@@ -11,6 +11,7 @@ from train.data.corpus import Corpus
 from train.data.tokenizer import BYTES
 from train.errors import UserError
 from train.files import COUNT, NUMBER, SETTINGS, TEXT, is_count, json_lines, read_lines, read_object, write_whole
+from train.run.processes import first_does, is_first
 from train.run.provenance import provenance
 from train.trackers import Tracker, numbers_in
 
@@ -23,15 +24,17 @@ HOME = {"settings": SETTINGS, "corpus": TEXT}
 class Log:
     """`log.jsonl`: one JSON object a line. A run that goes on keeps the lines up to the step it goes on from.
 
-    tracker: is told the numbers of each line that is added.
+    tracker: is told the numbers of each line that is added. Of several processes the first one writes and reads.
     """
 
     def __init__(self, path: Path, *, keep_until: int, tracker: Tracker | None = None) -> None:
         self.path, self._tracker = path, tracker
-        write_whole(path, json_lines([line for line in read(path) if line["step"] <= keep_until]))
+        first_does(lambda: write_whole(path, json_lines([each for each in read(path) if each["step"] <= keep_until])))
 
     def write(self, line: dict[str, Any]) -> None:
         """Add one line; it is in the file when this returns."""
+        if not is_first():
+            return
         with self.path.open("ab") as file:
             file.write(json_lines([line]))
         if self._tracker is not None:
@@ -44,7 +47,8 @@ class Log:
 
     def val_loss(self, step: int) -> float | None:
         """The validation loss after `step` updates, None where the log does not say it."""
-        return next((line["val_loss"] for line in read(self.path) if line["step"] == step and "val_loss" in line), None)
+        lines = first_does(lambda: read(self.path))
+        return next((line["val_loss"] for line in lines if line["step"] == step and "val_loss" in line), None)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -21,10 +21,12 @@ from train.run.forensics import examine, investigate
 from train.run.layout import layout_of
 from train.run.log import Log, claim, write_home
 from train.run.longer import agreed, why_not
+from train.run.processes import Asked, agree, all_do, by_first, check_shared, first_does, is_first, several
 from train.run.progress import Progress
+from train.run.provenance import source_digest, versions
 from train.run.signals import stop_signals
 from train.run.steps import Steps, steps_of
-from train.step import Metrics, State, evaluate, judge
+from train.step import Judgement, Metrics, State, evaluate, judge
 from train.trackers import TRACKERS, told
 from train.verdict.outcome import SUSTAINED
 from train.verdict.watch import has_spiked
@@ -36,8 +38,8 @@ class Result:
 
     val_loss: nats per token at the last checkpoint, on all held-out windows where the run is finished; None where there
     is none. bits_per_byte: the same of any tokens. seconds: of this session. tokens_per_second: compilation included.
-    cause, case: what was found where the run broke, and the folder it is in. signalled: was it asked to stop, in its
-    last step too?
+    cause, case: what was found where the run broke, and the folder it is in. asked: the signal to stop, in its last
+    step too; 0: none.
     """
 
     outcome: str
@@ -48,7 +50,7 @@ class Result:
     tokens_per_second: float
     cause: str = ""
     case: Path | None = None
-    signalled: bool = False
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +72,21 @@ class Session:
 def run(config: Config) -> Result:
     """Train one model as `config` says, in `out/name`; goes on from the last checkpoint where there is one.
 
-    Raises UserError where the folder is in use, is damaged or holds another configuration, or the corpus, mesh or batch
-    does not fit.
+    Of several processes each calls it, with the same configuration and its place among them. Raises UserError where the
+    folder is in use, is damaged or holds another configuration, the corpus, mesh or batch does not fit, or the
+    processes differ.
     """
     folder = Path(config.run.out) / config.name
     check_place(folder)
-    tracker = TRACKERS[config.run.tracker](folder, config.name)
-    corpus = config.corpus()
+    tracker = TRACKERS[config.run.tracker if is_first() else "jsonl"](folder, config.name)
+    agree({name: value for name, value in config.flat().items() if name != "distributed"})
+    first_does(config.corpus)  # a tokenizer is learned once
+    corpus = all_do(config.corpus)
+    agree({"the text": corpus.sha256, "the code": source_digest(), **versions()})
     corpus.check(config.text_length)
-    with layout_of(config) as layout, alone(folder):
-        shorter = claim(folder, config, corpus)
+    with layout_of(config) as layout, by_first(alone(folder)):
+        check_shared(folder)
+        shorter = first_does(lambda: claim(folder, config, corpus))
         steps = steps_of(config, corpus, layout)
         state = steps.start()
         keep = 1 if isinstance(config.run.keep, str) else config.run.keep
@@ -91,21 +98,20 @@ def run(config: Config) -> Result:
             begin = int(state.step)
             with (
                 told(tracker, config.settings(), begin),
-                Progress(config.name, total=config.train.steps, done=begin) as bar,
+                Progress(config.name, total=config.train.steps, done=begin, quiet=not is_first()) as bar,
                 stop_signals() as stopped,
             ):
                 if begin:
                     bar.say(f"going on from step {begin} of {config.train.steps} in {folder}")
-                look = jax.jit(partial(evaluate, steps.recipe))
+                look = jax.jit(partial(evaluate, steps.recipe), out_shardings=layout.told)
                 watched, held_out = held_out_windows(config, corpus)
 
                 def judged(state: State, windows: np.ndarray) -> float:
-                    judgement = judge(
-                        lambda rows, part: look(steps.numbers, state.params, layout.batch(rows), part),
-                        windows,
-                        len(watched),
-                    )
-                    return float(judgement.loss)
+                    def look_at(rows: np.ndarray, part: int) -> Judgement:
+                        placed = layout.batch(rows.shape, lambda some: rows[some.start : some.stop])
+                        return look(steps.numbers, state.params, placed, part)
+
+                    return float(judge(look_at, windows, len(watched)).loss)
 
                 session = Session(
                     config=config,
@@ -119,7 +125,7 @@ def run(config: Config) -> Result:
                     log=Log(folder / "log.jsonl", keep_until=begin, tracker=tracker),
                     bar=bar,
                 )
-                return train(session, state, stopped)
+                return train(session, state, Asked(stopped))
 
 
 def lengthen(folder: Path, config: Config, corpus: Corpus, checkpoints: Checkpoints, steps: int) -> None:
@@ -127,10 +133,10 @@ def lengthen(folder: Path, config: Config, corpus: Corpus, checkpoints: Checkpoi
     there is none."""
     if checkpoints.latest() is not None and not checkpoints.go_back(agreed(config, steps)):
         raise UserError(f"{folder} cannot be lengthened: {why_not(config, steps)}")
-    write_home(folder / "config.json", config, corpus)
+    first_does(lambda: write_home(folder / "config.json", config, corpus))
 
 
-def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result:
+def train(session: Session, state: State, asked: Asked) -> Result:
     """Steps until the last one, a signal, or a loss that is not a number; metrics are read one step behind.
 
     Parameters whose validation loss is not a number are never saved. Why it is none, or spiked first, is looked into.
@@ -144,6 +150,7 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
     pending: deque[tuple[int, Metrics]] = deque()
     losses: list[float] = []
     spiked = False
+    signal = 0
     val_loss = log.val_loss(first - 1)
     if val_loss is None and first > 1:  # the log was lost, the checkpoint was not
         val_loss = session.judge(state, windows(first - 1))
@@ -161,12 +168,14 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
             bits_per_byte=bits,
             seconds=seconds,
             tokens_per_second=speed,
-            signalled=stopped(),
+            asked=signal,
         )
 
     def broken(step: int, what: str) -> Result:
         log.write({"step": step, "event": f"non-finite {what}"})
         ended = result("non-finite", step)
+        if several():
+            return replace(ended, cause="why is looked into by one process: the same command without distributed")
         session.bar.say(f"the {what} of step {step} is not a number; looking for where that began")
         case, folder = investigate(session.steps, session.home, until=step)
         return replace(ended, cause=case.finding.sentence, case=folder)
@@ -174,7 +183,8 @@ def train(session: Session, state: State, stopped: Callable[[], bool]) -> Result
     for step in range(first, steps + 1):
         state, metrics = session.steps.advance(state, session.steps.tokens(step))
         pending.append((step, metrics))
-        stopping = stopped()
+        signal = asked()
+        stopping = signal > 0
         saving = step % config.run.save_every == 0 or step == steps or stopping
         while len(pending) > (0 if saving else 1):
             settled, metrics = pending.popleft()
@@ -214,9 +224,12 @@ def held_out_windows(config: Config, corpus: Corpus) -> tuple[np.ndarray, np.nda
 
 
 def look_at_spike(session: Session, step: int) -> None:
-    """Say, and keep, what grew in the first step of a spike."""
+    """Say, and keep, what grew in the first step of a spike; of several processes none looks."""
     session.checkpoints.wait()
     session.log.write({"step": step, "event": "spike"})
+    if several():
+        session.bar.say(f"the loss spikes from step {step} on")
+        return
     case, folder = examine(session.steps, session.home, step=step)
     session.bar.say(f"the loss spikes: {case.finding.sentence}")
     session.bar.say(f"look again: python -m train replay {folder}")

@@ -11,10 +11,12 @@ QUIET_SECONDS = 10.0  # between plain lines
 
 
 class Progress:
-    """A context for work of `total` units, of which `done` were done before."""
+    """A context for work of `total` units, of which `done` were done before. quiet: nothing is said."""
 
-    def __init__(self, title: str, *, total: float, done: int = 0, console: Console | None = None) -> None:
-        self.console = Console() if console is None else console
+    def __init__(
+        self, title: str, *, total: float, done: int = 0, console: Console | None = None, quiet: bool = False
+    ) -> None:
+        self.console = Console(quiet=quiet) if console is None else console
         self._title, self._total = title, total
         self._done: float = done
         self._last_line = time.monotonic()

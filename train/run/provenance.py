@@ -24,13 +24,17 @@ def provenance() -> dict[str, str]:
     """Versions of Python and the packages that compute, the devices, and the commit of the source, if it has one."""
     devices = jax.devices()
     return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **versions(),
         "machine": f"{platform.system()} {platform.machine()}",
         "device": f"{devices[0].device_kind} x {len(devices)}",
         "git": _commit(Path(__file__).parent),
         "code": source_digest(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that compute."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 @cache

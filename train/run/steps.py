@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from train.config import Config
-from train.data.corpus import Corpus, batches
+from train.data.corpus import Corpus, sequences
 from train.run.layout import Layout
 from train.step import Metrics, Numbers, Recipe, State, numbers_of, recipe_of, train_step
 
@@ -30,19 +30,19 @@ class Steps:
 
     def tokens(self, step: int) -> jax.Array:
         """uint8 [batch, row]: what update number `step` reads, counted from 1."""
-        data, seed = self.config.data, self.config.train.seed
-        rows = batches(
-            self.corpus.train,
-            seed=seed,
-            steps=range(step - 1, step),
-            batch=data.batch,
-            length=self.config.text_length,
-        )
-        return self.layout.batch(np.asarray(rows[0]))
+        size, length = self.config.data.batch, self.config.text_length
+
+        def read(rows: range) -> np.ndarray:
+            begin = (step - 1) * size
+            places = range(begin + rows.start, begin + rows.stop)
+            return sequences(self.corpus.train, places, seed=self.config.train.seed, length=length)
+
+        return self.layout.batch((size, length + 1), read)
 
 
 def steps_of(config: Config, corpus: Corpus, layout: Layout) -> Steps:
     """The steps of a run; one program serves them all."""
     recipe, numbers = recipe_of(config), numbers_of(config)
-    advance = partial(jax.jit(partial(train_step, recipe), donate_argnums=1), numbers)
+    out = (layout.state(recipe, numbers), layout.told)
+    advance = partial(jax.jit(partial(train_step, recipe), donate_argnums=1, out_shardings=out), numbers)
     return Steps(config=config, corpus=corpus, layout=layout, recipe=recipe, numbers=numbers, advance=advance)

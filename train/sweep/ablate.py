@@ -25,7 +25,7 @@ from train.errors import UserError, user_input
 from train.files import COUNT, NUMBER, TEXT, Kind, read_object, write_whole
 from train.run.progress import Progress, clock
 from train.run.provenance import provenance, source_digest
-from train.run.signals import Interrupted, stop_signals
+from train.run.signals import Interrupted, exit_code, stop_signals
 from train.step import Recipe, recipe_of, start, train_step
 from train.sweep.ask import question_for
 from train.sweep.best import Best
@@ -173,10 +173,10 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
                 grid = grown(grid.config, question, config, corpus, results, beside)
 
 
-def check(stopped: Callable[[], bool], name: str) -> None:
+def check(stopped: Callable[[], int], name: str) -> None:
     """Raise Interrupted when asked to stop."""
-    if stopped():
-        raise Interrupted(name)
+    if number := stopped():
+        raise Interrupted(name, exit_code(number))
 
 
 def agreed(config: Config, question: Question | None, corpus: Corpus) -> dict[str, str]:
@@ -329,7 +329,10 @@ def missing_of(
 
 
 def home_of(config: Config) -> Path:
-    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh, which no sweep reads."""
+    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh or processes,
+    which no sweep reads."""
+    if config.run.distributed:
+        raise UserError("distributed does nothing in a sweep, which processes share by --worker K/N; leave it out")
     if config.run.mesh:
         raise UserError(f"mesh={config.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
     folder = Path(config.run.out) / config.name

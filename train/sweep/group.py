@@ -21,7 +21,7 @@ from train.data.corpus import Corpus, Entropies, batches
 from train.run.loop import held_out_windows
 from train.run.progress import Progress
 from train.run.provenance import provenance
-from train.run.signals import Interrupted
+from train.run.signals import Interrupted, exit_code
 from train.step import Judgement, Metrics, Numbers, Recipe, State, evaluate, judge, numbers_of, start, train_step
 from train.sweep.best import Best
 from train.sweep.cells import Group, flops_per_token
@@ -52,7 +52,7 @@ class Sweep:
     question: Question | None
     plan: Plan
     bar: Progress
-    stopped: Callable[[], bool]
+    stopped: Callable[[], int]
     beside: Mapping[str, Look]
     turn: Lock
     shelf: Shelf
@@ -61,8 +61,8 @@ class Sweep:
 
     def check(self, group: Group) -> None:
         """Raise Interrupted when asked to stop."""
-        if self.stopped():
-            raise Interrupted(group.config.name)
+        if number := self.stopped():
+            raise Interrupted(group.config.name, exit_code(number))
 
 
 class Programs(NamedTuple):
