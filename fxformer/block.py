@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-from jax import Array
+import jax.numpy as jnp
 
 from fxformer.fields import check_fields
 from fxformer.layers.attention import ATTENTION, GQA, AttentionSpec, CrossModule
 from fxformer.layers.context import Context, Side
 from fxformer.layers.ffn import FFN, FFNSpec
-from fxformer.layers.residual import Residual, ResidualModule, main, root_mean_square
+from fxformer.layers.residual import Residual, ResidualModule, main, mean_square
+from fxformer.ops.statistic import Root
 from fxformer.written import Spelled
 
 
@@ -55,10 +56,10 @@ class BlockModule(nn.Module):
         for name, sublayer in sublayers.items():
             join = ResidualModule(spec.residual, "ffn" if name == "ffn" else "attention", name=f"{name}_residual")
             stream, sides[name] = join(stream, sublayer, context.place)
-        return stream, _merge(sides, root_mean_square(main(stream)))
+        return stream, _merge(sides, Root(mean_square(main(stream)), jnp.ones(())))
 
 
-def _merge(sides: dict[str, Side], rms: Array) -> Side:
+def _merge(sides: dict[str, Side], rms: Root) -> Side:
     """One side of all sublayers; tables only of those that keep one."""
     losses = {name: loss for side in sides.values() for name, loss in side.losses.items()}
     stats = {f"{part}_{name}": value for part, side in sides.items() for name, value in side.stats.items()}

@@ -21,6 +21,7 @@ from fxformer.layers.context import Context, Execution, Memory, Side
 from fxformer.layers.ffn import FFN, FFNSpec
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.residual import PLACEMENTS, main
+from fxformer.ops.statistic import numbers
 from fxformer.stack import Stack, StackModule
 from fxformer.transformer import Params
 from fxformer.written import Brief
@@ -46,11 +47,13 @@ class LayerOutput(Brief):
 def _attention(spec: Any, x_BTD: Array, context: Context, table: Any) -> tuple[Array, Side]:
     """Self-attention; with a memory the keys and values are those of its tokens."""
     module = ATTENTION[type(spec)] if context.memory is None else CROSSED[type(spec)]
-    return module(spec, name="layer")(x_BTD, context, table)
+    y_BTD, side = module(spec, name="layer")(x_BTD, context, table)
+    return y_BTD, side._replace(stats=numbers(side.stats))
 
 
 def _ffn(spec: Any, x_BTD: Array, context: Context, table: Any) -> tuple[Array, Side]:
-    return FFN[type(spec)](spec, name="layer")(x_BTD, context)
+    y_BTD, side = FFN[type(spec)](spec, name="layer")(x_BTD, context)
+    return y_BTD, side._replace(stats=numbers(side.stats))
 
 
 def _norm(spec: Norm, x_BTD: Array, context: Context, table: Any) -> tuple[Array, Side]:
@@ -59,7 +62,7 @@ def _norm(spec: Norm, x_BTD: Array, context: Context, table: Any) -> tuple[Array
 
 def _block(spec: Block, x_BTD: Array, context: Context, table: Any) -> tuple[Array, Side]:
     stream, side = BlockModule(spec, name="layer")(PLACEMENTS[spec.residual.placement].enter(x_BTD), context, table)
-    return main(stream), side
+    return main(stream), side._replace(stats=numbers(side.stats))
 
 
 def _stack(spec: Stack, x_BTD: Array, context: Context, table: Any) -> tuple[Array, Side]:

@@ -22,6 +22,7 @@ from fxformer.axes import AXES, logical
 from fxformer.cache import Cache
 from fxformer.lookup import nearest
 from fxformer.model import Params, Transformer, abstract_params, init
+from fxformer.pipeline import check_apart
 from fxformer.table import columns
 
 Rules = Mapping[str, str]  # logical axis -> mesh axis
@@ -35,6 +36,7 @@ PARTS: dict[str, Rules] = {  # what a preset is a product of, the first rules fi
     "tp": CHANNELS,  # heads, feed-forward channels and vocabulary cut. Shoeybi et al. 2019
     "sp": {**CHANNELS, "token": "model"},  # likewise, and tokens where nothing else is. Korthikanti et al. 2022
     "cp": {"token": "context"},  # tokens cut everywhere; each device gathers the keys of all. Dubey et al. 2024, 3.3.2
+    "pp": {"layer": "stage", "vocab": "stage"},  # groups of layers, and the vocabulary. Huang et al. 2019
     "fsdp": {"width": "data"},  # parameters cut along the stream, gathered where they are used. Zhao et al. 2023
 }
 NO_PRODUCTS = {  # of two parts, and why
@@ -42,6 +44,7 @@ NO_PRODUCTS = {  # of two parts, and why
     ("sp", "cp"): "both cut tokens, over two axes of the mesh",
     ("ep", "sp"): "tokens that sp cuts would go to experts over both axes of the mesh at once",
     ("ep", "cp"): "tokens that cp cuts would go to experts over both axes of the mesh at once",
+    ("ep", "pp"): "experts share the places of a batch, and stages see it part by part",
 }
 
 
@@ -59,11 +62,16 @@ PRESETS: dict[str, Rules] = {
     name: product(*name.split("_"))
     for name in (
         "dp", "fsdp", "tp", "fsdp_tp", "sp", "fsdp_sp", "cp", "fsdp_cp", "tp_cp", "fsdp_tp_cp",
-        "ep", "fsdp_ep", "ep_tp", "fsdp_ep_tp",
+        "ep", "fsdp_ep", "ep_tp", "fsdp_ep_tp", "pp", "fsdp_pp", "tp_pp", "fsdp_tp_pp", "sp_pp", "cp_pp",
     )
 }  # fmt: skip
 
-MESH_AXES = {"data": "parts of the batch", "model": "parts of each layer", "context": "parts of each row"}
+MESH_AXES = {
+    "data": "parts of the batch",
+    "model": "parts of each layer",
+    "context": "parts of each row",
+    "stage": "groups of layers",
+}
 
 
 def preset(name: str) -> Rules:
@@ -224,11 +232,12 @@ class Plan:
         return columns([title, *rows, ("total", "", "", "", f"{self.bytes:,}")])
 
 
-def plan(spec: Transformer, mesh: AnyMesh, rules: Rules) -> Plan:
+def plan(spec: Transformer, mesh: AnyMesh, rules: Rules, *, drawn: bool = False) -> Plan:
     """How the parameters are cut: nothing that the rules cut is ever replicated silently.
 
+    drawn: whether runs are given a dropout key, as those that train are.
     Raises ValueError where a rule is for no axis, where an axis is not divisible, where the mesh lacks an axis that
-    would cut a parameter, and where it has one that the rules leave idle.
+    would cut a parameter, and where it has one that the rules leave idle; and for layers that are no pipeline's.
     """
     check_rules(rules)
     for axis, size in mesh.shape.items():
@@ -240,7 +249,19 @@ def plan(spec: Transformer, mesh: AnyMesh, rules: Rules) -> Plan:
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params(spec), is_leaf=is_box)
     if "expert" in rules and not any("expert" in box.names for _, box in leaves):
         raise ValueError("the rules cut experts, and the model has none; use rules without ep")
+    if "layer" in rules:
+        _check_layers(spec, drawn=drawn)
     return Plan(tuple(_row(".".join(_names(path)), box, mesh, rules) for path, box in leaves))
+
+
+def _check_layers(spec: Transformer, *, drawn: bool) -> None:
+    """Raise ValueError for a model of which stages of a pipeline cannot each have some layers."""
+    groups = [group for stack in (spec.stack, spec.encoder) if stack is not None for group in stack.groups]
+    stacked = [group for group in groups if group.stacked and not group.tied]
+    if not stacked:
+        raise ValueError("the rules cut layers, and those of the model stand alone or are tied; use rules without pp")
+    for group in stacked:
+        check_apart(group.blocks, drawn=drawn)
 
 
 def _row(path: str, box: LogicallyPartitioned, mesh: AnyMesh, rules: Rules) -> Row:

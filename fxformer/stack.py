@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -22,6 +23,8 @@ from fxformer.layers.embed import table
 from fxformer.layers.norm import Norm
 from fxformer.layers.project import FanIn
 from fxformer.layers.residual import PLACEMENTS, OwnParameters
+from fxformer.ops.statistic import numbers
+from fxformer.pipeline import pipelined, stages_of
 from fxformer.walk import parts
 from fxformer.written import Spelled
 
@@ -146,32 +149,42 @@ class PatternModule(nn.Module):
 
 
 class RepeatModule(nn.Module):
-    """`lax.scan` over the layer axis of parameters and cache tables."""
+    """`lax.scan` over the layer axis of parameters and cache tables; where rules cut that axis, on every stage.
+
+    Tied layers have none to cut, and a cache is read layer by layer.
+    """
 
     spec: Repeat
 
     @nn.compact
     def __call__(self, stream: Any, context: Context, tables: Any) -> tuple[Any, Side]:
         spec, execution = self.spec, context.execution
+        whole = spec.tied or tables is not None or self.is_initializing()
+        stages = 1 if whole else stages_of(spec.n, spec.blocks, drawn=self.has_rng("dropout"))
         loop = nn.scan(
             _pattern(context),
-            length=spec.n,
+            length=spec.n // stages,
             in_axes=(0, 0, nn.broadcast),
             variable_axes={} if spec.tied else {"params": 0},
             variable_broadcast="params" if spec.tied else False,
             split_rngs={"params": not spec.tied, "dropout": True},
-            unroll=min(execution.unroll, spec.n),
+            unroll=min(execution.unroll, spec.n // stages),
             check_constancy_invariants=spec.tied,
             metadata_params={nn.PARTITION_NAME: logical("l")[0]},
         )
         carried, numbers_L = (stream, context.place.first), None
         if context.layer is not None:
             numbers_L = context.layer.number + jnp.arange(spec.n, dtype=jnp.int32) * len(spec.blocks)
-        (stream, first), sides = loop(spec.blocks, name="blocks")(carried, tables, numbers_L, context)
+        if stages > 1:
+            layers = partial(_layers, loop(spec.blocks, parent=None))
+            params_L = self.variables["params"]["blocks"]
+            (stream, first), sides = pipelined(layers, (params_L, numbers_L), carried, context, stages)
+        else:
+            (stream, first), sides = loop(spec.blocks, name="blocks")(carried, tables, numbers_L, context)
         return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_by_layer([side.losses for side in sides.values()]),
-            stats=_by_layer([side.stats for side in sides.values()]),
+            stats=_by_layer([numbers(side.stats) for side in sides.values()]),
             first=first,
         )
 
@@ -189,9 +202,15 @@ class OnceModule(nn.Module):
         return stream, Side(
             tables=None if tables is None else {name: side.tables for name, side in sides.items()},
             losses=_concatenate([jax.tree.map(jnp.atleast_1d, side.losses) for side in sides.values()]),
-            stats=_concatenate([jax.tree.map(jnp.atleast_1d, side.stats) for side in sides.values()]),
+            stats=_concatenate([jax.tree.map(jnp.atleast_1d, numbers(side.stats)) for side in sides.values()]),
             first=first,
         )
+
+
+def _layers(loop: nn.Module, layers: Any, carried: Any, context: Context) -> Any:
+    """What the loop over some layers does, by their parameters and numbers."""
+    params_L, numbers_L = layers
+    return loop.apply({"params": params_L}, carried, None, numbers_L, context)
 
 
 def _pattern(context: Context) -> type[PatternModule]:

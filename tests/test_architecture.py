@@ -32,7 +32,7 @@ LAYERS = (  # from the ground up: a file imports from its own layer or from belo
     ("ops/",),
     ("cache.py",),
     ("layers/",),
-    ("block.py",),
+    ("block.py", "pipeline.py"),
     ("stack.py", "mtp.py"),
     ("transformer.py",),
     ("given.py",),

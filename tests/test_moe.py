@@ -16,6 +16,7 @@ from fxformer.layers.ffn import FFN, GLU, MLP, MoE
 from fxformer.layers.norm import Norm
 from fxformer.ops.dispatch import Capacity, Dropless
 from fxformer.ops.route import GShard, Sigmoid, Switch, TopK
+from fxformer.ops.statistic import numbers
 from fxformer.sharding import PRESETS, batch_sharding, mesh, partition, use
 
 B, T, D, E, F = 3, 7, 10, 4, 12
@@ -51,7 +52,8 @@ SPECS = {
 @partial(jax.jit, static_argnums=0)
 def run(spec, params, x=X, context=Context(coords=coords.plain(T)), key=None):
     rngs = {} if key is None else {"dropout": key}
-    return FFN[type(spec)](spec).apply({"params": params}, x, context, rngs=rngs)
+    y, side = FFN[type(spec)](spec).apply({"params": params}, x, context, rngs=rngs)
+    return y, side._replace(stats=numbers(side.stats))
 
 
 def boxed(spec):

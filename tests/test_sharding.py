@@ -11,15 +11,19 @@ import numpy as np
 import optax
 import pytest
 from jax import Array
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 import fxformer as fx
 from fxformer import sharding, zoo
 from fxformer.block import Block
+from fxformer.layers.attention.indexer import Indexer
 from fxformer.layers.ffn import MoE
 from fxformer.model import Params, Transformer
 from fxformer.ops.dispatch import Capacity
+from fxformer.ops.rotary import Rotary
 from fxformer.sharding import PRESETS
+from fxformer.stack import Once
+from fxformer.walk import parts
 from tests.laws.specs import VARIANTS, unique
 from train.plan.hlo import cost_of
 
@@ -30,26 +34,31 @@ MESHES = {
     **dict.fromkeys(("tp_cp", "fsdp_tp_cp"), "data=2,model=2,context=2"),
     **dict.fromkeys(("ep", "fsdp_ep"), "data=4"),
     **dict.fromkeys(("ep_tp", "fsdp_ep_tp"), "data=4,model=2"),
+    **dict.fromkeys(("pp", "fsdp_pp"), "data=4,stage=2"),
+    **dict.fromkeys(("tp_pp", "fsdp_tp_pp", "sp_pp"), "data=2,model=2,stage=2"),
+    "cp_pp": "data=2,context=2,stage=2",
 }
 KEY = jax.random.key(3)
 TOKENS = jax.random.randint(jax.random.key(4), (8, 13), 0, 256)
 
 
-def with_even_heads(spec: Transformer) -> Transformer:
-    """The same model with twice the heads, so that two devices can share them."""
+def doubled(spec: Transformer) -> Transformer:
+    """The same model with twice the heads and the layers, so that two devices can share them."""
 
-    def doubled(block: Block) -> Block:
+    def with_heads(block: Block) -> Block:
         attention = block.attention
         return replace(block, attention=replace(attention, heads=2 * attention.heads, kv_heads=2 * attention.kv_heads))
 
-    groups = tuple(replace(group, blocks=tuple(map(doubled, group.blocks))) for group in spec.stack.groups)
+    groups = tuple(
+        replace(group, n=2 * group.n, blocks=tuple(map(with_heads, group.blocks))) for group in spec.stack.groups
+    )
     return replace(spec, stack=replace(spec.stack, groups=groups))
 
 
 T5 = zoo.toy(width=48, depth=2, heads=4, kv_heads=2, placement="post", norm="layer", position="t5", window=5)
-ALIBI = zoo.toy(width=40, depth=3, heads=2, placement="sandwich", position="alibi", ffn="glu", inner=56, head="untied")
+ALIBI = zoo.toy(width=40, depth=4, heads=2, placement="sandwich", position="alibi", ffn="glu", inner=56, head="untied")
 PUBLISHED = ("gpt2", "llama2-34b")  # experts and latents have their own: tests/test_moe.py, tests/test_mla.py
-SPECS = {with_even_heads(zoo.tiny(name)): name for name in PUBLISHED} | {T5: "t5", ALIBI: "alibi"}
+SPECS = {doubled(zoo.tiny(name)): name for name in PUBLISHED} | {T5: "t5", ALIBI: "alibi"}
 
 
 def with_experts(spec: Transformer, **changes) -> Transformer:
@@ -62,21 +71,26 @@ def with_experts(spec: Transformer, **changes) -> Transformer:
 MOE = zoo.toy(width=32, depth=1, heads=4, ffn="moe", inner=24)
 CROWDED = with_experts(MOE, dispatch=Capacity(factor=0.9, least=1), per_row=True)
 SPECS |= {with_experts(MOE): "dropless", CROWDED: "capacity"}
-DENSE = [name for name in PRESETS if "ep" not in name]
+DENSE = [name for name in PRESETS if "expert" not in PRESETS[name]]
 each_spec = pytest.mark.parametrize("spec", SPECS, ids=SPECS.values())
 each_preset = pytest.mark.parametrize("preset", DENSE)
 
 
 def even(name: str, value: object) -> Transformer:
     """A toy of one choice whose sizes two devices along each axis of a mesh can share."""
-    sizes = {"width": 32, "depth": 1, "heads": 4, "inner": 40, "length": 32}
+    sizes = {"width": 32, "depth": 2, "heads": 4, "inner": 40, "length": 32}
     spec = zoo.toy(**{**sizes, name: 2 if name == "kv_heads" else value})
     return with_experts(spec) if spec.stack.blocks[0].ffn.__class__ is MoE else spec
 
 
 STRUCTURES = unique({f"{name}={value}": even(name, value) for name, values in VARIANTS.items() for value in values})
 STRUCTURES |= {"mla=cut": zoo.toy(width=32, depth=2, heads=4, attention="mla", ffn="glu", inner=40, window=6)}
-WHOLE = ("fsdp_sp", "fsdp_tp_cp")  # every cut of what is dense stands in one of these
+WHOLE = ("fsdp_sp", "fsdp_tp_cp", "fsdp_tp_pp")  # every cut of what is dense stands in one of these
+# What stages cannot do part by part, and the sentence that says so.
+TOGETHER = {
+    **dict.fromkeys(("norm=batch", "qk_norm=batch"), "a norm over tokens takes those of a batch"),
+    "ffn=moe": "experts share the places of a batch",
+}
 
 
 def test_every_preset_has_a_mesh_here():
@@ -100,8 +114,8 @@ def learnt(spec: Transformer) -> tuple[Array, Params]:
 
 
 def crosses(spec: Transformer, preset: str) -> bool:
-    """Does the preset cut something that the model has?"""
-    return "expert" not in PRESETS[preset] or spec in (CROWDED, with_experts(MOE))
+    """Has the model what the preset cuts, and is it none that the preset refuses?"""
+    return ("layer" if any(parts(spec, MoE)) else "expert") not in PRESETS[preset]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +131,114 @@ def test_loss_and_gradients_are_those_of_one_device(spec, preset):
 @pytest.mark.parametrize("preset", WHOLE)
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_is_itself_however_it_is_cut(name, preset):
-    is_one_device(STRUCTURES[name], preset)
+    if "layer" in PRESETS[preset] and name in TOGETHER:
+        has_no_stages(STRUCTURES[name], TOGETHER[name])
+    else:
+        is_one_device(STRUCTURES[name], preset)
+
+
+def has_no_stages(spec: Transformer, sentence: str, key: Array | None = None) -> None:
+    """Neither as a plan nor as a run."""
+    mesh, rules = sharding.mesh("stage=2"), PRESETS["pp"]
+    sentence = f"{sentence}, and stages see it part by part; leave that out, or use rules without pp"
+    with pytest.raises(ValueError, match=sentence):
+        sharding.plan(spec, mesh, rules, drawn=key is not None)
+    with sharding.use(mesh, rules), pytest.raises(ValueError, match=sentence):
+        fx.apply(spec, initialised(spec), TOKENS, key=key)
+
+
+@pytest.mark.parametrize("choice", ["dropout", "stochastic_depth"])
+def test_what_is_drawn_for_a_batch_has_no_stages_while_it_is_drawn(choice):
+    spec = even(choice, 0.5)
+    has_no_stages(spec, "dropout is drawn for a batch", KEY)
+    sharding.plan(spec, sharding.mesh("stage=2"), PRESETS["pp"])
+
+
+def test_an_indexer_has_no_stages():
+    (group,) = even("attention", "mla").stack.groups
+    (block,) = group.blocks
+    index = Indexer(heads=4, width=6, keep=3, rotary=Rotary(width=4))
+    block = replace(block, attention=replace(block.attention, query_latent=14, index=index))
+    spec = even("attention", "mla")
+    spec = replace(spec, stack=replace(spec.stack, groups=(replace(group, blocks=(block,)),)))
+    has_no_stages(spec, "an indexer's loss is a mean over a batch")
+
+
+def test_only_layers_that_come_out_even_have_stages():
+    spec, mesh, rules = zoo.toy(width=32, depth=3, heads=4), sharding.mesh("stage=2"), PRESETS["pp"]
+    with pytest.raises(ValueError, match="axis layer of size 3 is not divisible by the 2 devices of mesh axis stage"):
+        sharding.plan(spec, mesh, rules)
+    with sharding.use(mesh, rules), pytest.raises(ValueError, match="3 layers are not divisible by 2 stages"):
+        fx.apply(spec, initialised(spec), TOKENS)
+    (group,) = spec.stack.groups
+    for alone in (replace(group, tied=True), Once(group.blocks)):
+        with pytest.raises(ValueError, match="layers, and those of the model stand alone or are tied; use rules wi"):
+            sharding.plan(replace(spec, stack=replace(spec.stack, groups=(alone,))), mesh, rules)
+
+
+PACKED = fx.packed(np.sort(np.random.default_rng(5).integers(-1, 3, (8, 12)), axis=1))
+PIPELINED = {"t5": T5, "mla": STRUCTURES["mla=cut"]} | {
+    name: STRUCTURES[name] for name in ("attention=differential", "value_residual=0.4")
+}
+
+
+@pytest.mark.parametrize("name", PIPELINED)
+def test_stages_say_of_parts_what_one_device_says_of_the_batch(name):
+    """Statistics of layers and maps of attention, of rows that are packed and padded each in its own way."""
+    spec, mesh, rules = PIPELINED[name], sharding.mesh("data=2,stage=2"), PRESETS["pp"]
+
+    def said() -> tuple:
+        out = fx.apply(spec, initialised(spec), TOKENS[:, 1:], coords=PACKED)
+        return out.logits, out.stats, fx.attention_maps(spec, initialised(spec), TOKENS[:, 1:], coords=PACKED)
+
+    alone = said()
+    with sharding.use(mesh, rules):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), said(), alone)
+
+
+def test_groups_of_every_kind_stand_beside_a_pipeline():
+    """A block that stands alone, tied ones, and an encoder with a pipeline of its own."""
+    spec = zoo.tiny("t5-small")
+    (group,), (read,) = spec.stack.groups, spec.encoder.groups
+    groups = (Once(group.blocks), group, replace(group, tied=True))
+    spec = replace(
+        spec,
+        stack=replace(spec.stack, groups=groups),
+        encoder=replace(spec.encoder, groups=(replace(read, n=2),)),
+    )
+    mesh, rules, params = sharding.mesh("data=2,stage=2"), PRESETS["fsdp_pp"], initialised(spec)
+    sharding.plan(spec, mesh, rules)
+
+    def value(params: Params) -> Array:
+        read = {"encoder_tokens": TOKENS[:, :7], "encoder_coords": PACKED.slice(0, 7)}
+        return fx.ops.cross_entropy(fx.apply(spec, params, TOKENS[:, :-1], **read).logits, TOKENS[:, 1:]).mean()
+
+    expected = jax.jit(jax.value_and_grad(value))(params)
+    with sharding.use(mesh, rules):
+        found = jax.jit(jax.value_and_grad(value))(params)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[1]))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5 * largest), found, expected)
+
+
+def test_a_stage_has_its_layers_alone_and_hands_on_what_they_say():
+    """Of four layers one each; a row at a time goes from stage to stage, and its gradient back."""
+    spec = zoo.toy(width=32, depth=4, heads=4, inner=40, head="untied", position="rotary")
+    mesh, rules = sharding.mesh("stage=4"), PRESETS["pp"]
+    final_norm = 4 * 32
+    assert sharding.plan(spec, mesh, rules).bytes == (4 * fx.count(spec) - final_norm) / 4 + final_norm
+    found = cost_of(gradient_text(spec, mesh, rules)).collectives
+    ticks, row = 8 + 4 - 1, 12 * 32 * 4
+    passed = [each for each in found.values() if each.kind == "collective-permute" and each.bytes == row]
+    assert [each.times for each in passed] == [ticks, ticks]
+
+
+def test_a_cache_is_read_layer_by_layer():
+    spec, mesh, rules = T5, sharding.mesh("stage=2"), PRESETS["pp"]
+    params, empty = initialised(spec), fx.empty_cache(spec, 8, 16)
+    alone = fx.apply(spec, params, TOKENS, cache=empty)
+    with sharding.use(mesh, rules):
+        out = fx.apply(spec, params, TOKENS, cache=empty)
+    np.testing.assert_allclose(out.logits, alone.logits, rtol=1e-4, atol=1e-5)
 
 
 def is_one_device(spec: Transformer, preset: str) -> None:
@@ -135,7 +256,11 @@ def is_one_device(spec: Transformer, preset: str) -> None:
 
 def sent(spec: Transformer, preset: str) -> dict[str, tuple[float, float]]:
     """Collectives of a gradient, by kind: how many, and bytes that each device sends."""
-    mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
+    return cost_of(gradient_text(spec, sharding.mesh(MESHES[preset]), PRESETS[preset])).by_kind()
+
+
+def gradient_text(spec: Transformer, mesh: Mesh, rules: sharding.Rules) -> str:
+    """The compiled program of a gradient."""
     shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         jax.eval_shape(partial(fx.init, spec), KEY),
@@ -143,8 +268,7 @@ def sent(spec: Transformer, preset: str) -> dict[str, tuple[float, float]]:
     )
     tokens = jax.ShapeDtypeStruct(TOKENS.shape, TOKENS.dtype, sharding=sharding.batch_sharding(mesh, rules))
     with sharding.use(mesh, rules):
-        text = jax.jit(jax.grad(partial(loss, spec))).lower(shapes, tokens).compile().as_text()
-    return cost_of(text).by_kind()
+        return jax.jit(jax.grad(partial(loss, spec))).lower(shapes, tokens).compile().as_text()
 
 
 def test_tokens_go_to_their_experts_and_back_all_to_all():

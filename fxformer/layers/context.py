@@ -14,6 +14,7 @@ from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
 from fxformer.layers.number import like
 from fxformer.ops.bias import LogitBias
+from fxformer.ops.statistic import Rows, Statistic
 from fxformer.written import Brief
 
 
@@ -87,15 +88,18 @@ class Context:
 
 
 class Side(NamedTuple):
-    """Beside the output: the new cache table(s), unweighted losses and statistics by name; `first` as in `Layer`."""
+    """Beside the output: the new cache table(s), unweighted losses and statistics by name; `first` as in `Layer`.
+
+    Statistics of what stands in a block, and of a block, can be pooled; those of a stack are arrays [layers, …].
+    """
 
     tables: Any = None
     losses: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
-    stats: dict[str, Array] = {}  # noqa: RUF012
+    stats: dict[str, Any] = {}  # noqa: RUF012
     first: Records = {}  # noqa: RUF012
 
 
-def maps_of(context: Context, read: Callable[[Array], Array], v_BSGU: Array) -> dict[str, Array]:
+def maps_of(context: Context, read: Callable[[Array], Array], v_BSGU: Array) -> dict[str, Statistic]:
     """The statistic "map", float32 [B, H, T, S], where the context asks for it: the weight of each key's value.
 
     read: values [B, S, G, U] -> what the queries of each head make of them [B, T, H, U]. Every attention is linear in
@@ -106,7 +110,7 @@ def maps_of(context: Context, read: Callable[[Array], Array], v_BSGU: Array) -> 
         return {}
     batch, seen, kv_heads, _ = v_BSGU.shape
     unit_BSGS = jnp.broadcast_to(jnp.eye(seen, dtype=v_BSGU.dtype)[:, None], (batch, seen, kv_heads, seen))
-    return {"map": jnp.moveaxis(read(unit_BSGS), 2, 1).astype(jnp.float32)}
+    return {"map": Rows(jnp.moveaxis(read(unit_BSGS), 2, 1).astype(jnp.float32))}
 
 
 def dropout(module: nn.Module, x: Array, rate: float) -> Array:

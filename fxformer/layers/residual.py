@@ -33,6 +33,7 @@ from fxformer.layers.norm import Norm, NormModule, full
 from fxformer.layers.number import like, weighted
 from fxformer.layers.project import parameter
 from fxformer.lookup import nearest
+from fxformer.ops.statistic import Root
 
 Sublayer = Callable[[Array], tuple[Array, Side]]
 
@@ -212,7 +213,7 @@ class ResidualModule(nn.Module):
 
         def f(h_BTD: Array) -> tuple[Array, Side]:
             y_BTD, side = sublayer(h_BTD)
-            ratio = root_mean_square(y_BTD) / root_mean_square(main(stream))
+            ratio = Root(mean_square(y_BTD), mean_square(main(stream)))
             return dropout(self, y_BTD, spec.dropout), side._replace(stats={**side.stats, "branch_ratio": ratio})
 
         join = getattr(PLACEMENTS[spec.placement], self.role)
@@ -251,6 +252,6 @@ def main(stream: Any) -> Array:
     return jax.tree.leaves(stream)[0]
 
 
-def root_mean_square(x: Array) -> Array:
-    """sqrt(mean(x^2)) over everything, one float32 number."""
-    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
+def mean_square(x: Array) -> Array:
+    """mean(x^2) over everything, one float32 number."""
+    return jnp.mean(jnp.square(x.astype(jnp.float32)))

@@ -21,6 +21,7 @@ from fxformer.jit import promoting
 from fxformer.lookup import nearest
 from fxformer.ops.bias import LogitBias
 from fxformer.ops.mask import Causal, Mask, visible
+from fxformer.ops.statistic import Largest, Mean, Statistic
 
 BLOCK = 256  # keys looked at together by the blockwise kernel
 FEW = 64  # where fewer queries than these look through a cache, as many keys: what is copied of it stays near
@@ -431,8 +432,8 @@ def attend(
 
 
 @promoting()
-def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Array]:
-    """The largest attention logit, and the mean entropy in nats of the rows that see something: two scalars.
+def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Statistic]:
+    """The largest attention logit, and the mean entropy in nats of the rows that see something.
 
     Where there are more than SAMPLE queries, every n-th is looked at, so that memory grows with S, not T x S.
     """
@@ -445,8 +446,8 @@ def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> d
     entropy_BGQT = -jnp.sum(jnp.where(seen_B11TS, jnp.exp(logp_BGQTS) * logp_BGQTS, 0), axis=-1)
     rows_BGQT = jnp.broadcast_to(jnp.any(seen_B11TS, axis=-1), entropy_BGQT.shape)
     return {
-        "logit_max": jnp.max(logits_BGQTS),
-        "entropy": jnp.sum(entropy_BGQT * rows_BGQT) / jnp.maximum(jnp.sum(rows_BGQT), 1),
+        "logit_max": Largest(jnp.max(logits_BGQTS)),
+        "entropy": Mean(jnp.sum(entropy_BGQT * rows_BGQT), jnp.sum(rows_BGQT)),
     }
 
 

@@ -130,8 +130,8 @@ def test_statistics_cost_nothing_unless_they_are_used(monkeypatch):
     unused = flops(toy(), lambda stats: 0.0)
     used = flops(toy(), lambda stats: stats["attention_entropy"].sum() + stats["ffn_branch_ratio"].sum())
     monkeypatch.setattr(import_module("fxformer.layers.attention.gqa"), "logit_stats", lambda *arguments: {})
-    monkeypatch.setattr(import_module("fxformer.layers.residual"), "root_mean_square", lambda x: jnp.float32(1))
-    monkeypatch.setattr(import_module("fxformer.block"), "root_mean_square", lambda x: jnp.float32(1))
+    monkeypatch.setattr(import_module("fxformer.layers.residual"), "mean_square", lambda x: jnp.float32(1))
+    monkeypatch.setattr(import_module("fxformer.block"), "mean_square", lambda x: jnp.float32(1))
     without = jax.eval_shape(partial(fx.apply, toy()), disturbed(toy()), jnp.asarray(TOKENS)).stats
     assert "attention_entropy" not in without
     assert flops(toy(), lambda stats: 0.0) == unused < used

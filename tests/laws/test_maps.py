@@ -75,7 +75,7 @@ def looked(module: nn.Module, bias=None):
         with nn.intercept_methods(record):
             _, side = module.apply(params, x_BTD, context, None)
         values = next(seen[name] for name in ("value_up", "value_norm", "value") if name in seen)
-        return side.stats["map"], values, seen.get("norm", seen["out"])
+        return side.stats["map"].value, values, seen.get("norm", seen["out"])
 
     return jax.tree.map(np.asarray, look(params, x_BTD, replace(context, maps=True)))
 

@@ -15,6 +15,7 @@ from fxformer.coords import Coords, of_index, packed, padded, plain
 from fxformer.ops.attend import KERNELS, Scores, Terms, attend, logit_stats
 from fxformer.ops.bias import BucketBias, DistanceBias, alibi_slopes
 from fxformer.ops.mask import Causal, Full, Prefix, Window
+from fxformer.ops.statistic import numbers
 from tests.ops import reference
 
 module = import_module("fxformer.ops.attend")  # its name in the package is the function's
@@ -352,7 +353,7 @@ def test_statistics_equal_the_loops(name):
     scores = Scores(mask=case["mask"], scale=case.get("scale"), softcap=case.get("softcap"))
     terms = Terms(q=case["q"], k=case["k"], bias=case.get("bias"), selected_BTS=case.get("selected_BTS"),
                   mix_logits_HO=case.get("mix_logits_HO"))  # fmt: skip
-    stats = logit_stats(*single(*DATA[:2]), scores, terms)
+    stats = numbers(logit_stats(*single(*DATA[:2]), scores, terms))
     rows = weights.sum(-1) > 0
     entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
     assert stats["logit_max"] == pytest.approx(logits.max(), rel=1e-5)

@@ -15,19 +15,23 @@ from fxformer.block import Block
 from fxformer.layers.attention import GQA, MLA, Differential
 from fxformer.layers.ffn import GLU, MLP, MoE
 from fxformer.ops.attend import NAIVE_KEYS
+from fxformer.pipeline import parts_of
 from train.plan.hlo import Collective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
-    """Into how many pieces a program is cut: its tokens, the stream where nothing is computed on it, each layer, each
-    parameter along the stream, and the experts."""
+    """Into how many pieces a program is cut: its rows and tokens, the stream where nothing is computed on it, each
+    layer, each parameter along the stream, the experts, the vocabulary, and the layers, of which stages have some."""
 
+    rows: int
     tokens: int
     stream: int
     layer: int
     width: int
     experts: int
+    vocab: int
+    stages: int
 
 
 def pieces_of(mesh: sharding.AnyMesh, rules: sharding.Rules) -> Pieces:
@@ -38,11 +42,14 @@ def pieces_of(mesh: sharding.AnyMesh, rules: sharding.Rules) -> Pieces:
 
     over_layers = rules.get("token") == rules.get("ffn")
     return Pieces(
+        rows=size("batch"),
         tokens=size("batch") * (1 if over_layers else size("token")),
         stream=size("token") if over_layers else 1,
         layer=size("ffn"),
         width=size("width"),
         experts=size("expert"),
+        vocab=size("vocab"),
+        stages=size("layer"),
     )
 
 
@@ -73,6 +80,30 @@ class Step:
     moments: float
     pieces: Pieces = field(repr=False)
 
+    @property
+    def passed(self) -> int:
+        """Into how many parts a batch is cut that passes through stages."""
+        if self.pieces.stages == 1:
+            return 1
+        return parts_of(self.batch // self.parts // self.pieces.rows, self.pieces.stages)
+
+    @property
+    def ticks(self) -> int:
+        """How many parts of a batch a stage works on, counting those that are not there while it waits."""
+        return self.passed + self.pieces.stages - 1
+
+    @property
+    def busy(self) -> float:
+        """What a stage computes, of what it would if it never waited: while it does it computes what nobody reads."""
+        return self.ticks / self.passed
+
+    @property
+    def own(self) -> list[Block]:
+        """The blocks of one device."""
+        groups = [group for stack in _stacks(self.spec) for group in stack.groups]
+        cut = [self.pieces.stages if group.stacked and not group.tied else 1 for group in groups]
+        return [each for group, n in zip(groups, cut, strict=True) for each in group.blocks * (group.n // n)]
+
 
 def training_work(step: Step) -> Work:
     """Of one update. Products are counted three times, four where blocks are computed again.
@@ -84,17 +115,21 @@ def training_work(step: Step) -> Work:
     again = 4 if step.remat else 3
     head = 2.0 * accounting.HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed)
     blocks = accounting.flops(spec, step.length) - head
-    flops = tokens * step.parts * (again * blocks + 3 * head) / pieces.layer
+    share = step.busy * len(step.own) / len(_blocks(spec)) / pieces.layer  # of the blocks, on one device
+    flops = tokens * step.parts * (again * blocks * share + 3 * head / pieces.vocab)
     streams = tokens * spec.embed.width * step.itemsize
     inside = [
-        kept(block, spec.embed.width, tokens, step.length, step.itemsize, pieces.layer) for block in _blocks(spec)
+        step.busy * kept(block, spec.embed.width, tokens, step.length, step.itemsize, pieces.layer)
+        for block in step.own
     ]
-    saved = len(inside) * streams / pieces.stream + 2 * max(inside) if step.remat else sum(inside)
-    said = _logits(spec) * tokens * 4.0 / pieces.layer
+    saved = sum(inside)
+    if step.remat:
+        saved = len(inside) * step.busy * streams / pieces.stream + 2 * max(inside) / step.ticks
+    said = _logits(spec) * tokens * 4.0 / pieces.vocab
     whole = (step.held - step.stays) * pieces.width  # of the parameters, as gathered
     gathered = 3 * whole / len(inside) * step.itemsize / 4 if pieces.width > 1 else 0.0
-    temporaries = step.held + saved + gathered + 2 * said
-    read = again * (whole + step.stays) * step.itemsize / 4  # in the type that is computed in
+    temporaries = step.held + saved + gathered + 2 * said + (3 * streams if pieces.stages > 1 else 0.0)
+    read = step.ticks * again * (whole + step.stays) * step.itemsize / 4  # in the type that is computed in
     moved = read + 3 * (step.held + step.moments) + 2 * again / 3 * (sum(inside) + 2 * said) * step.parts
     return Work(flops=flops, bytes=moved, temporaries=temporaries, collectives=tuple(_exchanged(step, streams)))
 
@@ -105,7 +140,9 @@ def _exchanged(step: Step, streams: float) -> list[Collective]:
     whole = (step.held - step.stays) * pieces.width  # of the parameters that one part of each layer has
     if pieces.width > 1:
         each = whole * step.itemsize / 4
-        told.append(Collective("all-gather", each, pieces.width, times=(3 if step.remat else 2) * step.parts))
+        told.append(
+            Collective("all-gather", each, pieces.width, times=(3 if step.remat else 2) * step.ticks * step.parts)
+        )
         told.append(Collective("reduce-scatter", each, pieces.width, times=step.parts))
     elif pieces.tokens > 1:
         told.append(Collective("all-reduce", whole, pieces.tokens))
@@ -115,8 +152,13 @@ def _exchanged(step: Step, streams: float) -> list[Collective]:
             Collective("all-to-all", streams * chosen, pieces.experts, times=(6 if step.remat else 4) * step.parts)
         )
     if pieces.layer > 1:
-        sums = (6 if step.remat else 4) * len(_blocks(step.spec)) * step.parts
-        told.append(Collective("all-reduce", streams, pieces.layer, times=sums))
+        sums = (6 if step.remat else 4) * len(step.own) * step.parts * step.ticks
+        told.append(Collective("all-reduce", streams / step.passed, pieces.layer, times=sums))
+    if pieces.stages > 1:
+        times = 2.0 * step.ticks * step.parts
+        told.append(Collective("collective-permute", streams / step.passed, pieces.stages, times=times))
+        # The stream on its way into the stages and out of them, forward and backward.
+        told.append(Collective("all-reduce", streams, pieces.stages, times=4.0 * step.parts))
     return told
 
 
@@ -171,5 +213,9 @@ def _logits(spec: fx.Transformer) -> float:
     return accounting.HEAD_WEIGHTS[type(spec.head)](spec.head, spec.embed) / spec.embed.width
 
 
+def _stacks(spec: fx.Transformer) -> list[fx.Stack]:
+    return [spec.stack, *(() if spec.encoder is None else (spec.encoder,))]
+
+
 def _blocks(spec: fx.Transformer) -> list[Block]:
-    return [*spec.stack.blocks, *(() if spec.encoder is None else spec.encoder.blocks)]
+    return [block for stack in _stacks(spec) for block in stack.blocks]

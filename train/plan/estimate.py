@@ -75,7 +75,7 @@ class Estimate:
     between runs, as the compiler lays it out or as shapes say. refused: did the compiler say that it does not fit?
     flops: by the accounting of the library, `masked` and `causal`, and of the compiled program. bytes: to and from
     memory. collectives: kind -> (times, bytes sent). seconds: "compute", "memory" and "links", each as if it were all
-    there is.
+    there is. idle: share of the time that stages of a pipeline wait, computing what nobody reads: it is in `flops`.
     """
 
     candidate: Candidate
@@ -88,6 +88,7 @@ class Estimate:
     collectives: dict[str, tuple[float, float]]
     seconds: dict[str, float]
     arguments: float
+    idle: float
     open_loops: int = 0
 
     @property
@@ -124,7 +125,7 @@ def by_formulas(candidate: Candidate) -> Estimate:
     work, memory = _work_of(candidate, program), _arguments(program)
     memory |= {"temporaries": work.temporaries - memory.get("gradients", 0.0)}
     cost = Cost(work.flops, work.bytes, {str(i): each for i, each in enumerate(work.collectives)})
-    return _estimate(candidate, "closed forms", memory, cost, arguments=_held(program))
+    return _estimate(candidate, "closed forms", memory, cost, program, arguments=_held(program))
 
 
 def by_compiler(candidate: Candidate) -> Estimate:
@@ -141,7 +142,7 @@ def by_compiler(candidate: Candidate) -> Estimate:
         work, memory = _work_of(candidate, program), _arguments(program)
         memory |= {"temporaries": used - sum(memory.values())}
         cost = Cost(work.flops, work.bytes, {str(i): each for i, each in enumerate(work.collectives)})
-        return _estimate(candidate, "compiler", memory, cost, arguments=_held(program), refused=True)
+        return _estimate(candidate, "compiler", memory, cost, program, arguments=_held(program), refused=True)
     memory, analysis, text = _arguments(program), compiled.memory_analysis(), compiled.as_text()
     assert analysis is not None and text is not None, "the TPU's compiler says both"
     temporaries = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -149,7 +150,7 @@ def by_compiler(candidate: Candidate) -> Estimate:
         "temporaries": temporaries - memory.get("gradients", 0.0),
         "program": analysis.generated_code_size_in_bytes,
     }
-    return _estimate(candidate, "compiler", memory, cost_of(text), arguments=analysis.argument_size_in_bytes)
+    return _estimate(candidate, "compiler", memory, cost_of(text), program, arguments=analysis.argument_size_in_bytes)
 
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -173,29 +174,38 @@ def _held(program: Program) -> float:
 
 
 def _work_of(candidate: Candidate, program: Program) -> Work:
-    pieces, held = pieces_of(program.mesh, program.rules), float(program.bytes("parameters"))
     if candidate.how is not None:
-        how = candidate.how
+        how, held = candidate.how, float(program.bytes("parameters"))
+        pieces = pieces_of(program.mesh, program.rules)
         return decoding_work(candidate.spec, how.batch, how.length, held, float(program.bytes("cache")), pieces)
-    config = candidate.config
-    return training_work(
-        Step(
-            spec=candidate.spec,
-            batch=config.data.batch,
-            length=config.data.length,
-            parts=config.train.accumulate,
-            remat=candidate.execution.remat,
-            itemsize=jnp.dtype(config.train.dtype).itemsize,
-            held=held,
-            stays=float(program.bytes("experts")) if pieces.experts > 1 else 0.0,
-            moments=float(program.bytes("optimizer")),
-            pieces=pieces,
-        )
+    return training_work(_step_of(candidate, program))
+
+
+def _step_of(candidate: Candidate, program: Program) -> Step:
+    config, pieces = candidate.config, pieces_of(program.mesh, program.rules)
+    return Step(
+        spec=candidate.spec,
+        batch=config.data.batch,
+        length=config.data.length,
+        parts=config.train.accumulate,
+        remat=candidate.execution.remat,
+        itemsize=jnp.dtype(config.train.dtype).itemsize,
+        held=float(program.bytes("parameters")),
+        stays=float(program.bytes("experts")) if pieces.experts > 1 else 0.0,
+        moments=float(program.bytes("optimizer")),
+        pieces=pieces,
     )
 
 
 def _estimate(
-    candidate: Candidate, source: str, memory: dict[str, float], cost: Cost, *, arguments: float, refused: bool = False
+    candidate: Candidate,
+    source: str,
+    memory: dict[str, float],
+    cost: Cost,
+    program: Program,
+    *,
+    arguments: float,
+    refused: bool = False,
 ) -> Estimate:
     chip, config, how = candidate.topology.chip, candidate.config, candidate.how
     length = config.data.length if how is None else how.length
@@ -219,6 +229,7 @@ def _estimate(
             "links": sum(each.sent for each in cost.collectives.values()) / chip.link,
         },
         arguments=arguments,
+        idle=0.0 if how is not None else 1 - 1 / _step_of(candidate, program).busy,
         open_loops=cost.open_loops,
     )
 
@@ -245,5 +256,6 @@ def as_data(estimate: Estimate) -> dict[str, Any]:
         },
         "seconds": {**estimate.seconds, "at_least": estimate.time, "bound": estimate.bound},
         "tokens_per_second": estimate.tokens_per_second,
+        "idle": estimate.idle,
         "open_loops": estimate.open_loops,
     }

@@ -284,8 +284,8 @@ def _collective(kind: str, operation: Operation, within: dict[str, Operation], h
         return {}
     if home.startswith("all-reduce-scatter"):  # TPUs fuse a sum with the cut after it
         kind = "reduce-scatter"
-    channel = re.search(r"channel_id=(\d+)", operation.rest)
-    key = f"channel {channel[1]}" if channel else f"{home}.{operation.name}"
+    channel, made = re.search(r"channel_id=(\d+)", operation.rest), re.search(r'op_name="([^"]*)"', operation.rest)
+    key = f"channel {channel[1]} {made and made[1]}" if channel else f"{home}.{operation.name}"
     return {key: Collective(kind, read * (group if kind == "all-gather" else 1), group)}
 
 

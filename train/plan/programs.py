@@ -63,7 +63,7 @@ def training(config: Config, mesh: sharding.AnyMesh, rules: sharding.Rules, exec
     if execution is not None:
         recipe = replace(recipe, execution=execution)
     spec = recipe.spec(NEUTRAL)
-    sharding.plan(spec, mesh, rules)
+    sharding.plan(spec, mesh, rules, drawn=True)
     sharding.check_batch(config.data.batch, mesh, rules, length=config.data.length)
     shapes = jax.eval_shape(partial(start, recipe), numbers)
     state = _placed(shapes, sharding.like_params(spec, mesh, rules, shapes))

@@ -74,9 +74,10 @@ def time_said(estimate: Estimate) -> str:
         if not estimate.open_loops
         else (f"\n{estimate.open_loops} loops have no length that the program states and are counted once")
     )
+    idle = f"\nstages of the pipeline wait {estimate.idle:.0%} of it" if estimate.idle else ""
     return (
         f"time: {each}; {_seconds(estimate.time)} or more, bound by {BOUNDS[estimate.bound]}: at most "
-        f"{estimate.tokens_per_second:,.0f} tokens/s of all devices{open_loops}"
+        f"{estimate.tokens_per_second:,.0f} tokens/s of all devices{idle}{open_loops}"
     )
 
 

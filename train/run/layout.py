@@ -42,7 +42,7 @@ def layout_of(config: Config) -> Iterator[Layout]:
     with user_input():
         rules = sharding.preset(config.run.rules)
         mesh = sharding.mesh(config.run.mesh)
-        sharding.plan(config.spec(), mesh, rules)
+        sharding.plan(config.spec(), mesh, rules, drawn=True)
         sharding.check_batch(config.data.batch, mesh, rules, length=config.data.length)
         if several() and mesh.size != jax.device_count():
             raise ValueError(

@@ -19,6 +19,7 @@ from jax import Array
 
 from fxformer.block import BlockModule
 from fxformer.model import Params
+from fxformer.ops.statistic import Whole
 from train.config import Config
 from train.data.corpus import Corpus, batches, validation_windows
 from train.errors import UserError, user_input
@@ -162,7 +163,9 @@ def activations(recipe: Recipe, numbers: Numbers, params: Params, rows: Array) -
         if isinstance(module, BlockModule):
             heard.append({})
             stream, side = call(*args, **kwargs)
-            own = {f"block/{name.partition('/block_')[2].partition('/')[2]}": x for name, x in heard.pop().items()}
+            own = {
+                f"block/{name.partition('/block_')[2].partition('/')[2]}": Whole(x) for name, x in heard.pop().items()
+            }
             return stream, side._replace(stats={**side.stats, **own})
         given = call(*args, **kwargs)
         array = jax.tree.leaves(given)[0]

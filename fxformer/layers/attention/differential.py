@@ -126,10 +126,7 @@ class DifferentialModule(nn.Module):
         scores = Scores(mask=spec.mask, scale=spec.scale, softcap=spec.softcap)
         maps, terms = jax.lax.stop_gradient((maps, Terms(q=coords, k=seen.coords, bias=context.bias)))
         first, second = (logit_stats(*one, scores, terms) for one in maps)
-        stats = {
-            "logit_max": jnp.maximum(first["logit_max"], second["logit_max"]),
-            "entropy": (first["entropy"] + second["entropy"]) / 2,
-        }
+        stats = {name: jax.tree.map(lambda *two: jnp.stack(two), first[name], second[name]).pooled() for name in first}
         return y_BTD, Side(tables=table, stats={**stats, **maps_of(context, read, seen.records["value"])})
 
     def _look(

@@ -22,6 +22,7 @@ from fxformer.lookup import nearest
 from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
+from fxformer.ops.statistic import Statistic
 
 GATES = {"head": "btd,dh->bth", "channel": "btd,dhk->bthk"}  # what has a gate of its own, and how it is made
 
@@ -191,7 +192,7 @@ def _with_first(module: GQAModule, records: Records, layer: Layer) -> tuple[Reco
 
 def _look(
     module: nn.Module, x_BTD: Array, q_BTHK: Array, seen: Seen, context: Context, kernel: str | None
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, dict[str, Statistic]]:
     """What the queries made of x read in `seen`, back in the width of the stream, and statistics of the logits."""
     spec: GQA = module.spec
     k_BSGK, v_BSGK = seen.records["key"], seen.records["value"]

@@ -15,6 +15,7 @@ from fxformer.layers.ffn.dense import DENSE, GLU, MLP
 from fxformer.layers.project import FanIn, Init, Project, cut_along, parameter, zeros
 from fxformer.ops.dispatch import Dispatch, Dropless, Experts, Own, dispatch
 from fxformer.ops.route import Router, Routing, check_router, route
+from fxformer.ops.statistic import Mean, Statistic, Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +114,12 @@ class MoEModule(nn.Module):
         return route(spec.router, logits_BTE, valid_BT.reshape(rows, -1), bias_E=bias_E, key=key)
 
 
-def _stats(routing: Routing, kept_BTM: Array) -> dict[str, Array]:
+def _stats(routing: Routing, kept_BTM: Array) -> dict[str, Statistic]:
     load_E = routing.load_E
     made = jnp.sum(routing.expert_BTM < load_E.size)
     return {
-        "load": load_E,
-        "load_max": load_E.size * jnp.max(load_E),
-        "load_entropy": jnp.sum(jax.scipy.special.entr(load_E)),
-        "dropped": (made - jnp.sum(kept_BTM)).astype(jnp.float32) / jnp.maximum(made, 1),
+        "load": Whole(load_E),
+        "load_max": Whole(load_E.size * jnp.max(load_E)),
+        "load_entropy": Whole(jnp.sum(jax.scipy.special.entr(load_E))),
+        "dropped": Mean((made - jnp.sum(kept_BTM)).astype(jnp.float32), made),
     }

@@ -21,7 +21,7 @@ from train.plan.plan import candidate_of
 from train.plan.programs import Decoding, bytes_of, decoding, training
 from train.plan.topology import CHIPS, SLICES, Topology, mesh_of, topology_of
 
-TOY = {"width": 64, "depth": 2, "heads": 4, "length": 32, "batch": 8}
+TOY = {"width": 64, "depth": 4, "heads": 4, "length": 32, "batch": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_every_way_over_all_devices_is_tried_once():
     assert len(found) == len(set(found))
     for rules, mesh in found:
         assert sharding.mesh_size(mesh) == 8 or mesh == "data=1"
-        spec = fx.zoo.toy(width=64, heads=8, inner=64, **({"ffn": "moe"} if "ep" in rules else {}))
+        spec = fx.zoo.toy(width=64, heads=8, depth=8, inner=64, **({"ffn": "moe"} if "ep" in rules else {}))
         if "ep" in rules:
             spec = replaced(spec, MoE, replace(spec.stack.blocks[0].ffn, experts=8))
         sharding.plan(spec, mesh_of(topology_of("v5e:2x4"), mesh), sharding.PRESETS[rules])

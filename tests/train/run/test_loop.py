@@ -134,11 +134,12 @@ def test_parameters_that_an_update_spoilt_are_not_saved(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_run(tmp_path / "run")[2]))
 
 
-def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
+@pytest.mark.parametrize(("mesh", "rules"), [("data=2,model=4", "fsdp_tp"), ("data=2,stage=2", "fsdp_pp")])
+def test_a_mesh_gives_the_losses_of_one_device(tmp_path, mesh, rules):
     """To 1e-4 over 8 steps in float32: sums over devices round in another order."""
     settings = {"steps": 8, "heads": 4, "batch": 4}
     run(config(tmp_path / "one", **settings))
-    run(config(tmp_path / "mesh", **settings, mesh="data=2,model=4", rules="fsdp_tp"))
+    run(config(tmp_path / "mesh", **settings, mesh=mesh, rules=rules))
     one, many = (kept(tmp_path / name / "run")[0] for name in ("one", "mesh"))
     np.testing.assert_allclose(list(many.values()), list(one.values()), rtol=1e-4)
     params = load_run(tmp_path / "mesh" / "run")[2]
@@ -153,6 +154,7 @@ def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
         ({"mesh": "model=4", "rules": "tp"}, "axis kv_head of size 2 is not divisible by the 4 devices"),
         ({"mesh": "model=4,pipe=2"}, "is not like data=2,model=4"),
         ({"mesh": "data=2", "rules": "ddp"}, "did you mean 'dp'"),
+        ({"mesh": "stage=2", "rules": "pp", "dropout": 0.1}, "dropout is drawn for a batch, and stages see it part by"),
         ({"length": 200_000}, "a sequence needs 200001"),
         ({"task": "text", "path": "nowhere"}, "there is no corpus at nowhere"),
     ],
