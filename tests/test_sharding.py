@@ -103,8 +103,9 @@ def initialised(spec: Transformer) -> Params:
     return jax.device_get(fx.init(spec, KEY))
 
 
-def loss(spec: Transformer, params: Params, tokens: Array) -> Array:
-    return fx.ops.cross_entropy(fx.apply(spec, params, tokens[:, :-1]).logits, tokens[:, 1:]).mean()
+def loss(spec: Transformer, params: Params, tokens: Array, kernel: str | None = None) -> Array:
+    logits = fx.apply(spec, params, tokens[:, :-1], kernel=kernel).logits
+    return fx.ops.cross_entropy(logits, tokens[:, 1:]).mean()
 
 
 @cache
@@ -241,12 +242,17 @@ def test_a_cache_is_read_layer_by_layer():
     np.testing.assert_allclose(out.logits, alone.logits, rtol=1e-4, atol=1e-5)
 
 
-def is_one_device(spec: Transformer, preset: str) -> None:
+@pytest.mark.parametrize("preset", WHOLE)
+def test_a_kernel_that_no_compiler_cuts_is_itself_however_it_is_cut(preset):
+    is_one_device(zoo.toy(width=32, depth=2, heads=4, kv_heads=2, inner=40), preset, kernel="splash")
+
+
+def is_one_device(spec: Transformer, preset: str, kernel: str | None = None) -> None:
     mesh, rules = sharding.mesh(MESHES[preset]), PRESETS[preset]
     params = jax.device_put(initialised(spec), sharding.param_shardings(spec, mesh, rules))
     tokens = jax.device_put(TOKENS, sharding.batch_sharding(mesh, rules))
     with sharding.use(mesh, rules):
-        value, gradients = jax.jit(jax.value_and_grad(partial(loss, spec)))(params, tokens)
+        value, gradients = jax.jit(jax.value_and_grad(partial(loss, spec, kernel=kernel)))(params, tokens)
     expected_value, expected = jax.device_get(learnt(spec))
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))

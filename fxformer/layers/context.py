@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
+from fxformer.axes import logical
 from fxformer.cache import Records
 from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
@@ -111,6 +113,11 @@ def maps_of(context: Context, read: Callable[[Array], Array], v_BSGU: Array) -> 
     batch, seen, kv_heads, _ = v_BSGU.shape
     unit_BSGS = jnp.broadcast_to(jnp.eye(seen, dtype=v_BSGU.dtype)[:, None], (batch, seen, kv_heads, seen))
     return {"map": Rows(jnp.moveaxis(read(unit_BSGS), 2, 1).astype(jnp.float32))}
+
+
+def cut() -> PartitionSpec | None:
+    """Which mesh axes cut queries [B, T, H] by the rules that are active."""
+    return nn.logical_to_mesh_axes(logical("bth"))
 
 
 def dropout(module: nn.Module, x: Array, rate: float) -> Array:

@@ -5,7 +5,7 @@ and backward. Vaswani et al. 2017, section 3.2.1. A new kernel is one function a
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -14,95 +14,21 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from fxformer.coords import PADDING, Coords, check_rows, plain
 from fxformer.fields import Number, Positive, Rate, checked
 from fxformer.jit import promoting
 from fxformer.lookup import nearest
 from fxformer.ops.bias import LogitBias
-from fxformer.ops.mask import Causal, Mask, visible
-from fxformer.ops.statistic import Largest, Mean, Statistic
+from fxformer.ops.mask import Causal, Mask
+from fxformer.ops.scores import Scores, Terms, biased, logits, mixed, seen_of
+from fxformer.ops.splash import on_tpu, splash, splash_pays, unsplashed
 
 BLOCK = 256  # keys looked at together by the blockwise kernel
 FEW = 64  # where fewer queries than these look through a cache, as many keys: what is copied of it stays near
 NAIVE_KEYS = 1024  # up to this many keys the naive kernel is the default where no fused one is
 CUDNN_WIDTH = 128  # the widest keys that cuDNN takes on every GPU it knows
-SAMPLE = 256  # queries whose logits are looked at for statistics
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """How weights come from queries and keys; scale None is 1 / sqrt(K), softcap None leaves logits unbounded.
-
-    dropout: share of the weights that a dropout key zeroes, the rest scaled up.
-    """
-
-    mask: Mask = Causal()
-    scale: float | None = None
-    softcap: float | None = None
-    dropout: float = 0.0
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """The arrays that decide the weights beside queries and keys.
-
-    q, k: where they stand. bias: added to the logits. selected_BTS: which keys may be seen at all, None all of them.
-    mix_logits_HO, mix_weights_OH: maps between heads, before and after the softmax, None for no map.
-    key_data: of the dropout key, None for no dropout.
-    """
-
-    q: Coords
-    k: Coords
-    bias: LogitBias | None = None
-    selected_BTS: Array | None = None
-    mix_logits_HO: Array | None = None
-    mix_weights_OH: Array | None = None
-    key_data: Array | None = None
-
-    @property
-    def mixes(self) -> bool:
-        """Whether heads talk."""
-        return self.mix_logits_HO is not None or self.mix_weights_OH is not None
-
-
-def logits(q_BTGQK: Array, k_BGSK: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
-    """Masked attention logits, float32 [B, G, Q, T, S], and which of them are visible, bool [B, 1, 1, T, S].
-
-    softcap: cap * tanh(logits / cap), before the bias. Gemma Team 2024, section 2. Heads are mixed before both.
-    """
-    logits_BGQTS = jnp.einsum("btgqk,bgsk->bgqts", q_BTGQK, k_BGSK, preferred_element_type=jnp.float32)
-    logits_BGQTS = logits_BGQTS * (q_BTGQK.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
-    logits_BGQTS = mixed(logits_BGQTS, terms.mix_logits_HO)
-    if scores.softcap is not None:
-        logits_BGQTS = scores.softcap * jnp.tanh(logits_BGQTS / scores.softcap)
-    if terms.bias is not None:
-        bias_BHTS = _biased(terms.bias, terms)
-        groups = (logits_BGQTS.shape[1], logits_BGQTS.shape[2])
-        logits_BGQTS = logits_BGQTS + bias_BHTS.reshape(bias_BHTS.shape[0], *groups, *bias_BHTS.shape[2:])
-    seen_BTS = visible(scores.mask, terms.q, terms.k)
-    if terms.selected_BTS is not None:
-        seen_BTS = seen_BTS & terms.selected_BTS
-    seen_B11TS = seen_BTS[:, None, None]
-    return jnp.where(seen_B11TS, logits_BGQTS, jnp.finfo(jnp.float32).min), seen_B11TS
-
-
-def _biased(bias: LogitBias, terms: Terms) -> Array:
-    """The logit bias [B, H, T, S]; 0 to and from memory tokens, which are at no distance."""
-    bias_BHTS = bias(terms.q.index, terms.k.index)
-    for memory_BT, axis in ((terms.q.memory_token, 2), (terms.k.memory_token, 1)):
-        if memory_BT is not None:
-            bias_BHTS = jnp.where(jnp.expand_dims(memory_BT, (1, 1 + axis)), 0, bias_BHTS)
-    return bias_BHTS
-
-
-def mixed(x_BGQTS: Array, mix_HO: Array | None) -> Array:
-    """y_o = sum_h x_h M_ho: each head becomes a mixture of all. Talking heads, Shazeer et al. 2020, section 3."""
-    if mix_HO is None:
-        return x_BGQTS
-    x_BHTS = x_BGQTS.reshape(x_BGQTS.shape[0], -1, *x_BGQTS.shape[3:])
-    return jnp.einsum("bhts,ho->bots", x_BHTS, mix_HO.astype(x_BHTS.dtype)).reshape(x_BGQTS.shape)
 
 
 def naive(q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms) -> tuple[Array, Array]:
@@ -301,10 +227,8 @@ def _fused(scores: Scores, cudnn: bool, q_BTGQK: Array, k_BGSK: Array, v_BGSU: A
     arrays = [_widened(x, max(key_width, value_width)) for x in rows]
     scale = key_width**-0.5 if scores.scale is None else scores.scale
     look = partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn" if cudnn else "xla")
-    seen_BTS = visible(scores.mask, terms.q, terms.k)
-    if terms.selected_BTS is not None:
-        seen_BTS = seen_BTS & terms.selected_BTS
-    bias_BHTS = None if terms.bias is None else _biased(terms.bias, terms).astype(q_BTGQK.dtype)
+    seen_BTS = seen_of(scores, terms)
+    bias_BHTS = None if terms.bias is None else biased(terms.bias, terms).astype(q_BTGQK.dtype)
 
     def masked(q_BTHK: Array, k_BSGK: Array, v_BSGU: Array) -> Array:
         y_BTHU = look(q_BTHK, k_BSGK, v_BSGU, bias=bias_BHTS, mask=seen_BTS[:, None])
@@ -358,13 +282,18 @@ class Kernel(Protocol):
     ) -> tuple[Array, Array | None]: ...
 
 
-KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise, "fused": fused}
+KERNELS: dict[str, Kernel] = {"naive": naive, "blockwise": blockwise, "fused": fused, "splash": splash}
 
 
 def default_kernel(
     q_BTGQK: Array, k_BGSK: Array, v_BGSU: Array, scores: Scores, terms: Terms, sinks: bool = False
 ) -> str:
-    """Where cuDNN computes it "fused", else "naive" up to NAIVE_KEYS keys and "blockwise" beyond, if it can."""
+    """Where a TPU's or a GPU's own kernel computes it that one, else "naive" up to NAIVE_KEYS keys, and "blockwise".
+
+    "splash" on a TPU where it pays (`splash_pays`), "fused" where cuDNN takes these arrays.
+    """
+    if on_tpu() and splash_pays(q_BTGQK, k_BGSK, v_BGSU) and not sinks and unsplashed(terms) is None:
+        return "splash"
     if on_cudnn(q_BTGQK, k_BGSK, v_BGSU) and not sinks and unfused(scores, terms) is None:
         return "fused"
     return "naive" if k_BGSK.shape[2] <= NAIVE_KEYS or unblocked(terms) is not None else "blockwise"
@@ -390,6 +319,7 @@ def attend(
     dropout: Rate = 0.0,
     key: Array | None = None,
     kernel: str | None = None,
+    cut: PartitionSpec | None = None,
 ) -> Array:
     """Attention of T queries in H heads over S keys in G heads, each serving H / G consecutive query heads.
 
@@ -399,6 +329,7 @@ def attend(
     mix_logits_HO, mix_weights_OH: maps between heads before and after the softmax, None for none (talking heads).
     dropout: share of the weights that are zeroed where a `key` is given.
     kernel: a name in KERNELS; None is what `default_kernel` says.
+    cut: which axes of the mesh that is set cut [B, T, H]; only kernels that no compiler can cut ask.
     Returns [B, T, H, U] in the dtype of `v_BSGU`. Raises ValueError where heads or coordinates do not fit, or where the
     kernel does not compute what is asked.
     """
@@ -412,7 +343,8 @@ def attend(
     check_rows(q, batch, tokens)
     check_rows(k, batch, seen)
     q_BTGQK = q_BTHK.reshape(batch, tokens, kv_heads, heads // kv_heads, key_width)
-    scores = Scores(mask=mask, scale=scale, softcap=softcap, dropout=dropout)
+    cut = PartitionSpec() if cut is None else cut
+    scores = Scores(mask=mask, scale=scale, softcap=softcap, dropout=dropout, cut=cut)
     key_data = None if key is None or dropout == 0 else jax.random.key_data(key)
     terms = Terms(
         q=q, k=k, bias=bias, selected_BTS=selected_BTS, mix_logits_HO=mix_logits_HO, mix_weights_OH=mix_weights_OH,
@@ -429,26 +361,6 @@ def attend(
         left_BTGQ = jnp.moveaxis(jax.nn.sigmoid(logsumexp_BGQT - sink_GQ1), 3, 1)
         y_BTGQU = y_BTGQU * left_BTGQ[..., None].astype(y_BTGQU.dtype)
     return y_BTGQU.reshape(batch, tokens, heads, v_BSGU.shape[-1])
-
-
-@promoting()
-def logit_stats(q_BTHK: Array, k_BSGK: Array, scores: Scores, terms: Terms) -> dict[str, Statistic]:
-    """The largest attention logit, and the mean entropy in nats of the rows that see something.
-
-    Where there are more than SAMPLE queries, every n-th is looked at, so that memory grows with S, not T x S.
-    """
-    every = math.ceil(q_BTHK.shape[1] / SAMPLE)
-    q_BTHK, q, selected_BTS = jax.tree.map(lambda x: x[:, ::every], (q_BTHK, terms.q, terms.selected_BTS))
-    terms = replace(terms, q=q, selected_BTS=selected_BTS)
-    q_BTGQK = q_BTHK.reshape(*q_BTHK.shape[:2], k_BSGK.shape[2], -1, q_BTHK.shape[-1])
-    logits_BGQTS, seen_B11TS = logits(q_BTGQK, jnp.swapaxes(k_BSGK, 1, 2), scores, terms)
-    logp_BGQTS = jax.nn.log_softmax(logits_BGQTS, axis=-1)
-    entropy_BGQT = -jnp.sum(jnp.where(seen_B11TS, jnp.exp(logp_BGQTS) * logp_BGQTS, 0), axis=-1)
-    rows_BGQT = jnp.broadcast_to(jnp.any(seen_B11TS, axis=-1), entropy_BGQT.shape)
-    return {
-        "logit_max": Largest(jnp.max(logits_BGQTS)),
-        "entropy": Mean(jnp.sum(entropy_BGQT * rows_BGQT), jnp.sum(rows_BGQT)),
-    }
 
 
 def _check_shapes(q: Array, k: Array, v: Array, sinks: Array | None, selected: Array | None) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fxformer.jit import promoting
-from fxformer.ops.attend import Scores, Terms, logits
+from fxformer.ops.scores import Scores, Terms, logits
 
 
 @promoting()

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxformer.coords import Coords, of_index, packed, padded, plain
-from fxformer.ops.attend import KERNELS, Scores, Terms, attend, logit_stats
+from fxformer.ops.attend import KERNELS, attend
 from fxformer.ops.bias import BucketBias, DistanceBias, alibi_slopes
 from fxformer.ops.mask import Causal, Full, Prefix, Window
+from fxformer.ops.scores import Scores, Terms, logit_stats
 from fxformer.ops.statistic import numbers
 from tests.ops import reference
 
@@ -85,8 +86,12 @@ CASES = {
 BLOCKS = {"naive": [{}], "blockwise": [{"BLOCK": 1}, {"BLOCK": 4}, {"BLOCK": 256}, {"FEW": T + 1}]}
 WAYS = [(kernel, sizes) for kernel in KERNELS for sizes in BLOCKS.get(kernel, [{}])]
 # What a kernel refuses to compute, and says so.
-REFUSED = {"fused": {"softcap": "bounds no logits", "sink_H": "no log-sum-exp", "key": "drops no weights",
-                     **dict.fromkeys(MIXING, "mixes no heads")}}  # fmt: skip
+REFUSED = {
+    "fused": {"softcap": "bounds no logits", "sink_H": "no log-sum-exp", "key": "drops no weights",
+              **dict.fromkeys(MIXING, "mixes no heads")},
+    "splash": {"bias": "adds nothing to logits", "sink_H": "no log-sum-exp", "key": "drops no weights",
+               **dict.fromkeys(MIXING, "mixes no heads")},
+}  # fmt: skip
 
 
 def exact(case, q, k, v):
@@ -285,7 +290,7 @@ def test_logits_near_the_limits_of_float32_neither_overflow_nor_vanish(kernel):
 
 
 def test_bfloat16_keeps_sums_in_float32(kernel):
-    case = CASES["ragged t5"]
+    case = CASES["ragged t5" if takes(kernel, CASES["ragged t5"]) else "ragged"]
     half = tuple(jnp.asarray(x, jnp.bfloat16) for x in DATA[:3])
     y = attend(*half, **case, kernel=kernel)
     assert y.dtype == jnp.bfloat16

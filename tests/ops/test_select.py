@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxformer.coords import of_index, plain
-from fxformer.ops.attend import Scores, Terms
 from fxformer.ops.loss import divergence
 from fxformer.ops.mask import Causal
+from fxformer.ops.scores import Scores, Terms
 from fxformer.ops.select import index_scores, mean_weights, top_k_mask
 from tests.ops import reference
 

@@ -14,7 +14,6 @@ from fxformer import accounting, sharding
 from fxformer.block import Block
 from fxformer.layers.attention import GQA, MLA, Differential
 from fxformer.layers.ffn import GLU, MLP, MoE
-from fxformer.ops.attend import NAIVE_KEYS
 from fxformer.pipeline import parts_of
 from train.plan.hlo import Collective
 
@@ -67,7 +66,8 @@ class Work:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A training step as far as formulas see it. held: bytes of the parameters on one device, and of the moments;
-    stays: of those that are not gathered, for tokens come to them."""
+    stays: of those that are not gathered, for tokens come to them. naive: the longest rows whose every weight of
+    attention is kept."""
 
     spec: fx.Transformer
     batch: int
@@ -75,6 +75,7 @@ class Step:
     parts: int
     remat: bool
     itemsize: int
+    naive: int
     held: float
     stays: float
     moments: float
@@ -119,7 +120,7 @@ def training_work(step: Step) -> Work:
     flops = tokens * step.parts * (again * blocks * share + 3 * head / pieces.vocab)
     streams = tokens * spec.embed.width * step.itemsize
     inside = [
-        step.busy * kept(block, spec.embed.width, tokens, step.length, step.itemsize, pieces.layer)
+        step.busy * kept(block, spec.embed.width, tokens, step.length, step.itemsize, pieces.layer, step.naive)
         for block in step.own
     ]
     saved = sum(inside)
@@ -176,10 +177,13 @@ def decoding_work(spec: fx.Transformer, batch: int, length: int, held: float, ca
     return Work(flops=flops, bytes=held * pieces.width + cache, temporaries=temporaries, collectives=tuple(told))
 
 
-def kept(block: Block, width: int, tokens: float, length: int, itemsize: int, pieces: int) -> float:
-    """Bytes that the backward pass of a block reads, of `tokens` in rows of `length`; its channels in `pieces`."""
+def kept(block: Block, width: int, tokens: float, length: int, itemsize: int, pieces: int, naive: int) -> float:
+    """Bytes that the backward pass of a block reads, of `tokens` in rows of `length`; its channels in `pieces`.
+
+    naive: the longest rows whose every weight is kept.
+    """
     attention = KEPT_BY_ATTENTION[type(block.attention)](block.attention)
-    weights = block.attention.heads * (length * (4 + itemsize) if length <= NAIVE_KEYS else 8)
+    weights = block.attention.heads * (length * (4 + itemsize) if length <= naive else 8)
     hidden = KEPT_BY_FFN[type(block.ffn)](block.ffn)
     cross = 0 if block.cross is None else KEPT_BY_ATTENTION[GQA](block.cross)
     return tokens * (6 * width * itemsize + ((attention + cross + hidden) * itemsize + weights) / pieces)

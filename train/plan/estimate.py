@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import fxformer as fx
 from fxformer import accounting, sharding
 from fxformer.layers.context import Execution
+from fxformer.ops.attend import NAIVE_KEYS
+from fxformer.ops.splash import LEAST
 from train.config import Config
 from train.plan.closed import Step, Work, decoding_work, pieces_of, training_work
 from train.plan.hlo import Cost, cost_of
@@ -190,6 +192,7 @@ def _step_of(candidate: Candidate, program: Program) -> Step:
         parts=config.train.accumulate,
         remat=candidate.execution.remat,
         itemsize=jnp.dtype(config.train.dtype).itemsize,
+        naive=LEAST - 1 if candidate.topology.chip.compiled else NAIVE_KEYS,  # those that are compiled for are TPUs
         held=float(program.bytes("parameters")),
         stays=float(program.bytes("experts")) if pieces.experts > 1 else 0.0,
         moments=float(program.bytes("optimizer")),

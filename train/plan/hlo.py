@@ -22,6 +22,9 @@ FREE = {  # that move nothing between the chip and its memory
     "partition-id", "replica-id", "copy-done", "slice-done", "opt-barrier", "iota", "add-dependency",
 }  # fmt: skip
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # which operand is what is written into the first one
+KERNELS = {  # of splash attention: products of queries x keys as wide as keys, and as wide as values
+    "splash_mha_fwd": (1, 1), "splash_mha_dq": (2, 1), "splash_mha_dkv": (2, 2),
+}  # fmt: skip
 HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 NAMED = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -158,6 +161,8 @@ class Module:
                 return Cost(flops=_dot_flops(operation, within), bytes=moved)
             case "convolution":
                 return Cost(flops=_convolution_flops(operation, within), bytes=moved)
+            case "custom-call":
+                return Cost(flops=_kernel_flops(operation, within), bytes=moved)
             case "while":
                 return self._loop(called["body"], called["condition"])
             case "conditional":
@@ -321,6 +326,17 @@ def _convolution_flops(operation: Operation, within: dict[str, Operation]) -> fl
         )  # fmt: skip
     features = out.sizes[of_out.index("b")] * out.sizes[of_out.index("f")]
     return 2.0 * features * right.sizes[of_right.index("i")] * pairs
+
+
+def _kernel_flops(operation: Operation, within: dict[str, Operation]) -> float:
+    """Of a kernel that the compiler does not see into, by its name and the shapes of queries, keys and values; every
+    key is counted for every query, also where whole blocks are skipped."""
+    products = next((count for name, count in KERNELS.items() if operation.name.startswith(name)), None)
+    if products is None:
+        return 0.0
+    queries, keys, values = (within[name].shapes[0].sizes for name in operation.operands[3:6])
+    pairs = math.prod(queries[:-1]) * keys[-2]
+    return 2.0 * pairs * (products[0] * queries[-1] + products[1] * values[-1])
 
 
 def _window(rest: str) -> dict[str, list[str]]:

@@ -16,12 +16,13 @@ from fxformer.cache import Seen, Sizes, Table, extend
 from fxformer.coords import Coords
 from fxformer.fields import Least, Positive, Rate, Size, check_fields
 from fxformer.layers.attention.gqa import GQA, keys, queries
-from fxformer.layers.context import Context, Side, maps_of
+from fxformer.layers.context import Context, Side, cut, maps_of
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Normal, Project, draw, parameter
-from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
+from fxformer.ops.attend import attend, check_heads
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary
+from fxformer.ops.scores import Scores, Terms, logit_stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,7 @@ class DifferentialModule(nn.Module):
             dropout=spec.dropout,
             key=self.make_rng("dropout") if spec.dropout and self.has_rng("dropout") else None,
             kernel=kernel,
+            cut=cut(),
         )
 
     def _lambda(self) -> Array:

@@ -15,13 +15,14 @@ from fxformer.cache import CrossTable, Records, Seen, Sizes, Table, extend, fill
 from fxformer.coords import Coords
 from fxformer.fields import Positive, Rate, Share, Size, check_fields
 from fxformer.layers.bias import Buckets, BucketsModule
-from fxformer.layers.context import Context, Layer, Side, maps_of
+from fxformer.layers.context import Context, Layer, Side, cut, maps_of
 from fxformer.layers.norm import Norm, NormModule, full
 from fxformer.layers.project import FanIn, Init, Project, identity, ones, parameter, zeros
 from fxformer.lookup import nearest
-from fxformer.ops.attend import Scores, Terms, attend, check_heads, logit_stats
+from fxformer.ops.attend import attend, check_heads
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
+from fxformer.ops.scores import Scores, Terms, logit_stats
 from fxformer.ops.statistic import Statistic
 
 GATES = {"head": "btd,dh->bth", "channel": "btd,dhk->bthk"}  # what has a gate of its own, and how it is made
@@ -216,6 +217,7 @@ def _look(
         dropout=spec.dropout,
         key=module.make_rng("dropout") if spec.dropout and module.has_rng("dropout") else None,
         kernel=kernel,
+        cut=cut(),
     )
     y_BTHK = read(v_BSGK)
     if spec.gate is not None:

@@ -18,14 +18,15 @@ from fxformer.cache import Seen, Sizes, Table, extend
 from fxformer.coords import Coords
 from fxformer.fields import Size, check_fields
 from fxformer.layers.attention.indexer import Indexer, IndexerModule, Selection
-from fxformer.layers.context import Context, Side, maps_of
+from fxformer.layers.context import Context, Side, cut, maps_of
 from fxformer.layers.norm import Norm, NormModule
 from fxformer.layers.project import FanIn, Init, Project, Weight
 from fxformer.lookup import nearest
-from fxformer.ops.attend import Scores, Terms, attend, logit_stats
+from fxformer.ops.attend import attend
 from fxformer.ops.latent import absorbed_is_cheaper, fold, unfold
 from fxformer.ops.mask import Causal, Mask
 from fxformer.ops.rotary import Rotary, rotate
+from fxformer.ops.scores import Scores, Terms, logit_stats
 from fxformer.ops.select import mean_weights
 
 
@@ -166,6 +167,7 @@ class MLAModule(nn.Module):
             scale=spec.logit_scale,
             selected_BTS=selected_BTS,
             kernel=context.execution.kernel_for(table),
+            cut=cut(),
         )
         y_BTHU = heads.read(read(heads.v_BSGU)).reshape(*x_BTD.shape[:2], spec.heads, spec.value_width)
         y_BTD = Project("bthu,hud->btd", {"d": x_BTD.shape[-1]}, spec.bias, spec.out_init, name="out")(y_BTHU)

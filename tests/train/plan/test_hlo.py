@@ -44,6 +44,32 @@ def test_a_loop_costs_as_often_as_it_runs(steps):
         assert compiled.cost_analysis()["flops"] < 2 * each + 20 * 8 * WIDTH
 
 
+KERNEL = """
+ENTRY %main.6_spmd (q: bf16[2,12,1024,64], k: bf16[2,4,2048,64], v: bf16[2,4,2048,32]) -> bf16[2,12,1024,64] {
+  %table = s8[1,2,4]{2,1,0} parameter(0)
+  %q = bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %k = bf16[2,4,2048,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %v = bf16[2,4,2048,32]{3,2,1,0:T(8,128)(2,1)} parameter(3)
+  ROOT %NAME.1 = bf16[2,12,1024,64]{3,2,1,0} custom-call(%table, %table, %table, %q, %k, /*index=5*/%v), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"}}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("splash_mha_fwd_residuals", 64 + 32),  # logits; outputs
+        ("splash_mha_dq_no_residuals", 64 + 32 + 64),  # logits; slopes of weights; of queries
+        ("splash_mha_dkv_no_residuals", 64 + 32 + 32 + 64),  # logits; slopes of weights; of values; of keys
+        ("custom-call", 0),  # any other
+    ],
+)
+def test_products_of_a_kernel_that_the_compiler_does_not_see_into_are_those_of_its_formula(name, widths):
+    assert cost_of(KERNEL.replace("NAME", name)).flops == 2 * 2 * 12 * 1024 * 2048 * widths
+
+
 def test_loops_within_loops_multiply_and_a_length_that_is_not_known_is_counted_once():
     def nested(x, w):
         return jax.lax.fori_loop(0, 7, lambda _, x: looped(3, x, w), x)

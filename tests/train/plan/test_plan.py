@@ -65,7 +65,14 @@ def test_every_structure_has_a_plan(name):
     from train.plan.closed import KEPT_BY_ATTENTION, KEPT_BY_FFN, kept
 
     assert kinds[0] <= KEPT_BY_ATTENTION.keys() and kinds[1] <= KEPT_BY_FFN.keys()
-    assert all(kept(block, spec.embed.width, 64.0, 16, 4, 1) > 0 for block in spec.stack.blocks)
+    assert all(kept(block, spec.embed.width, 64.0, 16, 4, 1, naive=1024) > 0 for block in spec.stack.blocks)
+
+
+def test_a_tpu_keeps_no_weights_of_attention_where_its_kernel_is_the_default():
+    for length, same in ((256, True), (1024, False), (2048, True)):
+        tpu, gpu = (by_formulas(toy(each, length=length)) for each in ("v5e:2x4", "h100:8"))
+        assert (tpu.memory["temporaries"] == gpu.memory["temporaries"]) is same
+        assert tpu.memory["temporaries"] <= gpu.memory["temporaries"]
 
 
 def test_a_cache_is_cut_with_the_batch_and_its_heads():

@@ -102,7 +102,7 @@ def test_a_case_says_where_the_first_entry_stands_and_what_it_was_made_of(begun)
     share = f"{100 / weight.size:.3g} % of the entries are not finite"
     assert told.endswith(f": {share}, the first at [3, 5]; the others are at most {weight.max():.3g}")
     told = _case(taps, logits_overflow(state), tokens, {}).finding
-    assert told.place.startswith("fxformer/ops/attend.py:")
+    assert told.place.startswith("fxformer/ops/scores.py:")
     q, k = (float(number) for number in told.sentence.split("entries up to ")[1].split(":")[0].split(" and "))
     assert 1e20 < q < 1e21 and 1e20 < k < 1e21 and q > 3.4e38 / k
 
