@@ -8,7 +8,7 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from socket import gethostname
@@ -95,7 +95,7 @@ def append_lines(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
     An end that was torn when its writer was killed is moved to a file beside it whose name ends in .torn.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with settled([path]):
         if path.exists() and _is_torn(path):
             content = path.read_bytes()
             finished = content.rfind(b"\n") + 1
@@ -105,6 +105,15 @@ def append_lines(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
             file.write(json_lines(objects))
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def settled(paths: Sequence[Path]) -> Iterator[None]:
+    """Within it no process is adding lines to these files: what was added together is there together."""
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(FileLock(path.with_name(f".{path.name}.lock")))
+        yield
 
 
 def _is_torn(path: Path) -> bool:

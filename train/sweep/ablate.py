@@ -22,7 +22,7 @@ from train.config.grid import cell_key
 from train.config.values import short
 from train.data.corpus import Corpus, entropies, unigram_nats
 from train.errors import UserError, user_input
-from train.files import COUNT, NUMBER, TEXT, Kind, read_object, write_whole
+from train.files import COUNT, NUMBER, TEXT, Kind, read_object, settled, write_whole
 from train.run.progress import Progress, clock
 from train.run.provenance import provenance, source_digest
 from train.run.signals import Interrupted, exit_code, stop_signals
@@ -36,7 +36,7 @@ from train.sweep.kept import is_of, keep_question, named, strangers
 from train.sweep.population import PLANS, Plan, choose_plan
 from train.sweep.results import Results
 from train.sweep.status import PROGRAMS, Status, Work, compile_weight, in_words, time_left
-from train.sweep.workers import BEAT, Crew, Turn, crew_of
+from train.sweep.workers import BEAT, Crew, Turn, crew_of, results_of_workers
 from train.trackers import TRACKERS, numbers_in, told
 from train.verdict.extend import next_rungs, planned
 from train.verdict.question import Question, varying
@@ -205,8 +205,10 @@ def agreed_plan(folder: Path, group: Group, corpus: Corpus, crew: Crew, check: C
 def are_known(
     file: Path, cells: Sequence[Cell], question: Question | None, beside: Mapping[str, Look], group: Group
 ) -> bool:
-    """Are there results of all cells of a group, whoever has run them?"""
-    known = {cells[number].key for number in known_of(cells, Results(file), question, beside)}
+    """Are there results of all cells of a group, whoever has run them? It waits for one who is writing some."""
+    with settled([file, *results_of_workers(file)]):
+        results = Results(file)
+    known = {cells[number].key for number in known_of(cells, results, question, beside)}
     return known >= {cell.key for cell in group.cells}
 
 

@@ -5,13 +5,17 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import pytest
 
 from train.errors import UserError
-from train.files import alone, json_lines
+from train.files import alone, json_lines, settled
+from train.sweep import ablate as ablations
 from train.sweep import workers
 from train.sweep.results import Results
 from train.sweep.watch import view_of
@@ -19,6 +23,12 @@ from train.sweep.workers import Seat, Turn, crew_of, turn_of
 
 OUTER = ("seconds", "seconds_a_step", "provenance")
 ABOUT = {"code": "1"}
+
+
+class Cells(NamedTuple):
+    """A group, as far as it is asked which cells it has."""
+
+    cells: list[Any]
 
 
 def never() -> bool:
@@ -152,6 +162,23 @@ def records(folder: Path) -> list[dict[str, object]]:
     """All results, but for how long they took, and where."""
     results = Results(folder / "sweep" / "results.jsonl")
     return [{name: value for name, value in r.items() if name not in OUTER} for r in results.in_order()]
+
+
+def test_what_a_worker_is_just_writing_is_waited_for(tmp_path, monkeypatch):
+    """Who read half of a group's records would run the other half again."""
+    read, file = [], tmp_path / "workers" / "000001" / "results.jsonl"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(ablations, "Results", lambda path: read.append(file.read_bytes()) or {})
+    asked = threading.Thread(target=ablations.are_known, args=(tmp_path / "results.jsonl", [], None, {}, Cells([])))
+    with settled([file]), file.open("ab") as adding:
+        adding.write(b"one\n")
+        adding.flush()
+        asked.start()
+        time.sleep(0.2)
+        assert not read
+        adding.write(b"two\n")
+    asked.join(10)
+    assert read == [b"one\ntwo\n"]
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
