@@ -236,8 +236,8 @@ def plan(spec: Transformer, mesh: AnyMesh, rules: Rules, *, drawn: bool = False)
     """How the parameters are cut: nothing that the rules cut is ever replicated silently.
 
     drawn: whether runs are given a dropout key, as those that train are.
-    Raises ValueError where a rule is for no axis, where an axis is not divisible, where the mesh lacks an axis that
-    would cut a parameter, and where it has one that the rules leave idle; and for layers that are no pipeline's.
+    Raises ValueError where a rule is for no axis, where axes are not divisible (it names all), where the mesh lacks an
+    axis that would cut a parameter, where it has one that the rules leave idle, and for layers that are no pipeline's.
     """
     check_rules(rules)
     for axis, size in mesh.shape.items():
@@ -251,7 +251,28 @@ def plan(spec: Transformer, mesh: AnyMesh, rules: Rules, *, drawn: bool = False)
         raise ValueError("the rules cut experts, and the model has none; use rules without ep")
     if "layer" in rules:
         _check_layers(spec, drawn=drawn)
-    return Plan(tuple(_row(".".join(_names(path)), box, mesh, rules) for path, box in leaves))
+    rows = tuple(_row(".".join(_names(path)), box, mesh, rules) for path, box in leaves)
+    wrong = _uneven(rows, mesh)
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return Plan(rows)
+
+
+def _uneven(rows: tuple[Row, ...], mesh: AnyMesh) -> list[str]:
+    """Each axis that its mesh axis does not divide, the first parameter that has it, and the nearest sizes that fit."""
+    found: dict[tuple[str | None, int, str], str] = {}
+    for row in rows:
+        for size, axis, cut in zip(row.shape, row.axes, row.cuts, strict=True):
+            if cut is None or size % mesh.shape[cut] == 0 or (axis, size, cut) in found:
+                continue
+            devices = mesh.shape[cut]
+            nearest_sizes = [str(near) for near in (size - size % devices, size + -size % devices) if near]
+            what = f"{row.path}: axis {axis} of size {size}"
+            found[axis, size, cut] = (
+                f"{what} is not divisible by the {devices} devices of mesh axis {cut}; change the size, to "
+                f"{' or '.join(nearest_sizes)}, the mesh, or use rules that do not cut {axis}"
+            )
+    return list(found.values())
 
 
 def _check_layers(spec: Transformer, *, drawn: bool) -> None:
@@ -266,17 +287,12 @@ def _check_layers(spec: Transformer, *, drawn: bool) -> None:
 
 def _row(path: str, box: LogicallyPartitioned, mesh: AnyMesh, rules: Rules) -> Row:
     shape, cuts = box.value.shape, tuple(partition(box.names, mesh, rules))
-    for size, axis, cut in zip(shape, box.names, cuts, strict=True):
+    for axis in box.names:
         wanted = rules.get(axis) if axis is not None else None
         if wanted is not None and wanted not in mesh.shape:
             raise ValueError(
                 f"{path}: the rules cut axis {axis} over mesh axis {wanted}, which the mesh lacks; "
                 f"add {wanted}=1 or more to it, or use rules that do not cut {axis}"
-            )
-        if cut is not None and size % mesh.shape[cut]:
-            raise ValueError(
-                f"{path}: axis {axis} of size {size} is not divisible by the {mesh.shape[cut]} devices of mesh axis "
-                f"{cut}; change the size, the mesh, or use rules that do not cut {axis}"
             )
     pieces = math.prod(mesh.shape[cut] for cut in cuts if cut is not None)
     return Row(path, shape, box.names, cuts, 4 * math.prod(shape) // pieces)

@@ -1,6 +1,7 @@
 """On 8 host devices: a sharded model is the model, and each parameter lies where the plan says."""
 
 import itertools
+import re
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -411,7 +412,7 @@ def test_a_plan_prints_what_it_costs():
             "model=4",
             "tp",
             "stack.group_0.blocks.block_0.attention.key.bias: axis kv_head of size 5 is not divisible by the 4 devices "
-            "of mesh axis model; change the size, the mesh, or use rules that do not cut kv_head",
+            "of mesh axis model; change the size, to 4 or 8, the mesh, or use rules that do not cut kv_head",
         ),
         ("data=3", "fsdp", "axis width of size 40 is not divisible by the 3 devices of mesh axis data"),
         ("data=8", "tp", "over mesh axis model, which the mesh lacks; add model=1"),
@@ -421,6 +422,15 @@ def test_a_plan_prints_what_it_costs():
 def test_a_plan_refuses_silent_replication(mesh, preset, sentence):
     with pytest.raises(ValueError, match=sentence):
         sharding.plan(zoo.tiny("gpt2"), sharding.mesh(mesh), PRESETS[preset])
+
+
+def test_every_axis_that_does_not_divide_is_named_at_once_with_sizes_that_do():
+    spec = zoo.toy(width=48, depth=1, heads=6, kv_heads=3, inner=90, vocab=257, ffn="mlp")
+    with pytest.raises(ValueError) as refused:
+        sharding.plan(spec, sharding.mesh("model=4"), PRESETS["tp"])
+    found = re.findall(r"axis (\w+) of size (\d+) is not divisible.*?, to ([\d or]+),", str(refused.value))
+    assert sorted(found) == [("ffn", "90", "88 or 92"), ("head", "6", "4 or 8"), ("kv_head", "3", "4"),
+                             ("vocab", "257", "256 or 260")]  # fmt: skip
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():

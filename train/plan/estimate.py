@@ -15,6 +15,7 @@ from fxformer.ops.splash import LEAST
 from train.config import Config
 from train.plan.closed import Step, Work, decoding_work, pieces_of, training_work
 from train.plan.hlo import Cost, cost_of
+from train.plan.lint import lint
 from train.plan.programs import Decoding, Program, decoding, training
 from train.plan.topology import Topology, compiles, mesh_of
 from train.step import recipe_of
@@ -78,6 +79,7 @@ class Estimate:
     flops: by the accounting of the library, `masked` and `causal`, and of the compiled program. bytes: to and from
     memory. collectives: kind -> (times, bytes sent). seconds: "compute", "memory" and "links", each as if it were all
     there is. idle: share of the time that stages of a pipeline wait, computing what nobody reads: it is in `flops`.
+    lint: faults of the cut, a sentence each.
     """
 
     candidate: Candidate
@@ -92,6 +94,7 @@ class Estimate:
     arguments: float
     idle: float
     open_loops: int = 0
+    lint: tuple[str, ...] = ()
 
     @property
     def available(self) -> float:
@@ -152,7 +155,10 @@ def by_compiler(candidate: Candidate) -> Estimate:
         "temporaries": temporaries - memory.get("gradients", 0.0),
         "program": analysis.generated_code_size_in_bytes,
     }
-    return _estimate(candidate, "compiler", memory, cost_of(text), program, arguments=analysis.argument_size_in_bytes)
+    estimate = _estimate(
+        candidate, "compiler", memory, cost_of(text), program, arguments=analysis.argument_size_in_bytes
+    )
+    return replace(estimate, lint=lint(program, text, estimate.available, candidate.spec.embed.width))
 
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -261,4 +267,5 @@ def as_data(estimate: Estimate) -> dict[str, Any]:
         "tokens_per_second": estimate.tokens_per_second,
         "idle": estimate.idle,
         "open_loops": estimate.open_loops,
+        "lint": list(estimate.lint),
     }

@@ -178,11 +178,16 @@ class Module:
         return Cost(bytes=moved)
 
     def _loop(self, body: str, condition: str) -> Cost:
-        bound, each = self._bound(condition), self.cost(body)
+        turns, each = self.turns(body, condition), self.cost(body)
+        return replace(each, open_loops=each.open_loops + 1) if turns is None else each.times(turns)
+
+    def turns(self, body: str, condition: str) -> int | None:
+        """How often a loop runs; None where the text does not say."""
+        bound = self._bound(condition)
         if bound is None:
-            return replace(each, open_loops=each.open_loops + 1)
+            return None
         place, below = bound
-        return each.times(math.ceil(below / self._stride(body, place)))
+        return math.ceil(below / self._stride(body, place))
 
     def _bound(self, condition: str) -> tuple[int, int] | None:
         """Where in what it carries a loop counts, and the number that this stays below, from 0; None where none is."""

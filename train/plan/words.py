@@ -31,6 +31,7 @@ def page(estimate: Estimate) -> str:
         _table(("products of a device, one run", words), flops),
         _table(("exchange of a device, one run", "times", "GB sent"), sent) if sent else "",
         time_said(estimate),
+        "\n".join(f"lint: {each}" for each in estimate.lint),
         verdict(estimate),
     ]
     return "\n\n".join(part for part in parts if part)
