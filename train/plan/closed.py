@@ -146,7 +146,8 @@ def _exchanged(step: Step, streams: float) -> list[Collective]:
         )
         told.append(Collective("reduce-scatter", each, pieces.width, times=step.parts))
     elif pieces.tokens > 1:
-        told.append(Collective("all-reduce", whole, pieces.tokens))
+        each = whole if pieces.stages == 1 else whole * step.itemsize / 4  # a pipeline sums at every tick
+        told.append(Collective("all-reduce", each, pieces.tokens, times=step.ticks))
     if pieces.experts > 1:
         chosen = sum(block.ffn.router.k for block in _blocks(step.spec) if isinstance(block.ffn, MoE))
         told.append(

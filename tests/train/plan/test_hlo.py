@@ -229,3 +229,14 @@ def test_a_product_that_is_written_as_a_convolution_costs_what_the_product_does(
 def test_a_shape_is_read_from_a_tuple():
     operation = operation_of("  %s = (f32[3,4]{1,0}, /*index=1*/s32[]) custom-call(%a, %b), x")
     assert [shape.sizes for shape in operation.shapes] == [(3, 4), ()] and operation.operands == ("a", "b")
+
+
+def test_collectives_of_one_channel_are_told_apart_by_what_made_them():
+    """As those of `shard_map`, whose channel is always the first."""
+    lines = [
+        f"  %c.{i} = f32[64]{{0}} collective-permute(%a), channel_id=1, source_target_pairs={{{{0,1}}}}, "
+        f'metadata={{op_name="{name}"}}'
+        for i, name in enumerate(("ppermute", "transpose(ppermute)"))
+    ]
+    text = "\n".join(("ENTRY %main (a: f32[64]) -> f32[64] {", "  %a = f32[64]{0} parameter(0)", *lines, "}"))
+    assert cost_of(text).by_kind() == {"collective-permute": (2, 2 * 64 * 4)}
