@@ -1,6 +1,7 @@
 """What would fit, and what would be fastest: other ways to compute, to cut and to buy, the cheapest first."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from fxformer import sharding
@@ -26,10 +27,7 @@ def remedy(candidate: Candidate, *, ask: bool) -> Remedy | None:
     was found."""
     asked = 0
     for words, other in changes(candidate):
-        try:
-            estimate = by_formulas(other)
-        except ValueError:  # mesh, batch and model do not fit each other
-            continue
+        estimate = by_formulas(other)
         if estimate.used > MARGIN * estimate.available:
             continue
         if ask:
@@ -52,26 +50,29 @@ def changes(candidate: Candidate) -> Iterator[tuple[str, Candidate]]:
         for parts in _halves(candidate.config):
             words = f"accumulate={parts}" if thrifty is candidate else f"remat=true and accumulate={parts}"
             yield words, replace(thrifty, config=candidate.config.with_settings({"accumulate": parts}))
-    for rules, mesh in ways(candidate.topology, USUAL):
-        if (rules, mesh) != (candidate.rules, candidate.mesh):
-            yield f"mesh={mesh} and rules={rules}", replace(thrifty, rules=rules, mesh=mesh)
+    for other in _cuts(thrifty):
+        if (other.rules, other.mesh) != (candidate.rules, candidate.mesh):
+            yield f"mesh={other.mesh} and rules={other.rules}", other
     batch = candidate.batch // 2
     while batch:
-        for rules, mesh in ways(candidate.topology, USUAL):
-            yield (
-                f"batch={batch}, mesh={mesh} and rules={rules}",
-                replace(thrifty, rules=rules, mesh=mesh).with_batch(batch),
-            )
+        for other in _cuts(thrifty.with_batch(batch)):
+            yield f"batch={batch}, mesh={other.mesh} and rules={other.rules}", other
         batch //= 2
     for topology in candidate.topology.larger:
-        more = replace(thrifty, topology=topology)
-        for rules, mesh in ways(topology, USUAL):
-            rows = max(candidate.batch, sharding.mesh_shape(mesh).get("data", 1))
-            said = "" if rows == candidate.batch else f", batch={rows}"
-            yield (
-                f"{topology}, mesh={mesh} and rules={rules}{said}",
-                replace(more, rules=rules, mesh=mesh).with_batch(rows),
-            )
+        for other in _cuts(replace(thrifty, topology=topology), a_row_each=True):
+            said = "" if other.batch == candidate.batch else f", batch={other.batch}"
+            yield f"{topology}, mesh={other.mesh} and rules={other.rules}{said}", other
+
+
+def _cuts(candidate: Candidate, *, a_row_each: bool = False) -> list[Candidate]:
+    """The candidate over every usual mesh and preset, the fastest by formulas first. a_row_each: with rows enough for
+    the parts that the batch is cut into."""
+    found = []
+    for rules, mesh in ways(candidate.topology, USUAL):
+        rows = max(candidate.batch, sharding.mesh_shape(mesh).get("data", 1)) if a_row_each else candidate.batch
+        with suppress(ValueError):  # mesh, batch and model do not fit each other
+            found.append(by_formulas(replace(candidate, rules=rules, mesh=mesh).with_batch(rows)))
+    return [estimate.candidate for estimate in sorted(found, key=_rank)]
 
 
 def _halves(config: Config) -> list[int]:
