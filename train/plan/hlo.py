@@ -234,25 +234,44 @@ class Module:
             return self._moved_by_fusion(operation, operands, self.computations[calls])
         return operation.bytes + sum(operand.bytes for operand in operands)
 
-    @staticmethod
-    def _moved_by_fusion(operation: Operation, operands: list[Operation], inner: dict[str, Operation]) -> float:
+    def _cut_out(self, name: str, within: dict[str, Operation]) -> float:
+        """Bytes of the slices that are all that a computation reads of an array, fusions in it too; else infinite."""
+        total = 0.0
+        for each in within.values():
+            if name not in each.operands:
+                continue
+            if each.code in ("dynamic-slice", "slice", "gather"):
+                total += sum(shape.bytes for shape in each.shapes)
+            elif each.code == "fusion":
+                inner = self.computations[dict(CALLED.findall(each.rest))["calls"]]
+                own = [given for given, number in _numbers(inner).items() if each.operands[number] == name]
+                total += sum(self._cut_out(given, inner) for given in own)
+            else:
+                return math.inf
+        return total
+
+    def _moved_by_fusion(self, operation: Operation, operands: list[Operation], inner: dict[str, Operation]) -> float:
         """An operand that is only cut into is read as far as it is cut; one that is updated in place, likewise."""
         total, updated = operation.bytes, 0.0
-        parameters = [each for each in inner.values() if each.code == "parameter"]
-        numbers = {each.name: int(re.match(r"parameter\((\d+)\)", each.rest)[1]) for each in parameters}  # type: ignore[index]
-        for name, number in numbers.items():
+        for name, number in _numbers(inner).items():
             if number >= len(operands):
                 continue
             whole = operands[number].bytes
             users = [each for each in inner.values() if name in each.operands]
-            if users and whole and all(each.code in ("dynamic-slice", "slice", "gather") for each in users):
-                whole = min(whole, sum(shape.bytes for each in users for shape in each.shapes))
+            if whole and (cut := self._cut_out(name, inner)) < math.inf:
+                whole = min(whole, cut)
             elif users and whole and all(each.code in UPDATES and each.operands[0] == name for each in users):
                 updated += whole
                 parts = [inner[each.operands[UPDATES[each.code]]] for each in users]
                 whole = 2 * sum(shape.bytes for part in parts for shape in part.shapes)
             total += whole
         return max(total - updated, 0.0)
+
+
+def _numbers(computation: dict[str, Operation]) -> dict[str, int]:
+    """Which of the operands each parameter of a fused computation is."""
+    found = {each.name: re.match(r"parameter\((\d+)\)", each.rest) for each in computation.values()}
+    return {name: int(number[1]) for name, number in found.items() if number is not None}
 
 
 def operation_of(line: str) -> Operation | None:
