@@ -240,3 +240,31 @@ def test_collectives_of_one_channel_are_told_apart_by_what_made_them():
     ]
     text = "\n".join(("ENTRY %main (a: f32[64]) -> f32[64] {", "  %a = f32[64]{0} parameter(0)", *lines, "}"))
     assert cost_of(text).by_kind() == {"collective-permute": (2, 2 * 64 * 4)}
+
+
+def test_a_slice_that_a_fusion_within_a_fusion_takes_is_read_as_far_as_it_is_cut():
+    """As a TPU's compiler writes a loop that takes one layer of stacked weights in each turn."""
+    text = """
+HloModule nested
+
+%inner (a: f32[64,128], i: s32[]) -> f32[1,128] {
+  %a = f32[64,128]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %cut = f32[1,128]{1,0} dynamic-slice(%a, %i, %zero), dynamic_slice_sizes={1,128}
+}
+
+%outer (b: f32[64,128], j: s32[]) -> f32[1,128] {
+  %b = f32[64,128]{1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %row = f32[1,128]{1,0} fusion(%b, %j), kind=kLoop, calls=%inner
+  ROOT %negated = f32[1,128]{1,0} negate(%row)
+}
+
+ENTRY %main (x: f32[64,128], k: s32[]) -> f32[1,128] {
+  %x = f32[64,128]{1,0} parameter(0)
+  %k = s32[] parameter(1)
+  ROOT %out = f32[1,128]{1,0} fusion(%x, %k), kind=kLoop, calls=%outer
+}
+"""
+    assert cost_of(text).bytes == 2 * 128 * 4 + 4  # one row read, one written, and the number of the row
