@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from train.plan.hlo import CALLED, INDEX, KINDS, Module, Operation
 from train.plan.programs import Program, bytes_of
 
 SHARE = 0.01  # of a device's memory, from which on an array is named
+SENT = 1e-4  # of the same, from which on an exchange is
+NAMED = 3  # arrays, at most, of those that have the same fault
 MB = 1e6
 
 
@@ -25,18 +28,25 @@ def lint(program: Program, text: str, memory: float, width: int) -> tuple[str, .
     """
     module = Module(text)
     activations = whole_activations(program, module, memory, width)
-    return (*whole_arguments(program, memory), *activations, *idle_exchanges(module))
+    return (*whole_arguments(program, memory), *activations, *idle_exchanges(module, memory))
 
 
 def whole_arguments(program: Program, memory: float) -> Iterator[str]:
-    """Of parameters, moments and caches: large ones that a mesh axis could cut and does not."""
+    """Of parameters, moments and caches: large ones that a mesh axis could cut and does not, the largest first."""
     for part in sorted(set(program.parts) - {"experts", "tokens"}):
+        sizes: dict[str, Counter[str]] = defaultdict(Counter)
         for path, leaf in jax.tree_util.tree_leaves_with_path(program.parts[part]):
             free = _free(leaf, program.mesh)
             if bytes_of(leaf) >= SHARE * memory and free:
-                name = ".".join([part, *(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))])
-                size = _said(bytes_of(leaf))
-                yield f"{name}, {size}, is whole on all devices of mesh axis {free[0]}, which could cut it"
+                name = ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+                sizes[free[0]][name] += bytes_of(leaf)  # both moments of a parameter have its name
+        for axis, own in sizes.items():
+            named = [f"{name} {_said(size)}" for name, size in own.most_common(NAMED)]
+            rest = f" and {len(own) - NAMED} more" if len(own) > NAMED else ""
+            yield (
+                f"{part}: {_said(own.total())} are whole on all devices of mesh axis {axis}, which could cut them: "
+                f"{', '.join(named)}{rest}"
+            )
 
 
 def _free(leaf: Any, mesh: sharding.AnyMesh) -> list[str]:
@@ -79,8 +89,8 @@ def whole_activations(program: Program, module: Module, memory: float, width: in
                 )
 
 
-def idle_exchanges(module: Module) -> Iterator[str]:
-    """Collectives within a loop whose operands no turn of it changes, so that they could stand before it.
+def idle_exchanges(module: Module, memory: float) -> Iterator[str]:
+    """Large collectives within a loop whose operands no turn of it changes, so that they could stand before it.
 
     Zeros that the compiler sends round a ring, to add to them, are none.
     """
@@ -97,9 +107,9 @@ def idle_exchanges(module: Module) -> Iterator[str]:
                 kind = _exchange(operation, module)
                 if kind is None or not set(operation.operands) <= fixed.keys():
                     continue
-                if any(fixed[name] for name in operation.operands):
+                size = math.fsum(shape.bytes for shape in operation.shapes)
+                if size >= SENT * memory and any(fixed[name] for name in operation.operands):
                     often = "an unknown number of" if turns is None else turns
-                    size = math.fsum(shape.bytes for shape in operation.shapes)
                     yield (
                         f"{kind} of {_said(size)} stands in a loop of {often} turns, and none changes what it reads: "
                         f"it could stand before the loop{_place(operation)}"
