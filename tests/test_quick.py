@@ -20,10 +20,12 @@ from tests.laws.test_structures import COORDS, case_of, influence, reachable
 from tests.quick import AXES, EVERY, HANDFUL, entries
 from train import cli
 from train.combine import combinations
+from train.commands import models, reports, runs, sweeps
 from train.config import load
 from train.objectives import OBJECTIVES
 from train.optim.optimizer import OPTIMIZERS
 from train.optim.schedule import SCHEDULES
+from train.run import devices
 from train.step import numbers_of, recipe_of, start, train_step
 
 ROOT = Path(__file__).parents[1]
@@ -128,8 +130,8 @@ def checkpoint(tmp_path) -> Path:
 def laboratory(monkeypatch):
     """The commands of the laboratory, in this process with its devices and programs; `combine` is left what is refused,
     which is soon said: see its own tests."""
-    monkeypatch.setattr(cli, "use_host_devices", lambda count: None)
-    monkeypatch.setattr(cli, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
     refused = {axis: values[:1] for axis, values in combinations.AXES.items()} | {"attention": ("mla",)}
     monkeypatch.setattr(combinations, "AXES", refused)
 
@@ -142,19 +144,19 @@ def test_each_command_of_the_laboratory_works_once(tmp_path, laboratory, capsys)
         assert command(*arguments, **options) == 0
         said[command.__name__] = capsys.readouterr().out
 
-    call(cli.run, small(tmp_path))
-    call(cli.sample, folder, prompt="ab", tokens=3)
-    call(cli.probe, (folder,), length=12, size=4, count=4)
-    call(cli.watch, folder)
-    call(cli.settings, "lr")
-    call(cli.plan, "gpt2", "h100:1", formulas=True)
-    call(cli.combine)
+    call(runs.run, small(tmp_path))
+    call(runs.sample, folder, prompt="ab", tokens=3)
+    call(runs.probe, (folder,), length=12, size=4, count=4)
+    call(reports.watch, folder)
+    call(models.settings, "lr")
+    call(models.plan, "gpt2", "h100:1", formulas=True)
+    call(models.combine)
     swept = small(tmp_path, "[grid.product]\nlr = [1e-3, 1e-2]\nseed = [0, 1]\n")
-    call(cli.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
-    call(cli.report, tmp_path / "sweeps" / "small")
-    call(cli.replay, tmp_path / "sweeps" / "small", settings=("lr=1e-3", "seed=0"))
+    call(sweeps.ablate, swept, settings=(f"out={tmp_path / 'sweeps'}",))
+    call(reports.report, tmp_path / "sweeps" / "small")
+    call(runs.replay, tmp_path / "sweeps" / "small", settings=("lr=1e-3", "seed=0"))
     arms = [f"{tmp_path / 'sweeps' / 'small'}:{name}" for name in ("lr 0.001", "lr 0.01")]
-    assert cli.judge(*arms) == 2, "two seeds are no comparison"
+    assert reports.judge(*arms) == 2, "two seeds are no comparison"
     said["judge"] = capsys.readouterr().out
     # Sweeps over sizes, each of which is compiled: see tests/train/sweep and tests/train/reproduce.
     elsewhere = {"coords", "transfer", "ladder", "reproduce"}

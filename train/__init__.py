@@ -8,7 +8,8 @@ step · combine                           one update, pure; every pair of choice
 run · plan                               one model: loop, checkpoints, log, progress, signals; what it would take
 sweep                                    many models: cells, groups, populations
 reproduce                                published results, run again
-cli                                      the commands
+commands                                 arguments in words, and what is printed
+cli                                      the command line, and what becomes of errors
 """
 
 import sys

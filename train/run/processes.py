@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fxformer.sharding import mesh_size
 from train.config.values import short
 from train.errors import UserError, user_input
-from train.run.devices import use_host_devices
+from train.run import devices
 
 AUTO = "auto"  # the cluster says who is who
 PLACE = re.compile(r"(\S+):(\d{1,5}),(\d{1,6})/(\d{1,6})")
@@ -76,7 +76,7 @@ def joined(text: str, mesh: str, *, within: float = FOUND_WITHIN) -> Iterator[No
     with user_input():
         size, place = mesh_size(mesh), place_of(text) if text else None
     if not text:
-        use_host_devices(size)
+        devices.use_host_devices(size)
         yield
         return
     if place is not None:
@@ -85,7 +85,7 @@ def joined(text: str, mesh: str, *, within: float = FOUND_WITHIN) -> Iterator[No
                 f"mesh={mesh!r} is none for {place.many} processes, which have as many devices each; "
                 f"use one of {place.many} devices, like data={place.many}, or of a multiple"
             )
-        use_host_devices(size // place.many)
+        devices.use_host_devices(size // place.many)
     try:
         _find(place, within)
         yield

@@ -8,10 +8,10 @@ import jax
 import pytest
 
 import fxformer as fx
-from train.cli import combine
 from train.combine import combinations, trial
 from train.combine.combinations import AXES, attempt, batch_of, refusal, spec_of
 from train.combine.covering import covering, met_by, pairs
+from train.commands.models import combine
 from train.objectives import OBJECTIVES
 
 SMALL = {"a": ("0", "1", "2", "3"), "b": ("0", "1", "2"), "c": ("0", "1"), "d": ("0", "1", "2", "3", "4")}

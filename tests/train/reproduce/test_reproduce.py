@@ -6,9 +6,10 @@ import re
 import pytest
 
 from tests.train.reproduce.planted import result
-from train import cli
+from train.commands import sweeps
 from train.errors import UserError
 from train.reproduce.reproduce import chosen
+from train.run import devices
 
 
 @pytest.fixture
@@ -18,12 +19,12 @@ def stand_in(monkeypatch):
                 for cell in config.cells]  # fmt: skip
 
     monkeypatch.setattr("train.reproduce.reproduce.ablate", ablate)
-    monkeypatch.setattr(cli, "use_host_devices", lambda count: None)
-    monkeypatch.setattr(cli, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
 
 
 def test_claims_are_printed_and_a_report_is_written(stand_in, tmp_path, capsys):
-    assert cli.reproduce(("e1",), quick=True, out=tmp_path) == 0
+    assert sweeps.reproduce(("e1",), quick=True, out=tmp_path) == 0
     said = capsys.readouterr().out
     assert "pre-norm: the gradient of the last feed-forward matrix at initialisation falls" in said
     assert "(Xiong et al. 2020, theorem 1): expected an exponent of -0.5 +- 0.1, measured -0.5 [" in said
@@ -35,7 +36,7 @@ def test_claims_are_printed_and_a_report_is_written(stand_in, tmp_path, capsys):
 
 
 def test_json_is_alone_on_the_output(stand_in, tmp_path, capsys):
-    assert cli.reproduce(("E1",), quick=True, as_json=True, out=tmp_path) == 0
+    assert sweeps.reproduce(("E1",), quick=True, as_json=True, out=tmp_path) == 0
     claims = json.loads(capsys.readouterr().out)
     assert [claim["answer"] for claim in claims] == ["contradicted", "reproduced"]
     low, high = claims[1]["interval"]

@@ -12,7 +12,7 @@ from train import cli as command_line
 from train.config import Config
 from train.data.corpus import load_corpus
 from train.files import json_lines
-from train.run import loop
+from train.run import devices, loop
 from train.run.forensics import _case, _taps, examine_again, examine_cell
 from train.run.log import read, settings_of
 from train.run.loop import run
@@ -191,7 +191,7 @@ def test_a_run_of_a_sweep_is_made_again_and_looked_at(tmp_path):
 
 
 def called(monkeypatch, *words) -> int:
-    monkeypatch.setattr(command_line, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
     monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         command_line.main()

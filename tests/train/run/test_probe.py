@@ -16,6 +16,7 @@ from train import cli as command_line
 from train.config import load
 from train.errors import UserError
 from train.objectives import OBJECTIVES
+from train.run import devices
 from train.run.loop import run
 from train.run.probe import ASKED, bits_per_byte, holes, probe, question, table
 
@@ -104,7 +105,7 @@ def runs(tmp_path_factory):
 
 
 def test_runs_are_asked_on_their_common_text(runs, monkeypatch, capsys):
-    monkeypatch.setattr(command_line, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)
     words = ["train", "probe", str(runs / "causal"), str(runs / "masked"), "--count", "5"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:

@@ -221,7 +221,7 @@ def test_a_port_that_is_taken_is_one_sentence(monkeypatch, capsys):
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr(processes, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(processes.devices, "use_host_devices", lambda count: None)
     monkeypatch.setattr(processes.os, "_exit", leave)
     with socket.socket() as taken:
         taken.bind(("", 0))

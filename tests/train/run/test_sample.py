@@ -9,6 +9,7 @@ import pytest
 import fxformer as fx
 from train import cli
 from train.config import load
+from train.run import devices
 from train.run.loop import run
 from train.run.sample import load_run, sample
 
@@ -61,7 +62,7 @@ def test_no_program_is_made_in_the_middle_of_a_text(folder, prompt):
 
 
 def test_the_command_prints_prompt_text_and_pace(folder, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
     monkeypatch.setattr(sys, "argv", ["train", "sample", str(folder), "--prompt", "the", "--temperature", "0"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

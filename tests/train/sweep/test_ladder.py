@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import cli
+from train.commands import sweeps
 from train.config import load
 from train.errors import UserError
+from train.run import devices
 from train.sweep.ladder import as_data, question_of_ladder, read_ladder, table
 from train.verdict.outcome import WORKED
 
@@ -84,10 +85,10 @@ def test_what_is_no_ladder_is_refused_before_training(asked):
 
 def test_the_command_prints_the_gain_and_keeps_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("train.sweep.ablate.ablate", lambda config: results(config))
-    monkeypatch.setattr(cli, "use_host_devices", lambda count: None)
-    monkeypatch.setattr(cli, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
     (tmp_path / "ladder").mkdir()
-    assert cli.ladder(Path("configs/ladder.toml"), (f"out={tmp_path}",)) == 0
+    assert sweeps.ladder(Path("configs/ladder.toml"), (f"out={tmp_path}",)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].split() == ["arm", "rung", "size", "FLOPs", "best", "rate", "loss", "seeds"]
     assert said[-2].startswith("rotary: 1.2") and said[-1] == f"written: {tmp_path / 'ladder' / 'ladder.json'}"

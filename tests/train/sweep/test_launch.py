@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from train import cli
 from train.cli import app
+from train.commands import sweeps
 from train.errors import UserError
+from train.run import devices
 from train.run.signals import Interrupted, raised_signals
 from train.sweep import ablate as ablations
 from train.sweep import launch
@@ -130,9 +131,9 @@ def test_the_commands_of_the_page_are_understood(monkeypatch):
     asked = []
     monkeypatch.setattr(ablations, "ablate", lambda config, *, turn: asked.append(turn) or [])
     monkeypatch.setattr(launch, "launch_workers", lambda name, workers, resources, *_: asked.append((name, workers)))
-    monkeypatch.setattr(cli, "say_report", lambda folder: 0)
-    monkeypatch.setattr(cli, "use_host_devices", lambda count: None)  # they have begun
-    monkeypatch.setattr(cli, "keep_compiled", lambda folder: None)
+    monkeypatch.setattr(sweeps, "say_report", lambda folder: 0)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)  # they have begun
+    monkeypatch.setattr(devices, "keep_compiled", lambda folder: None)
     for line in lines:
         app.cli(args=shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "3"))[3:])
     assert asked == [Turn(1, 2), Turn(2, 2), Turn(3, 8), ("ray", 8), ("submitit", 8)]

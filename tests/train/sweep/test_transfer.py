@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from train import cli
+from train.run import devices
 from train.sweep import transfer as room
 
 TEXT = """[model]
@@ -53,8 +54,8 @@ def planted(config):
 
 
 def called(monkeypatch, *words):
-    monkeypatch.setattr(cli, "use_host_devices", lambda count: None)
-    monkeypatch.setattr(cli, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
     monkeypatch.setattr(sys, "argv", ["train", "transfer", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.train.report.test_report import sweep as records
 from tests.train.verdict.simulated import sweep
-from train.cli import judge as command
+from train.commands.reports import judge as command
 from train.errors import UserError
 from train.sweep.results import Results
 from train.verdict.judge import asked, judge

@@ -12,18 +12,18 @@ import orbax.checkpoint as ocp
 import pytest
 
 from train import cli as command_line
+from train.commands import runs, sweeps
 from train.config import Config, load
 from train.errors import UserError, user_input
-from train.run import processes
+from train.run import devices
 from train.run.loop import Result
 
 
 @pytest.fixture(autouse=True)
 def same_process(monkeypatch):
     """The number of devices and the cache of programs are those of the tests' own process."""
-    for room in (command_line, processes):
-        monkeypatch.setattr(room, "use_host_devices", lambda count: None)
-    monkeypatch.setattr(command_line, "keep_compiled", lambda out: None)
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: None)
+    monkeypatch.setattr(devices, "keep_compiled", lambda out: None)
 
 
 def called(monkeypatch, *words: str) -> int:
@@ -160,8 +160,8 @@ def test_a_folder_is_a_run_or_a_sweep(file, tmp_path, monkeypatch, capsys):
 
 
 def test_a_loss_that_is_not_known_is_no_number():
-    assert command_line.told(None, None) == "no validation loss yet"
-    assert command_line.told(math.log(2), 1.0) == "validation loss 0.6931 nats, 1.0000 bits per byte"
+    assert runs.told(None, None) == "no validation loss yet"
+    assert runs.told(math.log(2), 1.0) == "validation loss 0.6931 nats, 1.0000 bits per byte"
 
 
 def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
@@ -289,7 +289,7 @@ def test_a_folder_of_nothing_cannot_be_watched(monkeypatch, capsys, tmp_path):
 def test_devices_are_decided_before_a_configuration_is_read(file, monkeypatch, capsys):
     """A question that matches sizes counts parameters when it is read, which starts the devices there are."""
     order = []
-    monkeypatch.setattr(command_line, "use_host_devices", lambda count: order.append("devices"))
-    monkeypatch.setattr(command_line, "load", lambda *_: order.append("read") or load("nowhere.toml"))
+    monkeypatch.setattr(devices, "use_host_devices", lambda count: order.append("devices"))
+    monkeypatch.setattr(sweeps, "load", lambda *_: order.append("read") or load("nowhere.toml"))
     assert called(monkeypatch, "ablate", file) == 2
     assert order == ["devices", "read"]
