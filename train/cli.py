@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 
-from train.commands import models, reports, runs, sweeps  # each adds its commands to `app`
+from train.commands import runs, sweeps, reports, models  # noqa: I001 (each adds its commands, in this order)
 from train.commands.words import app
 from train.errors import UserError
 from train.run.signals import INTERRUPTED
