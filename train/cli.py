@@ -4,10 +4,13 @@ import logging
 import os
 import sys
 
-from train.commands import runs, sweeps, reports, models  # noqa: I001 (each adds its commands, in this order)
 from train.commands.words import app
 from train.errors import UserError
 from train.run.signals import INTERRUPTED
+
+# isort: off
+from train.commands import runs, sweeps, reports, models  # each adds its commands, in this order
+# isort: on
 
 __all__ = ["app", "main", "models", "reports", "runs", "sweeps"]
 
