@@ -47,8 +47,13 @@ class Log:
 
     def val_loss(self, step: int) -> float | None:
         """The validation loss after `step` updates, None where the log does not say it."""
-        lines = first_does(lambda: read(self.path))
-        return next((line["val_loss"] for line in lines if line["step"] == step and "val_loss" in line), None)
+
+        def said() -> float | None:
+            return next(
+                (each["val_loss"] for each in read(self.path) if each["step"] == step and "val_loss" in each), None
+            )
+
+        return first_does(said)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

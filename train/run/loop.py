@@ -21,7 +21,7 @@ from train.run.forensics import examine, investigate
 from train.run.layout import layout_of
 from train.run.log import Log, claim, write_home
 from train.run.longer import agreed, why_not
-from train.run.processes import Asked, agree, all_do, by_first, check_shared, first_does, is_first, several
+from train.run.processes import Asked, agree, by_first, check_shared, first_before_others, first_does, is_first, several
 from train.run.progress import Progress
 from train.run.provenance import source_digest, versions
 from train.run.signals import stop_signals
@@ -80,8 +80,7 @@ def run(config: Config) -> Result:
     check_place(folder)
     tracker = TRACKERS[config.run.tracker if is_first() else "jsonl"](folder, config.name)
     agree({name: value for name, value in config.flat().items() if name != "distributed"})
-    first_does(config.corpus)  # a tokenizer is learned once
-    corpus = all_do(config.corpus)
+    corpus = first_before_others(config.corpus)  # a tokenizer is learned once
     agree({"the text": corpus.sha256, "the code": source_digest(), **versions()})
     corpus.check(config.text_length)
     with layout_of(config) as layout, by_first(alone(folder)):

@@ -118,13 +118,16 @@ def exchange(value: Any) -> list[Any]:
 
 def all_do(action: Callable[[], T]) -> T:
     """What the action gives to this process, after all have done it. An error of one of them is raised in all."""
+    return _agreed(_tried(action)) if several() else action()
+
+
+def first_before_others(action: Callable[[], T]) -> T:
+    """The same, and the first process is done before the others begin, which find what it has left on the disk."""
     if not several():
         return action()
-    outcome, error = _tried(action)
-    for each in exchange(error):
-        if each is not None:
-            raise each
-    return outcome
+    tried = _tried(action) if is_first() else None
+    exchange(None)
+    return _agreed(tried or _tried(action))
 
 
 def first_does(action: Callable[[], T]) -> T:
@@ -206,6 +209,14 @@ def _largest() -> Callable[[jax.Array], jax.Array]:
 def _each(number: int) -> jax.Array:
     own = np.full(jax.local_device_count(), number, np.int32)
     return jax.make_array_from_process_local_data(_all_devices(), own, (jax.device_count(),))
+
+
+def _agreed(tried: tuple[Any, Exception | None]) -> Any:
+    """What was tried gave, where no process had an error; else the first one's."""
+    for error in exchange(tried[1]):
+        if error is not None:
+            raise error
+    return tried[0]
 
 
 def _tried(action: Callable[[], Any]) -> tuple[Any, Exception | None]:
