@@ -4,6 +4,7 @@ import hashlib
 import math
 import sysconfig
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -227,11 +228,11 @@ def batches(tokens: np.ndarray, *, seed: int, steps: range, batch: int, length: 
 
     Every place where a sequence can start comes once in an epoch, in an order that depends on the seed and the epoch.
     """
-    some = range(steps.start * batch, steps.stop * batch)
-    return sequences(tokens, some, seed=seed, length=length).reshape(len(steps), batch, length + 1)
+    places = [step * batch + row for step in steps for row in range(batch)]
+    return sequences(tokens, places, seed=seed, length=length).reshape(len(steps), batch, length + 1)
 
 
-def sequences(tokens: np.ndarray, places: range, *, seed: int, length: int) -> np.ndarray:
+def sequences(tokens: np.ndarray, places: Sequence[int], *, seed: int, length: int) -> np.ndarray:
     """[places, length + 1]: the sequences at some places, from 0 on, in the order in which training reads them all."""
     order = _order(tokens.size - length, seed)
     starts = np.array([order[place] for place in places])
