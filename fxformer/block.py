@@ -56,7 +56,8 @@ class BlockModule(nn.Module):
         for name, sublayer in sublayers.items():
             join = ResidualModule(spec.residual, "ffn" if name == "ffn" else "attention", name=f"{name}_residual")
             stream, sides[name] = join(stream, sublayer, context.place)
-        return stream, _merge(sides, Root(mean_square(main(stream)), jnp.ones(())))
+        size = mean_square(main(stream))
+        return stream, _merge(sides, Root(size, jnp.ones_like(size)))
 
 
 def _merge(sides: dict[str, Side], rms: Root) -> Side:

@@ -15,8 +15,7 @@ from fxformer.coords import Coords, of_index, packed, padded, plain
 from fxformer.ops.attend import KERNELS, attend
 from fxformer.ops.bias import BucketBias, DistanceBias, alibi_slopes
 from fxformer.ops.mask import Causal, Full, Prefix, Window
-from fxformer.ops.scores import Scores, Terms, logit_stats
-from fxformer.ops.statistic import numbers
+from fxformer.ops.scores import Scores, Terms
 from tests.ops import reference
 
 module = import_module("fxformer.ops.attend")  # its name in the package is the function's
@@ -339,30 +338,6 @@ def test_printed_causal_softmax_and_its_determinant(kernel):
     printed = [[1, 0, 0], [0.5744425168, 0.4255574832, 0], [0.377978141, 0.3420087652, 0.2800130939]]
     np.testing.assert_allclose(weights, printed, atol=1e-7)
     assert np.linalg.det(weights) == pytest.approx(0.1191616675, rel=1e-6)
-
-
-@pytest.mark.parametrize("width", [16, 64, 256])
-def test_the_default_scale_makes_logits_of_unit_variance(width):
-    q, k = (jax.random.normal(jax.random.key(seed), (1, 200, 1, 1, width)) for seed in (0, 1))
-    logits, _ = module.logits(
-        q, jnp.swapaxes(k[:, :, :, 0], 1, 2), Scores(mask=Full()), Terms(q=plain(200), k=plain(200))
-    )
-    assert jnp.var(logits) == pytest.approx(1, abs=0.05)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("name", [name for name in CASES if "sink_H" not in CASES[name]])  # a sink is no token
-def test_statistics_equal_the_loops(name):
-    case = CASES[name]
-    _, logits, weights = exact(case, *DATA[:3])
-    scores = Scores(mask=case["mask"], scale=case.get("scale"), softcap=case.get("softcap"))
-    terms = Terms(q=case["q"], k=case["k"], bias=case.get("bias"), selected_BTS=case.get("selected_BTS"),
-                  mix_logits_HO=case.get("mix_logits_HO"))  # fmt: skip
-    stats = numbers(logit_stats(*single(*DATA[:2]), scores, terms))
-    rows = weights.sum(-1) > 0
-    entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
-    assert stats["logit_max"] == pytest.approx(logits.max(), rel=1e-5)
-    assert stats["entropy"] == pytest.approx(entropy[rows].mean(), rel=1e-5)
 
 
 def temporary_bytes(kernel, length, backward):

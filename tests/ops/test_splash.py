@@ -52,6 +52,18 @@ def are_equal(ours, theirs):
         np.testing.assert_allclose(mine, other, atol=2e-6 * max(1, float(jnp.abs(other).max())))
 
 
+@pytest.mark.oracle
+def test_heads_are_softmaxes_that_numpy_makes():
+    q, k, v, _ = (np.asarray(x, np.float64) for x in arrays())
+    below = np.tril(np.ones((T, T), bool))
+    told = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), kernel="splash")
+    for head in range(G * Q):
+        logits = np.einsum("btk,bsk->bts", q[:, :, head], k[:, :, head // Q]) / np.sqrt(K)
+        weights = np.where(below, np.exp(logits - logits.max(axis=-1, keepdims=True)), 0)
+        exact = weights / weights.sum(axis=-1, keepdims=True) @ v[:, :, head // Q]
+        np.testing.assert_allclose(told[:, :, head], exact, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 def test_every_mask_over_every_kind_of_row_is_that_of_the_formula_forward_and_backward(mask, rows, monkeypatch):
