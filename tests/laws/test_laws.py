@@ -1,7 +1,5 @@
 """What `fxformer.verify` checks holds for the zoo, and notices models that break it; ways to compute change nothing."""
 
-import importlib
-
 import jax
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import fxformer as fx
 from fxformer.layers.attention import gqa
 from fxformer.layers.context import Execution
+from fxformer.ops import scores
 from fxformer.ops.mask import Causal, Full, Window, visible
 from fxformer.ops.rotary import rotate
 from fxformer.verify import LAWS, Text, disturbed, text_of
@@ -17,7 +16,6 @@ from tests import learning
 from tests.laws.specs import PUBLISHED, STRUCTURES, tokens_of, toy, unlike, with_mask
 from tests.learning import KEY, NEXT_TOKEN, have_fallen, trained
 
-attend = importlib.import_module("fxformer.ops.attend")  # where a function has the name of its module
 CONCERNED = [(name, law) for name, spec in PUBLISHED.items() for law in LAWS if LAWS[law].concerns(spec)]
 
 
@@ -70,9 +68,9 @@ def from_each_chunk(x, pos, rotary):
 
 
 BREAKS = {  # law -> what is put in place of what
-    "influence follows the mask": (attend, "visible", causal),
-    "padding is invisible": (attend, "visible", without_padding_and_segments),
-    "packed documents are apart": (attend, "visible", without_padding_and_segments),
+    "influence follows the mask": (scores, "visible", causal),
+    "padding is invisible": (scores, "visible", without_padding_and_segments),
+    "packed documents are apart": (scores, "visible", without_padding_and_segments),
     "cached = uncached": (gqa, "rotate", from_each_chunk),
     "ragged rows are alone": (gqa, "rotate", from_each_chunk),
 }
