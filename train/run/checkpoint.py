@@ -155,14 +155,21 @@ class Checkpoints:
             action()
         except (OSError, ValueError) as error:
             cause = _of_the_system(error)
-            if cause is None or several():
+            if cause is None:
                 raise
-            with suppress(OSError, ValueError):  # one that was begun before may still become complete
-                self._manager.wait_until_finished()
-            self._manager.reload()
-            good = self.latest()
-            kept = "none was complete before" if good is None else f"the one of step {good} is complete"
-            raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {cause}; {kept}") from error
+            raise CheckpointError(
+                f"a checkpoint in {self.folder} could not be written: {cause}; {self._standing()}"
+            ) from error
+
+    def _standing(self) -> str:
+        """What there is after a failure, in words."""
+        if several():  # the others may be anywhere: they are not waited for
+            return "those that were complete before are"
+        with suppress(OSError, ValueError):  # one that was begun before may still become complete
+            self._manager.wait_until_finished()
+        self._manager.reload()
+        good = self.latest()
+        return "none was complete before" if good is None else f"the one of step {good} is complete"
 
 
 def check_place(folder: Path) -> None:

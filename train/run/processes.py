@@ -34,8 +34,8 @@ PLACE = re.compile(r"(\S+):(\d{1,5}),(\d{1,6})/(\d{1,6})")
 FOUND_WITHIN = 120  # seconds, until all processes are there
 SILENT = 60  # seconds after which one that says nothing is dead; a connection that breaks tells at once
 SEEN_WITHIN = 10  # seconds, until a file system shows what another machine wrote
-T = TypeVar("T")
 LOST = re.compile(r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|Barrier")  # in an error that is of another process's end
+T = TypeVar("T")
 
 
 class Place(NamedTuple):

@@ -331,8 +331,7 @@ def missing_of(
 
 
 def home_of(config: Config) -> Path:
-    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh or processes,
-    which no sweep reads."""
+    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh or processes: it uses neither."""
     if config.run.distributed:
         raise UserError("distributed does nothing in a sweep, which processes share by --worker K/N; leave it out")
     if config.run.mesh:

@@ -59,6 +59,8 @@ def file(tmp_path):
         (("ablate", "FILE", "--set", "steps=0"), "steps=0 is out of range; use 1 to 2147483647"),
         (("ablate", "FILE", "--detect", "0"), "detect=0 is no effect; give nats, more than 0"),
         (("ablate", "FILE", "--set", "mesh=data=2"), "mesh=data=2 does nothing in a sweep"),
+        (("ablate", "FILE", "--set", "distributed=auto"), "distributed does nothing in a sweep"),
+        (("run", "FILE", "--set", "distributed=2/3"), "distributed='2/3' is not like localhost:9911,1/2"),
         (
             ("run", "configs/norm_by_depth.toml"),
             "has a grid of 720 cells; python -m train ablate configs/norm_by_depth",

@@ -1,5 +1,7 @@
 """Checkpoints: where they can be kept, what damage does to them, and that a kill leaves nothing half done."""
 
+import errno
+import os
 import random
 import shutil
 import subprocess
@@ -70,6 +72,22 @@ def test_a_name_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path
     for place in (tmp_path / name, tmp_path / "\udcff"):
         with pytest.raises(CheckpointError, match="no checkpoint can be kept"):
             Checkpoints(place, keep=1)
+
+
+def test_a_full_disk_is_one_sentence_in_one_of_several_processes_too(tmp_path, monkeypatch):
+    """The others are not waited for."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", refuse)
+        monkeypatch.setattr(checkpoint, "several", lambda: True)
+        with pytest.raises(CheckpointError) as refused:
+            checkpoints.save(1, SMALL, val_loss=1.0)
+        monkeypatch.undo()
+    why = "No space left on device; those that were complete before are"
+    assert str(refused.value) == f"a checkpoint in {tmp_path} could not be written: {why}"
 
 
 def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):

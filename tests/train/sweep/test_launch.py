@@ -112,16 +112,17 @@ def test_a_worker_that_fails_says_why(tmp_path):
         work(["-c", program, "--worker", "3/8"], str(tmp_path), str(tmp_path))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_undoes_what_was_begun_and_a_second_one_does_not_disturb(number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_undoes_what_was_begun_and_a_second_one_does_not_disturb(number, code):
     undone, before = [], signal.getsignal(number)
-    with pytest.raises(Interrupted, match="mini"), raised_signals("mini"):
+    with pytest.raises(Interrupted, match="mini") as stopped, raised_signals("mini"):
         try:
             signal.raise_signal(number)
         finally:
             signal.raise_signal(number)
             undone.append(True)
     assert undone and signal.getsignal(number) is before
+    assert stopped.value.code == code
 
 
 def test_the_commands_of_the_page_are_understood(monkeypatch):
