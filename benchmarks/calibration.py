@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from train.verdict.cells import of_two
+from train.verdict.choice import Choice, Rates
 from train.verdict.claims import Claim, claims, draw, effects, levelled
 from train.verdict.estimate import LEVEL, Estimate
-from train.verdict.measures import alive, at_best
+from train.verdict.measures import Reading, Readings, Side
+from train.verdict.outcome import FAILED
 from train.verdict.plan import MOST_SEEDS, POWER, plan, seeds_needed
 from train.verdict.question import Question
 from train.verdict.runs import by, loss_of
@@ -76,6 +79,9 @@ SHAPES = (
     Shape(name="both fail with 0.3, 10 seeds", fails=(0.3, 0.3), seeds=10, cells=1),
     Shape(name="flat against sharp", curvature=(0.002, 0.08)),
     Shape(name="flat against sharp, noisy", curvature=(0.001, 0.08), spread=(0.02, 0.02)),
+    Shape(name="both flat and noisy", curvature=(0.001, 0.001), spread=(0.02, 0.02)),
+    Shape(name="both flat and noisy, 3 seeds", curvature=(0.001, 0.001), spread=(0.02, 0.02), seeds=3),
+    Shape(name="both flat and noisy, 10 seeds", curvature=(0.001, 0.001), spread=(0.02, 0.02), seeds=10, cells=1),
 )
 
 
@@ -194,11 +200,16 @@ def chosen_truth(records: list[dict[str, Any]]) -> dict[str, float]:
     """The true difference of losses in each cell, by its name, at the rates that each seed was judged at."""
     cells = {}
     for (depth,), group in by(records, "depth").items():
-        first, second = (at_best(runs, ("lr",)) for runs in by(group, "arm").values())
-        both = [seed for seed in first if seed in second and alive([first[seed]]) and alive([second[seed]])]
-        if len(both) > 1:
-            cells[f"depth {depth}"] = float(np.mean([first[s]["true"] - second[s]["true"] for s in both]))
+        a, b = by(group, "arm").values()
+        told = of_two(_true, Side(a, b, ("lr",)), Side(b, a, ("lr",)), [Choice(a, ("lr",)), Choice(b, ("lr",))])
+        if len(told.first) > 1:
+            cells[f"depth {depth}"] = float(np.mean([told.first[s].value - told.second[s].value for s in told.first]))
     return cells
+
+
+def _true(side: Side, rates: Rates) -> Readings:
+    """The true loss at these rates, of each seed that works there."""
+    return {seed: Reading(r["true"]) for seed, r in side.at(rates).items() if r["outcome"] not in FAILED}
 
 
 def truth(claim: Claim, shape: Shape, cells: dict[str, float]) -> float:

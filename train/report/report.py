@@ -37,7 +37,7 @@ BUDGETS = ("arm", "parameters", "tokens", "FLOPs", "cache a token, bytes", "a st
 METHOD = (
     "Effects are pooled over cells, single cells come last; a cell is one combination of all that is swept but neither "
     "compared, tuned nor the seed. A difference is the first less the second, of runs paired by seed, each judged at "
-    "the learning rate that the other seeds choose. The intervals of this page hold all together: "
+    "learning rates that the other seeds vote for. The intervals of this page hold all together: "
     "Student's t with clusters by seed, the text's own share added, Bonferroni over effects and over cells; p agrees "
     "with them. Better: the interval leaves out zero. The same: it lies within the smallest difference that matters. "
     "Not separable: neither. Runs that fail are counted, and are in no mean."

@@ -12,10 +12,11 @@ from train.reproduce.reading import (
     Found,
     Results,
     at_best,
-    difference,
+    difference_at_best,
+    each,
     exponents,
     last,
-    loss_difference,
+    mean_at_best,
     mean_curve,
     sensitivities,
     where,
@@ -67,11 +68,7 @@ def qk_norm(config: Config, results: Results) -> Found:
 
 def cache_bytes(config: Config, results: Results) -> Found:
     """E9. Loss against the bytes that a token leaves in the cache."""
-    arms = {
-        _attention_name(r): at_best(runs)
-        for (_, _), runs in by(results, "attention", "kv_heads").items()
-        for r in runs[:1]
-    }
+    arms = {_attention_name(r): runs for (_, _), runs in by(results, "attention", "kv_heads").items() for r in runs[:1]}
     sizes = {
         name: accounting.cache_bytes(config.with_settings(_structure(runs[0])).spec()) for name, runs in arms.items()
     }
@@ -84,7 +81,7 @@ def cache_bytes(config: Config, results: Results) -> Found:
                 f"{name} keeps the loss of MHA, difference in nats",
                 source,
                 NO_WORSE,
-                loss_difference(arms[name], arms["MHA"]),
+                difference_at_best(arms[name], arms["MHA"]),
             ),
             Claim(
                 f"{name} keeps fewer bytes of a token, share of MHA's",
@@ -94,7 +91,9 @@ def cache_bytes(config: Config, results: Results) -> Found:
             ),
         )
     ]
-    points = [Curve(name, [sizes[name]], [float(np.mean([loss_of(r) for r in runs]))]) for name, runs in arms.items()]
+    points = [
+        Curve(name, [sizes[name]], [float(np.mean([loss_of(r) for r in at_best(runs)]))]) for name, runs in arms.items()
+    ]
     parameters = ", ".join(f"{name} {runs[0]['params']:,}" for name, runs in arms.items())
     return Found(
         claims=claims,
@@ -123,8 +122,8 @@ def no_positions(config: Config, results: Results) -> Found:
         return result["beside"]["order_gap"]
 
     deep = max(r["args"]["depth"] for r in results)
-    nope, rope = (at_best(where(results, position=name, depth=deep)) for name in ("none", "rotary"))
-    bag = at_best(where(results, position="none", depth=1))
+    nope, rope = (where(results, position=name, depth=deep) for name in ("none", "rotary"))
+    bag = where(results, position="none", depth=1)
     arms = {"none, depth 1": bag, f"none, depth {deep}": nope, f"rotary, depth {deep}": rope}
     return Found(
         claims=[
@@ -132,32 +131,24 @@ def no_positions(config: Config, results: Results) -> Found:
                 "one layer without position encoding sees a bag of tokens, nats that order is worth",
                 "by construction",
                 Expected("0, but for rounding", low=-1e-4, high=1e-4),
-                of_mean([order(r) for r in bag]),
+                mean_at_best(bag, each(order)),
             ),
             Claim(
                 f"{deep} layers without position encoding learn order, nats that it is worth",
                 source,
                 ABOVE_0,
-                of_mean([order(r) for r in nope]),
+                mean_at_best(nope, each(order)),
             ),
             Claim(
                 "order is worth less to them than to rotary ones, in nats",
                 source,
                 ABOVE_0,
-                difference(rope, nope, order),
+                difference_at_best(rope, nope, each(order)),
             ),
-            Claim("they end above rotary ones, in nats", source, ABOVE_0, loss_difference(nope, rope)),
+            Claim("they end above rotary ones, in nats", source, ABOVE_0, difference_at_best(nope, rope)),
         ],
         axes=("learning rate", "validation loss, nats"),
-        curves=[
-            mean_curve(
-                name,
-                where(results, position=runs[0]["args"]["position"], depth=runs[0]["args"]["depth"]),
-                "lr",
-                loss_of,
-            )
-            for name, runs in arms.items()
-        ],
+        curves=[mean_curve(name, runs, "lr", loss_of) for name, runs in arms.items()],
         note="What order is worth: the loss where the tokens before the last one are shuffled, less the loss where "
         "they are not.",
     )

@@ -1,6 +1,6 @@
 """The experiments: a configuration each, and a function of its results that returns claims held against measurements.
 
-A difference is over pairs of runs of one seed. Where rates are swept each arm has its best one, chosen by other seeds.
+A difference is over pairs of runs of one seed. Where rates are swept each arm has its best ones, chosen by other seeds.
 "Worse by nothing that matters" is worse by less than SMALLEST nats.
 """
 

@@ -28,6 +28,7 @@ from train.reproduce.reading import (
     Results,
     at_best,
     best_rate,
+    difference_at_best,
     exponents,
     loss_difference,
     mean_curve,
@@ -152,7 +153,7 @@ def norm_kinds(config: Config, results: Results) -> Found:
                 "RMSNorm ends with the loss of LayerNorm, difference in nats",
                 source,
                 Expected(f"less than {SMALLEST} nats either way", low=-SMALLEST, high=SMALLEST),
-                loss_difference(at_best(arms["rms"]), at_best(arms["layer"])),
+                difference_at_best(arms["rms"], arms["layer"]),
             ),
             Claim(
                 "RMSNorm costs less than LayerNorm, ratio of times of the op",

@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.reproduce.claim import LEVEL, Claim, Interval, of_mean
-from train.verdict import measures
+from train.verdict import choice
+from train.verdict.cells import Cell, Measure, estimate_of, of_one, of_two
+from train.verdict.choice import Choice
 from train.verdict.estimate import contrast
+from train.verdict.measures import Reading, Side, loss
 from train.verdict.outcome import WORKED
 from train.verdict.runs import Result, by, loss_of, windows_of
 from train.verdict.stats import loglog_slope
 
 Results = Sequence[Result]
+TUNE = ("lr",)
 
 
 class Curve(NamedTuple):
@@ -44,12 +48,34 @@ def where(results: Results, **settings: Any) -> list[Result]:
 
 def best_rate(results: Results) -> float:
     """The rate that all seeds together choose."""
-    return measures.chosen(results, ("lr",))[0]
+    return choice.chosen(results, TUNE)[0]
 
 
 def at_best(results: Results) -> list[Result]:
     """The run of each seed at the rate that is best for the other seeds: no run is judged by what it was chosen for."""
-    return list(measures.at_best(results, ("lr",)).values())
+    return list(choice.at_best(results, TUNE).values())
+
+
+def difference_at_best(a: Results, b: Results, measure: Measure = loss) -> Interval:
+    """Of a less b, each seed at rates that the others choose, and as sure as that makes it; for another text too."""
+    return _interval(of_two(measure, Side(a, b, TUNE), Side(b, a, TUNE), [Choice(a, TUNE), Choice(b, TUNE)]))
+
+
+def mean_at_best(results: Results, measure: Measure) -> Interval:
+    """The same of one arm."""
+    return _interval(of_one(measure, results, results, TUNE))
+
+
+def each(measure: Callable[[Result], float]) -> Measure:
+    """What each run says as a measure of an arm."""
+    return lambda side, rates: {seed: Reading(measure(run)) for seed, run in side.at(rates).items()}
+
+
+def _interval(cell: Cell) -> Interval:
+    if len(cell.first) < 2:
+        return of_mean([cell.first[seed].value - cell.second[seed].value for seed in cell.first])
+    estimate = estimate_of([cell], [1.0])
+    return Interval(estimate.value, *estimate.interval(1 - LEVEL))
 
 
 def pairs(a: Results, b: Results) -> list[tuple[Result, Result]]:

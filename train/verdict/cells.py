@@ -4,19 +4,26 @@ A cell is one combination of all that is swept but neither compared, tuned nor t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from train.verdict.measures import FUNCTIONS, Choice, Readings, Side, at_best, is_usable
+from train.verdict.choice import Choice, Rates, at_best, is_usable
+from train.verdict.estimate import Estimate, contrast
+from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, choosers
 from train.verdict.question import SIZES, Arm, Question, place_of
 from train.verdict.runs import Result, by
+from train.verdict.said import Said
+from train.verdict.spread import Spread, spread
 
 FEWEST_SEEDS = 3
 BUDGETS = ("params", "tokens", "flops")
 BUDGET_TOLERANCE = 0.05  # of each: a norm's bias is within it, a wider layer is not
 
+
+Measure = Callable[[Side, Rates], Readings]
+ROUNDED = 1e-5  # nats: a record has six digits
 
 UNREAD = {  # why too little is read of both arms
     "loss": "too few runs of both work",
@@ -26,11 +33,13 @@ UNREAD = {  # why too little is read of both arms
 
 
 class Cell(NamedTuple):
-    """Where two arms meet: values of what is swept, what was read of both, and why they may not be compared."""
+    """Where two arms meet: values of what is swept, what was read of both, how its seeds spread, and why they may not
+    be compared. Readings of both are of the same seeds, in the order of the spread."""
 
     place: tuple
     first: Readings
     second: Readings
+    spread: Spread
     reason: str
     rates: tuple[str, str]
 
@@ -58,17 +67,47 @@ def meet(
     for place in first:
         if place not in second:
             continue
-        a, b = first[place], second[place]
-        choices = _choices(question, tune, a, b)
-        sides = _sides(tune, a, b, choices)
-        reason = _reason(measure, question, tune, sides, choices)
-        told_a, told_b = _read(measure, sides)
-        if not reason and len(told_a) < 2:
+        pair = first[place], second[place]
+        choices = _choices(question, tune, *pair)
+        reason = _reason(measure, question, tune, pair, choices)
+        (choosing, chosen), (others, _) = (choosers(measure, runs, tune) for runs in pair)
+        cell = of_two(
+            measure,
+            Side(pair[0], pair[1], chosen),
+            Side(pair[1], pair[0], chosen),
+            _choices(question, chosen, choosing, others),
+        )
+        if not reason and len(cell.first) < 2:
             reason = UNREAD.get(measure, "nothing is measured of both")
-        if not reason and tune and measure != "failure" and not all(choice.is_steady for choice in choices):
-            told_a = _unsteady(measure, question, tune, sides, told_a, told_b)
-        cells.append(Cell(place, told_a, told_b, reason, (_in_words(choices[0]), _in_words(choices[1]))))
+        cells.append(cell._replace(place=place, reason=reason, rates=(_in_words(choices[0]), _in_words(choices[1]))))
     return cells
+
+
+def of_two(measure: str | Measure, a: Side, b: Side, choices: Sequence[Choice]) -> Cell:
+    """What two arms say in a cell, of the seeds of which both say something. measure: a name, or one more function."""
+    first, second = (Said(_function(measure), side, choice) for side, choice in zip((a, b), choices, strict=True))
+    seeds = _seeds(a.runs, b.runs)
+    mine, theirs = (said.whole(seeds) if measure == "failure" else said.readings(seeds) for said in (first, second))
+    both = [seed for seed in seeds if seed in mine and seed in theirs]
+    seen = spread(first.without(both) - second.without(both))
+    return Cell((), {seed: mine[seed] for seed in both}, {seed: theirs[seed] for seed in both}, seen, "", ("", ""))
+
+
+def of_one(measure: str | Measure, runs: Sequence[Result], rivals: Sequence[Result], tune: Sequence[str]) -> Cell:
+    """What one arm says in a cell, as its difference from nothing."""
+    choosing, chosen = choosers(measure, runs, tune) if isinstance(measure, str) else (runs, tune)
+    said = Said(_function(measure), Side(runs, rivals, chosen), Choice(choosing, chosen))
+    readings = said.readings(_seeds(runs))
+    nothing = {seed: _nothing(reading) for seed, reading in readings.items()}
+    return Cell((), readings, nothing, spread(said.without(list(readings))), "", ("", ""))
+
+
+def _function(measure: str | Measure) -> Measure:
+    return FUNCTIONS[measure] if isinstance(measure, str) else measure
+
+
+def _nothing(reading: Reading) -> Reading:
+    return Reading(0.0, None if reading.windows is None else np.zeros_like(reading.windows))
 
 
 def _choices(question: Question, tune: Sequence[str], a: Sequence[Result], b: Sequence[Result]) -> list[Choice]:
@@ -76,44 +115,43 @@ def _choices(question: Question, tune: Sequence[str], a: Sequence[Result], b: Se
     return [Choice([*a, *b], tune)] * 2 if question.at == "the same rate" else [Choice(a, tune), Choice(b, tune)]
 
 
-def _sides(tune: Sequence[str], a: Sequence[Result], b: Sequence[Result], choices: Sequence[Choice]) -> list[Side]:
-    first, second = (at_best(runs, tune, choice=choice) for runs, choice in zip((a, b), choices, strict=True))
-    return [Side(a, b, first), Side(b, a, second)]
+def _seeds(*arms: Sequence[Result]) -> list[int]:
+    """Those that ran in each of some arms."""
+    return sorted(set.intersection(*({r["args"]["seed"] for r in runs} for runs in arms)))
 
 
-def _read(measure: str, sides: Sequence[Side]) -> tuple[Readings, Readings]:
-    """What both arms say, of the seeds of which both say something."""
-    first, second = (FUNCTIONS[measure](side) for side in sides)
-    common = sorted(first.keys() & second.keys())
-    return {seed: first[seed] for seed in common}, {seed: second[seed] for seed in common}
+def estimate_of(cells: Sequence[Cell], weights: Sequence[float]) -> Estimate:
+    """A contrast of what was read in these cells."""
+    most = max(len(cell.first) for cell in cells)
+    d_CN, away_CN = np.full((2, len(cells), most), np.nan)
+    seeds_CN = np.full((len(cells), most), -1)
+    windows: list[np.ndarray] = []
+    for row, cell in enumerate(cells):
+        away_CN[row, : len(cell.first)] = cell.spread.away_S
+        for column, seed in enumerate(cell.first):
+            a, b = cell.first[seed], cell.second[seed]
+            d_CN[row, column], seeds_CN[row, column] = a.value - b.value, seed
+            if a.windows is not None and b.windows is not None:
+                windows.append(a.windows - b.windows)
+    windows_CNW = None
+    if len(windows) == np.isfinite(d_CN).sum() and len({w.size for w in windows}) == 1:
+        windows_CNW = np.zeros((*d_CN.shape, windows[0].size))
+        windows_CNW[np.isfinite(d_CN)] = windows
+    return contrast(
+        d_CN,
+        weights,
+        seeds_CN=seeds_CN,
+        windows_CNW=windows_CNW,
+        away_CN=away_CN,
+        mutual_C=[cell.spread.mutual for cell in cells],
+        resolution=max(ROUNDED, *(_rounding(cell) for cell in cells)),
+    )
 
 
-def _unsteady(
-    measure: str,
-    question: Question,
-    tune: Sequence[str],
-    sides: Sequence[Side],
-    first: Readings,
-    second: Readings,
-) -> Readings:
-    """The first arm's readings, moved so that differences spread as much as the whole procedure does, choice included.
-
-    Where rates are close, each seed sways which one the others choose, and seeds are less independent than they look.
-    Each difference becomes the mean plus n - 1 times what leaving the seed out takes from it, the choice made anew: the
-    jackknife (Efron & Stein 1981). Where the choice is steady that is the difference itself.
-    """
-    bare = [[{**r, "windows": None} for r in side.runs] for side in sides]  # means are read, and windows cost most
-    left = {}
-    for seed in first:
-        a, b = ([r for r in runs if r["args"]["seed"] != seed] for runs in bare)
-        told = _read(measure, _sides(tune, a, b, _choices(question, tune, a, b)))
-        left[seed] = float(np.mean([told[0][s].value - told[1][s].value for s in told[0]])) if told[0] else math.nan
-    if not all(map(math.isfinite, left.values())):
-        return first
-    differences = {seed: reading.value - second[seed].value for seed, reading in first.items()}
-    mean, middle = float(np.mean(list(differences.values()))), float(np.mean(list(left.values())))
-    moved = {seed: mean + (len(left) - 1) * (middle - value) for seed, value in left.items()}
-    return {seed: r._replace(value=moved[seed] + second[seed].value) for seed, r in first.items()}
+def _rounding(cell: Cell) -> float:
+    """The standard deviation of what rounding to a rung of the grid does to a difference."""
+    rungs = (max((reading.rung for reading in side.values()), default=0.0) for side in (cell.first, cell.second))
+    return math.hypot(*rungs) / math.sqrt(12)
 
 
 def _in_words(choice: Choice) -> str:
@@ -122,30 +160,31 @@ def _in_words(choice: Choice) -> str:
 
 
 def _reason(
-    measure: str, question: Question, tune: Sequence[str], sides: Sequence[Side], choices: Sequence[Choice]
+    measure: str, question: Question, tune: Sequence[str], pair: Sequence[Sequence[Result]], choices: Sequence[Choice]
 ) -> str:
     """Why two arms may not be compared in a cell; empty where they may."""
-    grids = [{place_of(r["args"], tune) for r in side.runs} for side in sides]
+    grids = [{place_of(r["args"], tune) for r in runs} for runs in pair]
     if grids[0] != grids[1]:
         return f"the arms were given different grids of {', '.join(tune)}"
-    seeds = [{r["args"]["seed"] for r in side.runs} for side in sides]
-    if len(seeds[0] & seeds[1]) < FEWEST_SEEDS:
-        return f"{len(seeds[0] & seeds[1])} seeds ran, {FEWEST_SEEDS} are needed"
+    both = _seeds(*pair)
+    if len(both) < FEWEST_SEEDS:
+        return f"{len(both)} seeds ran, {FEWEST_SEEDS} are needed"
     if question.match is None and not set(question.compare) & set(SIZES):
         for budget in BUDGETS:
-            first, second = (max(run[budget] for run in side.runs) for side in sides)  # a run that stopped took less
+            first, second = (max(run[budget] for run in runs) for runs in pair)  # a run that stopped took less
             if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
                 return f"the budgets differ: {first:g} and {second:g} {budget}"
     if measure not in ("loss", "growth") or question.at != "best rate":
         return ""
-    if not any(is_usable(list(side.best.values())) for side in sides):
+    judged = [list(at_best(runs, tune, choice=c).values()) for runs, c in zip(pair, choices, strict=True)]
+    if not any(map(is_usable, judged)):
         return "no run of either works"
     if tune and len(grids[0]) < 2:
         return "only one rate was tried"
-    for side, choice in zip(sides, choices, strict=True):
-        if not is_usable(list(side.best.values())):
+    for runs, choice in zip(judged, choices, strict=True):
+        if not is_usable(runs):
             continue  # no rate is best where none works: that it fails is another claim
-        if 2 * sum(r["outcome"] == "slow" for r in side.best.values()) > len(side.best):
+        if 2 * sum(r["outcome"] == "slow" for r in runs) > len(runs):
             return "the best runs of an arm are still slow: give them more steps"
         for axis, name in enumerate(tune):
             values = sorted({rates[axis] for rates in grids[0]})

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from train.verdict.cells import Cell, meet, runs_of
+from train.verdict.cells import Cell, estimate_of, meet, of_one, runs_of
 from train.verdict.counts import Count, Shares
-from train.verdict.estimate import LEVEL, Estimate, contrast, pooled
-from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, at_best
+from train.verdict.estimate import LEVEL, Estimate, pooled
+from train.verdict.measures import Readings
 from train.verdict.outcome import FAILED
 from train.verdict.plan import Needed, seeds_needed
 from train.verdict.question import MEASURES, SEED, Arm, Question, arms_of, cells_over, label, pairs_of
@@ -28,7 +28,6 @@ from train.verdict.runs import Result
 from train.verdict.sequential import FIRST, LATER, Anytime, Spent, critical
 
 COURSES = ("largest rate", "usable range", "growth")  # measures of which one arm's course is told too
-ROUNDED = 1e-5  # nats: a record has six digits
 
 
 class Evidence(Protocol):
@@ -201,22 +200,14 @@ def _about_one(
     looks: int,
 ) -> Iterator[Drawn]:
     """How the measure of one arm changes along each axis."""
-    cells = []
-    for place, own in runs.items():
-        readings = FUNCTIONS[measure](Side(own, own, at_best(own, tune)))
-        if len(readings) >= 2:
-            nothing = {seed: _zero(reading) for seed, reading in readings.items()}
-            cells.append(Cell(place, readings, nothing, "", ("", "")))
+    cells = [of_one(measure, own, own, tune)._replace(place=place) for place, own in runs.items()]
+    cells = [cell for cell in cells if len(cell.first) >= 2]
     empty = Claim(
         kind="course", measure=measure, first=arm.name, second="", where=_where([c.place for c in cells], places),
         answer="open", smallest=smallest_of(measure, question),
     )  # fmt: skip
     for axis, weights in _axes(cells, places):
         yield _drawn(replace(empty, axis=axis), cells, weights, looks)
-
-
-def _zero(reading: Reading) -> Reading:
-    return Reading(0.0, None if reading.windows is None else np.zeros_like(reading.windows))
 
 
 def _drawn(claim: Claim, cells: Sequence[Cell], weights: np.ndarray, looks: int) -> Drawn:
@@ -234,42 +225,12 @@ def _drawn(claim: Claim, cells: Sequence[Cell], weights: np.ndarray, looks: int)
         shares = Shares(counts)
         evidence: Evidence = Spent(shares, looks) if looks else shares
         return Drawn(replace(claim, counts=shares.totals), evidence)
-    estimate = _contrast(claim, used)
+    estimate = estimate_of(*zip(*used, strict=True))
     return Drawn(claim, Anytime(estimate) if looks else estimate, runs / len(used))
 
 
 def _happened(readings: Readings) -> tuple[int, int]:
     return int(sum(r.value for r in readings.values())), len(readings)
-
-
-def _contrast(claim: Claim, used: Sequence[tuple[Cell, float]]) -> Estimate:
-    most = max(len(cell.first) for cell, _ in used)
-    d_CN = np.full((len(used), most), np.nan)
-    seeds_CN = np.full((len(used), most), -1)
-    windows: list[np.ndarray] = []
-    for row, (cell, _) in enumerate(used):
-        for column, seed in enumerate(cell.first):
-            a, b = cell.first[seed], cell.second[seed]
-            d_CN[row, column], seeds_CN[row, column] = a.value - b.value, seed
-            if a.windows is not None and b.windows is not None:
-                windows.append(a.windows - b.windows)
-    windows_CNW = None
-    if len(windows) == np.isfinite(d_CN).sum() and len({w.size for w in windows}) == 1:
-        windows_CNW = np.zeros((*d_CN.shape, windows[0].size))
-        windows_CNW[np.isfinite(d_CN)] = windows
-    return contrast(
-        d_CN,
-        [weight for _, weight in used],
-        seeds_CN=seeds_CN,
-        windows_CNW=windows_CNW,
-        resolution=_resolution(claim, used),
-    )
-
-
-def _resolution(claim: Claim, used: Sequence[tuple[Cell, float]]) -> float:
-    """The standard deviation of what rounding does to a difference: to a rung of the grid, or to the last digit."""
-    rung = max(reading.rung for cell, _ in used for reading in cell.first.values())
-    return max(ROUNDED, rung * math.sqrt((1 if claim.kind == "course" else 2) / 12))
 
 
 def _axes(cells: Sequence[Cell], places: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:

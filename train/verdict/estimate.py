@@ -60,6 +60,8 @@ def contrast(
     *,
     seeds_CN: np.ndarray | None = None,
     windows_CNW: np.ndarray | None = None,
+    away_CN: np.ndarray | None = None,
+    mutual_C: Sequence[float] | None = None,
     resolution: float = 0.0,
 ) -> Estimate:
     """sum_c weight_c * mean_n difference_cn, with an error by seeds and, where they are known, by windows of text.
@@ -67,8 +69,9 @@ def contrast(
     differences_CN: NaN where a block is missing; a cell needs two. seeds_CN: which seed a block is of: blocks of one
     seed are one cluster, in however many cells it stands, since they began alike. None: every column is one seed.
     windows_CNW: the same differences on each window of the held-out text; the same windows stand in every block, and
-    the error is that of another text as well as of other seeds. resolution: the standard deviation that rounding gives
-    one difference: runs that agree to the last rung of a grid are not without error.
+    the error is that of another text as well as of other seeds. away_CN: of each block how far it is from the others of
+    its cell, None: from their mean; mutual_C: the covariance of two blocks of a cell (`spread`). resolution: the
+    standard deviation that rounding gives one difference: runs that agree to the last rung are not without error.
 
     The error is cluster-robust with the CR2 correction, its degrees of freedom Satterthwaite's; for one cell it is that
     of Student's paired t. Bell & McCaffrey 2002; seeds and windows are crossed, and their variances add (Owen 2007).
@@ -82,14 +85,15 @@ def contrast(
     n_C1 = counts_C[:, None]
     d_CN = np.where(known_CN, differences_CN, 0.0)
     means_C1 = d_CN.sum(axis=1, keepdims=True) / n_C1
-    residuals_CN = np.where(known_CN, d_CN - means_C1, 0.0)
+    residuals_CN = np.where(known_CN, d_CN - means_C1 if away_CN is None else away_CN, 0.0)
+    together_C = np.zeros(len(d_CN)) if mutual_C is None else np.asarray(mutual_C, float)
     share_CN = known_CN * w_C1 / np.sqrt(n_C1 * (n_C1 - 1))
     cluster_CN = np.broadcast_to(np.arange(d_CN.shape[1]), d_CN.shape) if seeds_CN is None else seeds_CN
     _, cluster_CN = np.unique(cluster_CN, return_inverse=True)
     cluster_CN = cluster_CN.reshape(d_CN.shape)
     scores = np.bincount(cluster_CN.ravel(), (share_CN * residuals_CN).ravel())
-    by_seed = float(np.sum(scores**2))
-    spread_C = np.maximum((residuals_CN**2).sum(axis=1) / (counts_C - 1), resolution**2)
+    by_seed = float(np.sum(scores**2) + np.sum(w_C1[:, 0] ** 2 * together_C * (1 - 1 / counts_C)))
+    spread_C = np.maximum((residuals_CN**2).sum(axis=1) / (counts_C - 1) + together_C * (counts_C - 1), resolution**2)
     floor = resolution**2 * float(np.sum(w_C1[:, 0] ** 2 / counts_C))
     by_seed, dof = max(by_seed, floor), _dof(share_CN, known_CN, cluster_CN, spread_C)
     value = float(np.sum(w_C1 * means_C1))
@@ -103,19 +107,19 @@ def contrast(
 def _dof(share_CN: np.ndarray, known_CN: np.ndarray, cluster_CN: np.ndarray, spread_C: np.ndarray) -> float:
     """Satterthwaite's degrees of freedom of the sum of squared scores, for independent differences of these variances.
 
-    The scores are linear in the differences: with B their covariance, 2 E^2 / Var = tr(B)^2 / tr(B^2).
+    The scores are linear in the differences: with B their covariance, 2 E^2 / Var = tr(B)^2 / tr(B^2), and B is the sum
+    over cells of a variance times a matrix.
     """
     cells, columns = np.nonzero(known_CN)
     n_C = known_CN.sum(axis=1)
-    clusters = int(cluster_CN.max()) + 1
-    share_SC = np.zeros((clusters, len(known_CN)))
-    np.add.at(share_SC, (cluster_CN[cells, columns], cells), share_CN[cells, columns])
-    # Covariance of scores: residuals of a cell are its differences less their mean.
-    own_S = (share_SC**2 * spread_C).sum(axis=1)
-    covariance_SS = np.diag(own_S) - (share_SC * (spread_C / n_C)) @ share_SC.T
-    trace = np.trace(covariance_SS)
-    square = float(np.sum(covariance_SS**2))
-    return float(trace**2 / square) if square > 0 else float(max(1, clusters - len(known_CN)))
+    share_CS = np.zeros((len(known_CN), int(cluster_CN.max()) + 1))
+    np.add.at(share_CS, (cells, cluster_CN[cells, columns]), share_CN[cells, columns])
+    # A cell's matrix is diag(share^2) - share share^T / n, since residuals are differences less their mean.
+    trace_C = (share_CS**2).sum(axis=1) * (1 - 1 / n_C)
+    apart_CC = share_CS**2 @ (share_CS**2).T * (1 - np.add.outer(1 / n_C, 1 / n_C))
+    square_CC = apart_CC + (share_CS @ share_CS.T) ** 2 / np.outer(n_C, n_C)
+    square = float(spread_C @ square_CC @ spread_C)
+    return float(spread_C @ trace_C) ** 2 / square if square > 0 else 1.0
 
 
 def _by_window(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from train.verdict.measures import chosen, is_usable
+from train.verdict.choice import chosen, is_usable
 from train.verdict.question import Question, arms_of, with_name
 from train.verdict.runs import Result, by
 

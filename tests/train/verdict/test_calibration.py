@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from benchmarks import calibration
 from benchmarks.calibration import SHAPES, Shape, coverage, races
-from train.verdict import cells, claims, estimate
+from train.verdict import cells, choice, claims, estimate
 
 SHAPE = {shape.name: shape for shape in SHAPES}
 SMALL = SHAPE["3 seeds, 1 cell"]
@@ -48,8 +48,8 @@ def no_clusters(differences_CN, weights_C, *, seeds_CN, **more):
     )
 
 
-def judged_where_it_chose(runs, tune, *, choice):
-    return {r["args"]["seed"]: r for r in runs if (r["args"]["lr"],) == choice.rates}
+def by_all(choice, left_out):
+    return np.array([np.array(choice.tried)[:, 0] == choice.rates[0]] * len(left_out), float)
 
 
 def each_at_the_whole_level(drawn, looks=0):
@@ -59,12 +59,17 @@ def each_at_the_whole_level(drawn, looks=0):
 @pytest.mark.parametrize(
     ("module", "name", "wrong", "shape"),
     [
-        (claims, "contrast", no_clusters, SHARED),
-        (cells, "at_best", judged_where_it_chose, FLAT),
+        (cells, "contrast", no_clusters, SHARED),
+        (choice.Choice, "votes", by_all, FLAT),
         (estimate, "stdtrit", lambda dof, p: ndtri(p), SMALL),
         (estimate, "_by_window", lambda *parts: 0.0, TEXT),
     ],
-    ids=["seeds are no clusters", "a run is judged where it chose", "the spread is known", "the text is all there is"],
+    ids=[
+        "seeds are no clusters",
+        "a run is judged where it chose",
+        "the spread is known",
+        "the text is all there is",
+    ],
 )
 def test_a_wrong_statistic_is_seen(module, name, wrong, shape, monkeypatch):
     monkeypatch.setattr(module, name, wrong)

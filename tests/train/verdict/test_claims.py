@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from tests.train.verdict.simulated import RATES, run, sweep
+from train.verdict.cells import of_one
 from train.verdict.claims import claims, draw
-from train.verdict.measures import at_best
 from train.verdict.question import Question
+from train.verdict.runs import by
 from train.verdict.words import WORDS, sentence
 
 PLACEMENT = Question(compare=("placement",))
@@ -131,8 +132,8 @@ def test_where_rates_are_close_the_choice_of_one_is_paid_for():
         (drawn,) = [each for each in draw(runs, PLACEMENT) if each.evidence is not None]
         low, high = drawn.evidence.interval(0.05)
         held.append(low <= 0 <= high)
-        pre, post = (at_best([r for r in runs if r["args"]["placement"] == p], ("lr",)) for p in AXES["placement"])
-        differences = [pre[seed]["val_loss"] - post[seed]["val_loss"] for seed in range(8)]
+        pre, post = (of_one("loss", own, own, ("lr",)).first for own in by(runs, "placement").values())
+        differences = [pre[seed].value - post[seed].value for seed in range(8)]
         by_spread_alone.append(stats.ttest_1samp(differences, 0).pvalue > 0.05)
     assert np.mean(held) >= 0.94 > np.mean(by_spread_alone)
 
@@ -240,8 +241,8 @@ def test_what_is_withheld_does_not_burden_the_others():
 
 
 def test_p_is_below_5_percent_exactly_where_the_interval_leaves_out_zero():
-    for by in (0.0, 0.01, 0.02, 0.05):
-        runs = sweep(post_is_worse(by), noise=0.02, depth=(2, 4, 8), key=3, **AXES)
+    for much in (0.0, 0.01, 0.02, 0.05):
+        runs = sweep(post_is_worse(much), noise=0.02, depth=(2, 4, 8), key=3, **AXES)
         for claim in claims(runs, Question(compare=("placement",), across=("depth",))):
             assert (claim.p < 0.05) == (not claim.low <= 0 <= claim.high)
 

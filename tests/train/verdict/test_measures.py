@@ -1,22 +1,25 @@
 """Measures by hand: which rate is chosen, and what is read at it."""
 
-import itertools
 import math
 
-import numpy as np
 import pytest
 
-from tests.train.verdict.simulated import RATES, run, sweep
-from train.verdict.measures import FUNCTIONS, Choice, Side, at_best, chosen
+from tests.train.verdict.simulated import RATES, run
+from train.verdict.choice import Choice
+from train.verdict.measures import FUNCTIONS, Side, choosers
 from train.verdict.question import MEASURES
 
+TUNE = ("lr",)
 
-def side(runs, rivals=None, tune=("lr",)):
-    return Side(runs, runs if rivals is None else rivals, at_best(runs, tune))
+
+def readings(name, runs, rivals=None):
+    """At the rate that all seeds choose."""
+    best = Choice(*choosers(name, runs, TUNE)).rates
+    return FUNCTIONS[name](Side(runs, runs if rivals is None else rivals, TUNE), best)
 
 
 def read(name, runs, rivals=None):
-    return {seed: reading.value for seed, reading in FUNCTIONS[name](side(runs, rivals)).items()}
+    return {seed: reading.value for seed, reading in readings(name, runs, rivals).items()}
 
 
 def grid(outcomes: dict[float, str], seed: int = 0, **args) -> list[dict]:
@@ -32,34 +35,10 @@ def test_every_measure_that_may_be_asked_for_is_read():
     assert FUNCTIONS.keys() == MEASURES.keys()
 
 
-def test_a_rate_is_chosen_by_the_other_seeds_and_judged_by_this_one():
-    losses = {0.01: (2.5, 2.6, 2.55), 0.03: (2.3, 2.7, 2.7)}
-    runs = [run(loss, lr=lr, seed=seed) for lr, each in losses.items() for seed, loss in enumerate(each)]
-    assert {seed: r["args"]["lr"] for seed, r in at_best(runs, ("lr",)).items()} == {0: 0.01, 1: 0.03, 2: 0.03}
-    assert read("loss", runs) == {0: 2.5, 1: 2.7, 2: 2.7}
-
-
-def test_the_best_rate_is_one_at_which_half_of_the_seeds_work_by_the_loss_of_those():
-    runs = [run(2.0, lr=0.03, seed=0), run(3.3, "stuck", lr=0.03, seed=1), run(3.3, "stuck", lr=0.03, seed=2)]
-    runs += [run(2.4, lr=0.01, seed=0), run(2.4, lr=0.01, seed=1), run(3.3, "stuck", lr=0.01, seed=2)]
-    runs += [run(2.5, lr=0.003, seed=seed) for seed in range(3)]
-    assert chosen(runs, ("lr",)) == (0.01,)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_who_leaves_seeds_out_chooses_as_if_they_had_never_run(share, rng=np.random.default_rng(0)):
-    fails = lambda cell: rng.random() < share  # noqa: E731
-    for key in range(10):
-        runs = [r for r in sweep(noise=0.3, key=key, seeds=5, fails=fails) if rng.random() < 0.8]
-        sets = [(), (0,), *itertools.combinations(range(5), 2), (0, 2, 4)]
-        rest = [[r for r in runs if r["args"]["seed"] not in each] for each in sets]
-        assert Choice(runs, ("lr",)).without(sets) == [chosen(each, ("lr",)) for each in rest]
-
-
 def test_where_nothing_works_the_smallest_rate_is_looked_at():
     """Which of several stuck runs has the least loss is luck, and that a run fails at the calmest rate says most."""
     runs = [run(loss, "stuck", lr=lr) for lr, loss in ((0.01, 3.4), (0.03, 3.3))]
-    assert chosen(runs, ("lr",)) == (0.01,)
+    assert Choice(runs, TUNE).rates == (0.01,)
     assert read("loss", runs) == {}
     assert read("failure", runs) == {0: 1.0}
 
@@ -88,12 +67,12 @@ def test_the_usable_range_goes_from_what_is_not_slow_to_what_works(outcomes, lar
     runs = grid(dict(zip(RATES, outcomes, strict=True)))
     assert read("largest rate", runs)[0] == pytest.approx(math.log2(largest))
     assert read("usable range", runs)[0] == pytest.approx(octaves)
-    assert FUNCTIONS["usable range"](side(runs))[0].bound == bound
+    assert readings("usable range", runs)[0].bound == bound
 
 
 def test_where_no_rate_works_the_largest_is_one_rung_below_the_grid_and_a_bound():
     runs = grid(dict.fromkeys(RATES, "stuck"))
-    reading = FUNCTIONS["largest rate"](side(runs))[0]
+    reading = readings("largest rate", runs)[0]
     assert reading.value == pytest.approx(math.log2(0.001 / 3))
     assert reading.bound
 
@@ -127,7 +106,3 @@ def test_seconds_and_bytes_are_told_in_octaves():
     assert read("seconds", runs) == {0: -2.0, 2: -1.0}  # the first two trained together, and were timed once
     assert read("bytes", runs) == {0: 6.0, 1: 6.0, 2: 6.0}
     assert read("bytes", [run()]) == {}
-
-
-def test_a_planted_bowl_gives_back_its_best_rate():
-    assert chosen(sweep(), ("lr",)) == (0.01,)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train.verdict.measures import Side, at_best, chosen, is_usable, largest_rate
+from train.verdict.choice import chosen, is_usable
+from train.verdict.measures import Side, largest_rate
 from train.verdict.question import Question
 from train.verdict.race import MARGIN, dead, e_value, next_rung, to_stop
 
@@ -125,7 +126,7 @@ def test_a_seed_climbs_to_where_it_fails_so_that_its_largest_rate_is_that_of_all
             continue  # bad luck with its first seeds cost the best rate its others
         compared += 1
         assert chosen(few, ("lr",)) == chosen(every, ("lr",))
-        told = [largest_rate(Side(runs, runs, at_best(runs, ("lr",)))) for runs in (few, every)]
+        told = [largest_rate(Side(runs, runs, ("lr",)), chosen(runs, ("lr",))) for runs in (few, every)]
         assert {seed: reading.value for seed, reading in told[0].items()} == {
             seed: reading.value for seed, reading in told[1].items()
         }

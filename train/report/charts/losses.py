@@ -19,8 +19,8 @@ from train.report.charts.chart import (
     titled,
     with_room,
 )  # fmt: skip
-from train.verdict.estimate import contrast
-from train.verdict.measures import Side, alive, at_best, chosen, is_usable, sensitivity
+from train.verdict.cells import estimate_of, of_one
+from train.verdict.choice import alive, chosen, is_usable
 from train.verdict.outcome import FAILED
 from train.verdict.runs import Result, by, loss_of
 from train.verdict.stats import mean_interval
@@ -163,10 +163,10 @@ def _sensitivity(sweep: Sweep, name: str) -> list[Mark]:
     marks = []
     for size, everyone in sweep.sizes:
         own, at = sweep.arms.of(everyone).get(name, []), sweep.called(size)
-        readings = list(sensitivity(Side(own, everyone, at_best(own, ("lr",)))).values()) if own else []
-        if len(readings) > 1:
-            estimate = contrast(np.array([[reading.value for reading in readings]]), [1.0])
+        cell = of_one("lr sensitivity", own, everyone, ("lr",)) if own else None
+        if cell is not None and len(cell.first) > 1:
+            estimate = estimate_of([cell], [1.0])
             low, high = estimate.interval()
-            said = f"{name}<br>{at}: {estimate.value:.3f} [{low:.3f}, {high:.3f}] nats, n = {len(readings)}"
+            said = f"{name}<br>{at}: {estimate.value:.3f} [{low:.3f}, {high:.3f}] nats, n = {len(cell.first)}"
             marks.append(Mark(size, estimate.value, low, high, said))
     return marks

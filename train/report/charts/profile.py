@@ -8,7 +8,7 @@ import numpy as np
 
 from train.report.arms import Sweep, rate
 from train.report.charts.chart import Chart, Panel, Plot, titled, with_room
-from train.verdict.measures import chosen
+from train.verdict.choice import chosen
 from train.verdict.runs import Result
 from train.verdict.stats import loglog_slope
 

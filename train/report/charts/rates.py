@@ -2,12 +2,9 @@
 
 from collections import Counter
 
-import numpy as np
-
 from train.report.arms import Sweep, categories, rate
 from train.report.charts.chart import Chart, Mark, Panel, Plot, add_marks, log_rates, titled
-from train.verdict.estimate import contrast
-from train.verdict.measures import Side, largest_rate
+from train.verdict.cells import estimate_of, of_one
 from train.verdict.outcome import OUTCOMES
 from train.verdict.runs import by
 
@@ -31,9 +28,10 @@ def usable(sweep: Sweep) -> Chart | str:
     for name, runs in sweep.arms.of(sweep.results).items():
         marks = []
         for size, own in sweep.by_size(runs):
-            readings = list(largest_rate(Side(own, own, {})).values())
+            cell = of_one("largest rate", own, own, ("lr",))
+            readings = list(cell.first.values())
             if len(readings) > 1:
-                estimate = contrast(np.array([[reading.value for reading in readings]]), [1.0])
+                estimate = estimate_of([cell], [1.0])
                 (low, high), mean = (2**end for end in estimate.interval()), 2**estimate.value
                 bound = any(reading.bound for reading in readings)
                 text = f"{name}<br>{sweep.called(size)}: works up to {mean:.2g} [{low:.2g}, {high:.2g}]"
