@@ -26,7 +26,7 @@ from train.errors import UserError
 from train.run import layout, loop, steps
 from train.step import Judgement, Metrics, State
 from train.sweep import ablate as sweeps
-from train.sweep import course, group
+from train.sweep import course, group, plans
 from train.sweep.population import Plan
 from train.verdict.question import Question
 
@@ -55,9 +55,9 @@ def stand_in() -> None:
     def evaluate(recipe, numbers, params, rows, part):
         return Judgement(loss_of(params), jnp.full(len(rows), loss_of(params)), jnp.ones(len(rows)))
 
-    steps.train_step = sweeps.train_step = group.train_step = train_step
+    steps.train_step = plans.train_step = group.train_step = train_step
     loop.evaluate = group.evaluate = evaluate
-    layout.start = sweeps.start = group.start = start
+    layout.start = plans.start = group.start = start
     advance = group._advance
 
     def counted(crew, *arguments):
@@ -69,7 +69,7 @@ def stand_in() -> None:
     group._advance = counted
     sweeps.Shelf, course.SHARE = partial(course.Shelf, seconds=0.0), 0  # groups are kept after each chunk
     # Plans round differently, and timings choose them.
-    sweeps.choose_plan = lambda *_: Plan(name="loop", reason="always", seconds=1.0, devices=len(jax.devices()))
+    plans.choose_plan = lambda *_: Plan(name="loop", reason="always", seconds=1.0, devices=len(jax.devices()))
 
 
 def config(name: str, out: Path, **settings: object) -> Config:

@@ -34,8 +34,10 @@ def ablate(
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
     from train.sweep import detect as planning
-    from train.sweep.ablate import ablate, home_of, preview
+    from train.sweep.ablate import ablate
+    from train.sweep.kept import home_of
     from train.sweep.launch import launch_workers, words_of
+    from train.sweep.preview import preview
     from train.sweep.workers import turn_of
 
     turn = turn_of(worker) if worker else None
@@ -74,7 +76,7 @@ def ladder(config: ConfigFile, settings: Settings = ()) -> int:
     """Run a sweep over four sizes or more, fit the law of each arm, and say how much compute one arm is worth."""
     from train.files import write_whole
     from train.sweep.ablate import ablate as sweep
-    from train.sweep.ablate import home_of
+    from train.sweep.kept import home_of
     from train.sweep.ladder import as_data, question_of_ladder, read_ladder, table
 
     devices.use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -123,7 +125,7 @@ def transfer(
 ) -> int:
     """Run a sweep over rates and widths or depths, and say where the best rate goes; started again, it goes on."""
     from train.report.transfer import as_data, table, write_transfer
-    from train.sweep.ablate import home_of
+    from train.sweep.kept import home_of
     from train.sweep.transfer import transfer as transferred
 
     devices.use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -111,7 +111,7 @@ TRAIN = {
 }  # fmt: skip
 RUN = {
     "out": About("the folder of runs; a run goes to out/NAME, NAME being that of the file", "", LOOP, "run"),
-    "arm": About("what a cell of a grid is an example of; arms are compared by it", "", "train/sweep/ablate.py",
+    "arm": About("what a cell of a grid is an example of; arms are compared by it", "", "train/sweep/cells.py",
                  "cells_of"),
     "mesh": About("devices along each axis; empty: one device", "", "train/run/layout.py", "layout_of"),
     "remat": About("compute activations of a block again in the backward pass; none: of stacks deeper than 8", "",

@@ -1,88 +1,38 @@
 """Ablations: the cells of a grid, grouped by compiled program, each run once and kept as one line of results.jsonl."""
 
-import json
-import os
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import numpy as np
-
-import fxformer as fx
 from train.config import Config
 from train.config.config import BEST
-from train.config.edit import with_rates
 from train.config.grid import cell_key
-from train.config.values import short
 from train.data.corpus import Corpus, entropies, unigram_nats
-from train.errors import UserError, user_input
-from train.files import COUNT, NUMBER, TEXT, Kind, read_object, settled, write_whole
-from train.run.progress import Progress, clock
+from train.files import settled
+from train.run.progress import Progress
 from train.run.provenance import provenance, source_digest
 from train.run.signals import Interrupted, exit_code, stop_signals
-from train.step import Recipe, recipe_of, start, train_step
 from train.sweep.ask import question_for
 from train.sweep.best import Best
-from train.sweep.cells import Cell, Group
+from train.sweep.cells import Cell, Group, cells_of, groups_of, program_of
 from train.sweep.course import Shelf
-from train.sweep.group import Look, Sweep, name_of, run_group, stacked, tokens_of
-from train.sweep.kept import is_of, keep_question, named, strangers
-from train.sweep.population import PLANS, Plan, choose_plan
+from train.sweep.due import grown, known_of, missing_of
+from train.sweep.group import Look, Sweep, name_of, run_group
+from train.sweep.kept import home_of, keep_question, strangers
+from train.sweep.plans import groups_at_once, kept_plan, weight_of
+from train.sweep.population import Plan
 from train.sweep.results import Results
-from train.sweep.status import PROGRAMS, Status, Work, compile_weight, in_words, time_left
+from train.sweep.status import Status, Work, in_words
 from train.sweep.workers import BEAT, Crew, Turn, crew_of, results_of_workers
 from train.trackers import TRACKERS, numbers_in, told
-from train.verdict.extend import next_rungs, planned
 from train.verdict.question import Question, varying
-from train.verdict.race import is_raced, next_rung
 from train.verdict.runs import Result
 
-PLAN = {"name": Kind(f"one of {', '.join(PLANS)}", lambda value: value in tuple(PLANS)), "reason": TEXT,
-        "seconds": NUMBER, "devices": COUNT,
-        "compilation": NUMBER._replace(optional=True)}  # fmt: skip
 STRANGE = "groups of other cells, text, code or devices: they are not gone on with, and go when this sweep is done"
-STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
-
-
-def cells_of(config: Config, corpus: Corpus) -> list[Cell]:
-    """Every cell of the grid, resolved; two that say the same are one. Raises UserError for one that cannot be."""
-    cells: dict[str, Cell] = {}
-    for settings in config.cells:
-        with user_input():
-            resolved = config.cell(settings)
-        content = {name: value for name, value in resolved.settings().items() if name != "arm"}
-        key = cell_key({**content, "corpus": corpus.sha256})
-        cell = cells.setdefault(key, Cell(resolved, key, len(cells)))
-        if cell.config.run.arm != resolved.run.arm:
-            arms = f"{cell.config.run.arm!r} and {resolved.run.arm!r}"
-            raise UserError(f"arms {arms} have the same settings, {short(settings)}; let them differ, or remove one")
-    return list(cells.values())
-
-
-def groups_of(cells: Sequence[Cell], grid: Sequence[Cell] = ()) -> list[Group]:
-    """Cells by compiled program: those of equal recipe and number of steps.
-
-    grid: all cells of a race, of which these are a rung. A program then takes as many as run with one seed, so that one
-    serves all rungs.
-    """
-    groups, together = defaultdict(list), Counter((_program(cell), cell.config.train.seed) for cell in grid)
-    for cell in cells:
-        groups[_program(cell)].append(cell)
-    cut = []
-    for program, members in groups.items():
-        size = max((count for (each, _), count in together.items() if each == program), default=len(members))
-        cut += [Group(program[0], tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
-    return cut
-
-
-def _program(cell: Cell) -> tuple[Recipe, int]:
-    return recipe_of(cell.config), cell.config.train.steps
 
 
 def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None = None) -> list[Result]:
@@ -163,7 +113,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
                     status.ended(name_of(group, sweep), records)
                 sweep.check(groups[-1])
                 if ran:
-                    programs = {_program(cell) for cell in missing}
+                    programs = {program_of(cell) for cell in missing}
                     bar.say(f"{len(programs)} training programs for {len(missing)} runs")
                 else:
                     bar.say(f"other workers are at the last {len(missing)} cells of {len(grid.cells)}; this one waits")
@@ -224,36 +174,6 @@ def wait_for(groups: Sequence[Group], sweep: Sweep, crew: Crew, is_done: Callabl
                 return
 
 
-class Grid(NamedTuple):
-    """A grid as far as results let it grow: its configuration, its cells, and why it grew, in words."""
-
-    config: Config
-    cells: list[Cell]
-    why: list[str]
-
-
-def grown(
-    config: Config,
-    question: Question | None,
-    given: Config,
-    corpus: Corpus,
-    results: Results,
-    beside: Mapping[str, Look] = {},
-) -> Grid:
-    """The grid with the rungs that its question asks for, once no cell is missing; given: as it was at first."""
-    why: list[str] = []
-    while True:
-        cells = cells_of(config, corpus)
-        if question is None or not question.extend or missing_of(cells, results, question, beside):
-            return Grid(config, cells, why)
-        plan = planned([cell.config.settings() for cell in cells_of(given, corpus)], question)
-        rungs = next_rungs(question, plan, list(known_of(cells, results, question, beside).values()))
-        if not rungs:
-            return Grid(config, cells, why)
-        why += [rung.why for rung in rungs]
-        config = with_rates(config, question, [(rung.place, rung.lr) for rung in rungs])
-
-
 def best_of(folder: Path, config: Config, cells: Sequence[Cell], question: Question | None) -> Best | None:
     """Where the best run of each arm is kept, if that is asked."""
     if config.run.keep != BEST:
@@ -285,120 +205,6 @@ def work_of(group: Group, rows: Sequence[Mapping[str, Any]]) -> Work:
         flops=group.work_of_one,
         weight=weight_of(group),
     )
-
-
-def weight_of(group: Group) -> float:
-    """What its programs take to compile, relative to those of others."""
-    return compile_weight(group.config.spec().stack.depth)
-
-
-def known_of(
-    cells: Sequence[Cell], results: Results, question: Question | None, beside: Mapping[str, Look] = {}
-) -> dict[int, Result]:
-    """The results that answer the question, by the cell's number: by this code, with all that is measured beside.
-
-    A run that a race has stopped is known to races only; one that was only behind, where rates may be left out.
-    """
-
-    def is_known(record: Result) -> bool:
-        whole = record.get("stopped") is None or (
-            question is not None and question.run == "racing" and (record["behind"] is None or is_raced(question))
-        )
-        return whole and is_of(record, source_digest()) and beside.keys() <= record.get("beside", {}).keys()
-
-    found = ((number, cell) for number, cell in enumerate(cells) if cell.key in results)
-    return {n: named(results[cell.key], cell.config.run.arm) for n, cell in found if is_known(results[cell.key])}
-
-
-def missing_of(
-    cells: Sequence[Cell], results: Results, question: Question | None = None, beside: Mapping[str, Look] = {}
-) -> list[Cell]:
-    """The cells that run next: those that are not known; of a race, those of its first rung that is not complete.
-
-    A rung follows from the results of those before it alone: workers that know parts of one decide the same.
-    """
-    known = known_of(cells, results, question, beside)
-    if question is None:
-        return [cell for number, cell in enumerate(cells) if number not in known]
-    rows, seen = [cell.config.settings() for cell in cells], dict[int, Result]()
-    while True:
-        due = next_rung(rows, seen, question).due
-        if missing := [number for number in due if number not in known]:
-            return [cells[number] for number in missing]
-        if not due:
-            return []
-        seen |= {number: known[number] for number in due}
-
-
-def home_of(config: Config) -> Path:
-    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh or processes: it uses neither."""
-    if config.run.distributed:
-        raise UserError("distributed does nothing in a sweep, which processes share by --worker K/N; leave it out")
-    if config.run.mesh:
-        raise UserError(f"mesh={config.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
-    folder = Path(config.run.out) / config.name
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a run, not a sweep; choose another name or run.out")
-    return folder
-
-
-def groups_at_once() -> int:
-    """Two on a CPU: while one compiles, which keeps one core busy, the other trains. An accelerator trains beside
-    compilers on half of the cores, eight at most: each holds its group's parameters."""
-    return 2 if jax.default_backend() == "cpu" else min(8, max(2, (os.cpu_count() or 1) // 2))
-
-
-def preview(config: Config) -> str:
-    """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
-    folder = home_of(config)
-    corpus = config.corpus()
-    corpus.check(config.text_length)
-    results, (question, said) = Results(folder / "results.jsonl"), question_for(config)
-    _, cells, why = grown(config, question, config, corpus, results)
-    groups, races = groups_of(missing_of(cells, results)), question is not None and question.run == "racing"
-    swept = sorted({name for cell in config.cells for name in cell})
-    lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
-    lines += [*said, *why]
-    lines += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
-    lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
-    if groups:
-        plan = plan_for(groups[0], corpus)
-        a_flop, a_weight = plan.seconds / groups[0].flops_a_step, PROGRAMS * (plan.compilation or 0.0)
-        parts = [(a_weight * weight_of(group), a_flop * group.work) for group in groups]
-        compiling, training = (clock(sum(each)) for each in zip(*parts, strict=True))
-        held = sorted(STATE_COPIES * 4 * fx.count(group.config.spec()) * len(group.cells) for group in groups)
-        together = held[-groups_at_once() :]
-        size = f"at most {sum(together) / 1e6:,.1f} MB for parameters, gradients and moments"
-        lines += [plan.reason, f"{size}; groups at once: {len(together)}"]
-        took = f"{training} of training, {compiling} of compilation, {groups_at_once()} groups at once"
-        lines += [f"{'at most' if races else 'about'} {clock(time_left(parts, groups_at_once()))}: {took}"]
-    return "\n".join(lines)
-
-
-def plan_for(group: Group, corpus: Corpus) -> Plan:
-    """The fastest plan for populations here, from one step of all cells of `group`; its compilation is for each unit of
-    weight."""
-    numbers = stacked(group)
-    # Zeros: a step takes as long with any values, and to draw them would be one more program to compile.
-    shapes = jax.eval_shape(jax.vmap(partial(start, group.recipe)), numbers)
-    state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
-    step, tokens = partial(train_step, group.recipe), tokens_of(group, corpus, range(1))[:, 0]
-    plan = choose_plan(step, (numbers, state, tokens))
-    return replace(plan, compilation=(plan.compilation or 0.0) / weight_of(group))
-
-
-def kept_plan(folder: Path, group: Group, corpus: Corpus) -> Plan:
-    """The plan that the sweep in `folder` began with, or the fastest one now: plans round differently, so a sweep that
-    goes on keeps to its own. Raises UserError where it is damaged."""
-    file = folder / "plan.json"
-    if file.exists():
-        held = read_object(file, PLAN, "remove it, and the fastest plan now is taken, which may round differently")
-        plan = Plan(**{name: held[name] for name in PLAN if name in held})
-        if plan.devices == len(jax.devices()):
-            return plan
-    plan = plan_for(group, corpus)
-    write_whole(file, json.dumps(asdict(plan)).encode())
-    return plan
 
 
 def run_claimed(group: Group, sweep: Sweep, crew: Crew, is_done: Callable[[Group], bool]) -> list[dict[str, Any]]:

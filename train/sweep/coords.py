@@ -25,7 +25,7 @@ from train.data.corpus import Corpus, batches, validation_windows
 from train.errors import UserError, user_input
 from train.objectives.objective import answer
 from train.step import Numbers, Recipe, State, numbers_of, start, train_step
-from train.sweep.ablate import Cell, Group, cells_of, groups_of
+from train.sweep.cells import Cell, Group, cells_of, groups_of
 from train.verdict.stats import Slope, loglog_slope
 
 SIZES = ("width", "depth")

@@ -17,8 +17,12 @@ from train.config.ask import rows_of
 from train.config.edit import with_seeds, without
 from train.errors import UserError, user_input
 from train.report.looks import looks_at
-from train.sweep.ablate import ablate, cells_of, grown, home_of, known_of, missing_of, preview
+from train.sweep.ablate import ablate
 from train.sweep.ask import question_for
+from train.sweep.cells import cells_of
+from train.sweep.due import grown, known_of, missing_of
+from train.sweep.kept import home_of
+from train.sweep.preview import preview
 from train.sweep.results import Results
 from train.verdict.cells import FEWEST_SEEDS
 from train.verdict.claims import Effect, draw, effects

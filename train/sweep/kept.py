@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fxformer.lookup import nearest
+from train.config import Config
 from train.errors import UserError, user_input
 from train.files import TEXT, Kind, damaged, read_object, write_whole
 from train.sweep.results import Results
@@ -118,3 +119,15 @@ def named(record: dict[str, Any], arm: str) -> dict[str, Any]:
 def _question(said: Mapping[str, Any]) -> Question:
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
     return Question(**given)
+
+
+def home_of(config: Config) -> Path:
+    """The folder of a sweep. Raises UserError where it holds a run, and for a mesh or processes: it uses neither."""
+    if config.run.distributed:
+        raise UserError("distributed does nothing in a sweep, which processes share by --worker K/N; leave it out")
+    if config.run.mesh:
+        raise UserError(f"mesh={config.run.mesh} does nothing in a sweep, whose runs share the devices; leave it out")
+    folder = Path(config.run.out) / config.name
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a run, not a sweep; choose another name or run.out")
+    return folder

@@ -2,7 +2,8 @@
 
 from train.config import Config
 from train.errors import UserError, user_input
-from train.sweep.ablate import ablate, cells_of
+from train.sweep.ablate import ablate
+from train.sweep.cells import cells_of
 from train.verdict.runs import Result
 from train.verdict.transfer import SIZES, Transfer, transfers
 

@@ -23,10 +23,14 @@ from train.run.loop import held_out_windows
 from train.run.provenance import source_digest
 from train.run.sample import load_run
 from train.sweep import group
-from train.sweep.ablate import STRANGE, ablate, cells_of, groups_of, kept_plan, missing_of, preview
+from train.sweep.ablate import STRANGE, ablate
 from train.sweep.best import run_of
+from train.sweep.cells import cells_of, groups_of
+from train.sweep.due import missing_of
 from train.sweep.kept import answered, standing
+from train.sweep.plans import kept_plan
 from train.sweep.population import Plan
+from train.sweep.preview import preview
 from train.sweep.results import Results, checksum
 from train.sweep.watch import view_of
 from train.verdict.asked import objections
@@ -371,7 +375,7 @@ def test_results_of_other_code_are_none(swept, monkeypatch):
         Results(folder / "out" / "mini" / "results.jsonl"),
     )
     assert missing_of(cells, results) == []
-    monkeypatch.setattr("train.sweep.ablate.source_digest", lambda: "changed")
+    monkeypatch.setattr("train.sweep.due.source_digest", lambda: "changed")
     assert missing_of(cells, results) == cells
 
 

@@ -11,7 +11,7 @@ from train.config import Config
 from train.data.corpus import load_corpus
 from train.step import Judgement, Metrics, State
 from train.sweep import course, group
-from train.sweep.ablate import cells_of, groups_of
+from train.sweep.cells import cells_of, groups_of
 from train.sweep.course import Course, End, Pace, Shelf, Told
 from train.verdict.question import Question
 from train.verdict.race import Stop

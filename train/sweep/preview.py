@@ -1,0 +1,42 @@
+"""What a sweep would do, in words."""
+
+import fxformer as fx
+from train.config import Config
+from train.run.progress import clock
+from train.run.provenance import source_digest
+from train.sweep.ask import question_for
+from train.sweep.cells import groups_of
+from train.sweep.due import grown, missing_of
+from train.sweep.kept import home_of, strangers
+from train.sweep.plans import groups_at_once, plan_for, weight_of
+from train.sweep.results import Results
+from train.sweep.status import PROGRAMS, time_left
+
+STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
+
+
+def preview(config: Config) -> str:
+    """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
+    folder = home_of(config)
+    corpus = config.corpus()
+    corpus.check(config.text_length)
+    results, (question, said) = Results(folder / "results.jsonl"), question_for(config)
+    _, cells, why = grown(config, question, config, corpus, results)
+    groups, races = groups_of(missing_of(cells, results)), question is not None and question.run == "racing"
+    swept = sorted({name for cell in config.cells for name in cell})
+    lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
+    lines += [*said, *why]
+    lines += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
+    lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
+    if groups:
+        plan = plan_for(groups[0], corpus)
+        a_flop, a_weight = plan.seconds / groups[0].flops_a_step, PROGRAMS * (plan.compilation or 0.0)
+        parts = [(a_weight * weight_of(group), a_flop * group.work) for group in groups]
+        compiling, training = (clock(sum(each)) for each in zip(*parts, strict=True))
+        held = sorted(STATE_COPIES * 4 * fx.count(group.config.spec()) * len(group.cells) for group in groups)
+        together = held[-groups_at_once() :]
+        size = f"at most {sum(together) / 1e6:,.1f} MB for parameters, gradients and moments"
+        lines += [plan.reason, f"{size}; groups at once: {len(together)}"]
+        took = f"{training} of training, {compiling} of compilation, {groups_at_once()} groups at once"
+        lines += [f"{'at most' if races else 'about'} {clock(time_left(parts, groups_at_once()))}: {took}"]
+    return "\n".join(lines)
