@@ -201,7 +201,7 @@ def chosen_truth(records: list[dict[str, Any]]) -> dict[str, float]:
     cells = {}
     for (depth,), group in by(records, "depth").items():
         a, b = by(group, "arm").values()
-        told = of_two(_true, Side(a, b, ("lr",)), Side(b, a, ("lr",)), [Choice(a, ("lr",)), Choice(b, ("lr",))])
+        told = of_two(_true, [Side(runs, (), ("lr",)) for runs in (a, b)], [Choice(runs, ("lr",)) for runs in (a, b)])
         if len(told.first) > 1:
             cells[f"depth {depth}"] = float(np.mean([told.first[s].value - told.second[s].value for s in told.first]))
     return cells

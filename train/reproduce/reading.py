@@ -9,10 +9,10 @@ import numpy as np
 
 from train.reproduce.claim import LEVEL, Claim, Interval, of_mean
 from train.verdict import choice
-from train.verdict.cells import Cell, Measure, estimate_of, of_one, of_two
-from train.verdict.choice import Choice
+from train.verdict.cells import Cell, estimate_of, of_one, of_two
+from train.verdict.choice import Choice, Rates
 from train.verdict.estimate import contrast
-from train.verdict.measures import Reading, Side, loss
+from train.verdict.measures import Read, Reading, Readings, Side
 from train.verdict.outcome import WORKED
 from train.verdict.runs import Result, by, loss_of, windows_of
 from train.verdict.stats import loglog_slope
@@ -56,24 +56,33 @@ def at_best(results: Results) -> list[Result]:
     return list(choice.at_best(results, TUNE).values())
 
 
-def difference_at_best(a: Results, b: Results, measure: Measure = loss) -> Interval:
+def loss(side: Side, rates: Rates) -> Readings:
+    """The loss of each run, failed ones too: at most that at initialisation."""
+    return {seed: Reading(loss_of(run), windows_of(run)) for seed, run in side.at(rates).items()}
+
+
+def each(measure: Callable[[Result], float | None]) -> Read:
+    """What each run says as a measure of an arm; None is no number."""
+    return lambda side, rates: {
+        seed: Reading(math.nan if (value := measure(run)) is None else value) for seed, run in side.at(rates).items()
+    }
+
+
+def difference_at_best(a: Results, b: Results, read: Read = loss) -> Interval:
     """Of a less b, each seed at rates that the others choose, and as sure as that makes it; for another text too."""
-    return _interval(of_two(measure, Side(a, b, TUNE), Side(b, a, TUNE), [Choice(a, TUNE), Choice(b, TUNE)]))
+    return _interval(of_two(read, [Side(runs, (), TUNE) for runs in (a, b)], [Choice(runs, TUNE) for runs in (a, b)]))
 
 
-def mean_at_best(results: Results, measure: Measure) -> Interval:
+def mean_at_best(results: Results, read: Read) -> Interval:
     """The same of one arm."""
-    return _interval(of_one(measure, results, results, TUNE))
-
-
-def each(measure: Callable[[Result], float]) -> Measure:
-    """What each run says as a measure of an arm."""
-    return lambda side, rates: {seed: Reading(measure(run)) for seed, run in side.at(rates).items()}
+    return _interval(of_one(read, Side(results, (), TUNE), Choice(results, TUNE)))
 
 
 def _interval(cell: Cell) -> Interval:
-    if len(cell.first) < 2:
-        return of_mean([cell.first[seed].value - cell.second[seed].value for seed in cell.first])
+    """Not a number where one of the seeds says none: a mean of the others would hide it."""
+    differences = [cell.first[seed].value - cell.second[seed].value for seed in cell.first]
+    if len(differences) < 2 or not all(map(math.isfinite, differences)):
+        return of_mean(differences)
     estimate = estimate_of([cell], [1.0])
     return Interval(estimate.value, *estimate.interval(1 - LEVEL))
 

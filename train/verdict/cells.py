@@ -4,14 +4,14 @@ A cell is one combination of all that is swept but neither compared, tuned nor t
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from train.verdict.choice import Choice, Rates, at_best, is_usable
+from train.verdict.choice import Choice, at_best, is_usable
 from train.verdict.estimate import Estimate, contrast
-from train.verdict.measures import FUNCTIONS, Reading, Readings, Side, choosers
+from train.verdict.measures import FUNCTIONS, Read, Reading, Readings, Side, choosers
 from train.verdict.question import SIZES, Arm, Question, place_of
 from train.verdict.runs import Result, by
 from train.verdict.said import Said
@@ -21,8 +21,6 @@ FEWEST_SEEDS = 3
 BUDGETS = ("params", "tokens", "flops")
 BUDGET_TOLERANCE = 0.05  # of each: a norm's bias is within it, a wider layer is not
 
-
-Measure = Callable[[Side, Rates], Readings]
 ROUNDED = 1e-5  # nats: a record has six digits
 
 UNREAD = {  # why too little is read of both arms
@@ -71,39 +69,47 @@ def meet(
         choices = _choices(question, tune, *pair)
         reason = _reason(measure, question, tune, pair, choices)
         (choosing, chosen), (others, _) = (choosers(measure, runs, tune) for runs in pair)
-        cell = of_two(
-            measure,
-            Side(pair[0], pair[1], chosen),
-            Side(pair[1], pair[0], chosen),
-            _choices(question, chosen, choosing, others),
-        )
+        sides = Side(pair[0], pair[1], chosen), Side(pair[1], pair[0], chosen)
+        compared = counted if measure == "failure" else of_two
+        cell = compared(FUNCTIONS[measure], sides, _choices(question, chosen, choosing, others))
         if not reason and len(cell.first) < 2:
             reason = UNREAD.get(measure, "nothing is measured of both")
         cells.append(cell._replace(place=place, reason=reason, rates=(_in_words(choices[0]), _in_words(choices[1]))))
     return cells
 
 
-def of_two(measure: str | Measure, a: Side, b: Side, choices: Sequence[Choice]) -> Cell:
-    """What two arms say in a cell, of the seeds of which both say something. measure: a name, or one more function."""
-    first, second = (Said(_function(measure), side, choice) for side, choice in zip((a, b), choices, strict=True))
-    seeds = _seeds(a.runs, b.runs)
-    mine, theirs = (said.whole(seeds) if measure == "failure" else said.readings(seeds) for said in (first, second))
-    both = [seed for seed in seeds if seed in mine and seed in theirs]
-    seen = spread(first.without(both) - second.without(both))
-    return Cell((), {seed: mine[seed] for seed in both}, {seed: theirs[seed] for seed in both}, seen, "", ("", ""))
+def of_two(read: Read, sides: Sequence[Side], choices: Sequence[Choice]) -> Cell:
+    """What two arms say in a cell, of the seeds of which both say something."""
+    first, second = (Said(read, side, choice) for side, choice in zip(sides, choices, strict=True))
+    seeds = _seeds(*(side.runs for side in sides))
+    a, b = _of_both(first.readings(seeds), second.readings(seeds))
+    return Cell((), a, b, spread(first.without(list(a)) - second.without(list(a))), "", ("", ""))
 
 
-def of_one(measure: str | Measure, runs: Sequence[Result], rivals: Sequence[Result], tune: Sequence[str]) -> Cell:
+def counted(read: Read, sides: Sequence[Side], choices: Sequence[Choice]) -> Cell:
+    """The same of what is counted and not averaged: each seed at the one rate that all others choose."""
+    seeds = _seeds(*(side.runs for side in sides))
+    a, b = _of_both(*(Said(read, *each).whole(seeds) for each in zip(sides, choices, strict=True)))
+    return Cell((), a, b, Spread(np.zeros(len(a)), 0.0), "", ("", ""))
+
+
+def _of_both(first: Readings, second: Readings) -> tuple[Readings, Readings]:
+    both = sorted(first.keys() & second.keys())
+    return {seed: first[seed] for seed in both}, {seed: second[seed] for seed in both}
+
+
+def of_one(read: Read, side: Side, choice: Choice) -> Cell:
     """What one arm says in a cell, as its difference from nothing."""
-    choosing, chosen = choosers(measure, runs, tune) if isinstance(measure, str) else (runs, tune)
-    said = Said(_function(measure), Side(runs, rivals, chosen), Choice(choosing, chosen))
-    readings = said.readings(_seeds(runs))
+    said = Said(read, side, choice)
+    readings = said.readings(_seeds(side.runs))
     nothing = {seed: _nothing(reading) for seed, reading in readings.items()}
     return Cell((), readings, nothing, spread(said.without(list(readings))), "", ("", ""))
 
 
-def _function(measure: str | Measure) -> Measure:
-    return FUNCTIONS[measure] if isinstance(measure, str) else measure
+def alone(measure: str, runs: Sequence[Result], rivals: Sequence[Result], tune: Sequence[str]) -> Cell:
+    """The same, by the measure's name, at rates that its own runs choose."""
+    choosing, chosen = choosers(measure, runs, tune)
+    return of_one(FUNCTIONS[measure], Side(runs, rivals, chosen), Choice(choosing, chosen))
 
 
 def _nothing(reading: Reading) -> Reading:

@@ -33,8 +33,8 @@ class Choice:
         row, column = ({name: i for i, name in enumerate(names)} for names in (self.tried, self.seeds))
         place = [row[rates] * len(column) + column[r["args"]["seed"]] for rates in row for r in groups[rates]]
         told = [(0.0, 0.0) if r["outcome"] in FAILED else (1.0, loss_of(r)) for g in groups.values() for r in g]
-        alive, loss = zip(*told, strict=True)
-        sums = [np.bincount(place, weights, len(row) * len(column)) for weights in (None, alive, loss)]
+        lives, losses = zip(*told, strict=True)
+        sums = [np.bincount(place, weights, len(row) * len(column)) for weights in (None, lives, losses)]
         self.count_alive_loss_RS = np.array(sums).reshape(3, len(row), len(column))
 
     @cached_property
@@ -66,7 +66,7 @@ class Choice:
     def _kept(self, left_out: Sequence[Collection[int]]) -> np.ndarray:
         kept_LS = np.ones((len(left_out), len(self.seeds)))
         for kept_S, seeds in zip(kept_LS, left_out, strict=True):
-            kept_S[[self.seeds.index(seed) for seed in seeds]] = 0
+            kept_S[[place for place, seed in enumerate(self.seeds) if seed in seeds]] = 0
         kept_LS[~kept_LS.any(axis=1)] = 1
         return kept_LS
 
@@ -79,7 +79,7 @@ class Choice:
         # einsum sums every row alike, so that rates that are equal to the bit stay equal; BLAS need not.
         count_KR, alive_KR, loss_KR = np.einsum("ks,crs->ckr", chooses_KS, self.count_alive_loss_RS)
         usable_KR = (count_KR > 0) & (2 * alive_KR >= count_KR)
-        mean_KR = (loss_KR - self._lead(chooses_KS, alive_KR)) / np.maximum(alive_KR, 1)
+        mean_KR = (loss_KR - self._lead(chooses_KS)) / np.maximum(alive_KR, 1)
         best_K = np.argmin(np.where(usable_KR, mean_KR, np.inf), axis=1)
         bad_K = ~usable_KR.any(axis=1)
         if bad_K.any():
@@ -90,25 +90,30 @@ class Choice:
             best_K[bad_K] = np.array(calmest_first)[np.argmin(np.where(most_KR, mean_KR, np.inf), axis=1)]
         return best_K
 
-    def _lead(self, chooses_KS: np.ndarray, alive_KR: np.ndarray) -> np.ndarray:
-        """What the seeds that live at a rate differ from all that choose, summed [K, R]: rates that a race stopped, or
-        at which some failed, are not compared by the luck of their seeds. It is told by the rates at which all live."""
-        seeds_K1 = chooses_KS.sum(axis=1, keepdims=True)
-        whole_KR = alive_KR == seeds_K1
+    def _lead(self, chooses_KS: np.ndarray) -> np.ndarray:
+        """By how much runs that live at a rate differ from others for being of their seeds, summed [K, R]: rates that a
+        race stopped, or at which some failed, are not compared by the luck of their seeds.
+
+        What a seed is ahead or behind is told by the rates at which all runs of all that choose live; 0 where none is.
+        """
+        count_RS, alive_RS, loss_RS = self.count_alive_loss_RS
+        lives_RS = (count_RS > 0) & (alive_RS == count_RS)
+        whole_KR = np.einsum("ks,rs->kr", chooses_KS, ~lives_RS) == 0
         if whole_KR.all() or not whole_KR.any():
-            return np.zeros_like(alive_KR)
-        _, alive_RS, loss_RS = self.count_alive_loss_RS
-        level_KS = np.einsum("kr,rs->ks", whole_KR, loss_RS) / np.maximum(whole_KR.sum(axis=1, keepdims=True), 1)
-        level_KS -= (chooses_KS * level_KS).sum(axis=1, keepdims=True) / seeds_K1
-        return np.where(whole_KR, 0.0, np.einsum("ks,rs,ks->kr", chooses_KS, alive_RS, level_KS))
+            return np.zeros_like(whole_KR, float)
+        level_RS = loss_RS / np.maximum(alive_RS, 1)
+        ahead_KS = np.einsum("kr,rs->ks", whole_KR, level_RS) / np.maximum(whole_KR.sum(axis=1, keepdims=True), 1)
+        ahead_KS -= (chooses_KS * ahead_KS).sum(axis=1, keepdims=True) / chooses_KS.sum(axis=1, keepdims=True)
+        return np.where(whole_KR, 0.0, np.einsum("ks,rs,ks->kr", chooses_KS, alive_RS, ahead_KS))
 
 
 def _parties(kept_S: np.ndarray) -> np.ndarray:
     """Two thirds, rounded up, of the seeds that are kept [K, S]: each run of neighbours on a circle."""
     (seeds,) = np.nonzero(kept_S)
-    parties_KS = np.zeros((len(seeds), len(kept_S)))
-    for party_S, first in zip(parties_KS, range(len(seeds)), strict=True):
-        party_S[np.take(seeds, range(first, first + math.ceil(2 * len(seeds) / 3)), mode="wrap")] = 1
+    n = len(seeds)
+    together = np.add.outer(np.arange(n), np.arange(math.ceil(2 * n / 3))) % n
+    parties_KS = np.zeros((n, len(kept_S)))
+    parties_KS[np.arange(n)[:, None], seeds[together]] = 1
     return parties_KS
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from train.verdict.cells import Cell, estimate_of, meet, of_one, runs_of
+from train.verdict.cells import Cell, alone, estimate_of, meet, runs_of
 from train.verdict.counts import Count, Shares
 from train.verdict.estimate import LEVEL, Estimate, pooled
 from train.verdict.measures import Readings
@@ -200,7 +200,7 @@ def _about_one(
     looks: int,
 ) -> Iterator[Drawn]:
     """How the measure of one arm changes along each axis."""
-    cells = [of_one(measure, own, own, tune)._replace(place=place) for place, own in runs.items()]
+    cells = [alone(measure, own, own, tune)._replace(place=place) for place, own in runs.items()]
     cells = [cell for cell in cells if len(cell.first) >= 2]
     empty = Claim(
         kind="course", measure=measure, first=arm.name, second="", where=_where([c.place for c in cells], places),

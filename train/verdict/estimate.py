@@ -69,9 +69,10 @@ def contrast(
     differences_CN: NaN where a block is missing; a cell needs two. seeds_CN: which seed a block is of: blocks of one
     seed are one cluster, in however many cells it stands, since they began alike. None: every column is one seed.
     windows_CNW: the same differences on each window of the held-out text; the same windows stand in every block, and
-    the error is that of another text as well as of other seeds. away_CN: of each block how far it is from the others of
-    its cell, None: from their mean; mutual_C: the covariance of two blocks of a cell (`spread`). resolution: the
-    standard deviation that rounding gives one difference: runs that agree to the last rung are not without error.
+    the error is that of another text as well as of other seeds. away_CN: the error of each block beside the mean of its
+    cell, None: the difference beside it. mutual_C: the covariance of the errors of two blocks (`spread`), which cells
+    of the same seeds are taken to share as far as they share the rest. resolution: the standard deviation that rounding
+    gives one difference: runs that agree to the last rung are not without error.
 
     The error is cluster-robust with the CR2 correction, its degrees of freedom Satterthwaite's; for one cell it is that
     of Student's paired t. Bell & McCaffrey 2002; seeds and windows are crossed, and their variances add (Owen 2007).
@@ -92,8 +93,10 @@ def contrast(
     _, cluster_CN = np.unique(cluster_CN, return_inverse=True)
     cluster_CN = cluster_CN.reshape(d_CN.shape)
     scores = np.bincount(cluster_CN.ravel(), (share_CN * residuals_CN).ravel())
-    by_seed = float(np.sum(scores**2) + np.sum(w_C1[:, 0] ** 2 * together_C * (1 - 1 / counts_C)))
-    spread_C = np.maximum((residuals_CN**2).sum(axis=1) / (counts_C - 1) + together_C * (counts_C - 1), resolution**2)
+    own_C, beside_C = (residuals_CN**2).sum(axis=1) / (counts_C - 1), together_C * (counts_C - 1)
+    own, beside = (float(np.sum(w_C1[:, 0] ** 2 * each_C / counts_C)) for each_C in (own_C, beside_C))
+    by_seed = float(np.sum(scores**2)) * (1 + beside / own if own else 1.0)
+    spread_C = np.maximum(own_C + beside_C, resolution**2)
     floor = resolution**2 * float(np.sum(w_C1[:, 0] ** 2 / counts_C))
     by_seed, dof = max(by_seed, floor), _dof(share_CN, known_CN, cluster_CN, spread_C)
     value = float(np.sum(w_C1 * means_C1))

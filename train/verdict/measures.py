@@ -46,6 +46,9 @@ class Side(NamedTuple):
         return {r["args"]["seed"]: r for r in self.runs if tuple(map(r["args"].get, self.tune)) == rates}
 
 
+Read = Callable[[Side, Rates], Readings]  # a measure: what each seed says if it is judged at some rates
+
+
 def loss(side: Side, rates: Rates) -> Readings:
     """Validation loss of what works."""
     runs = side.at(rates).items()
@@ -89,7 +92,7 @@ class _Range(NamedTuple):
 
 
 def _ranges(side: Side, rates: Rates) -> dict[int, _Range]:
-    """Of each seed that ran at the best rate, and around it."""
+    """Around the best rate, of each seed that ran there: one that a race sent elsewhere says nothing of it."""
     (best,) = rates
     grid = sorted({r["args"]["lr"] for r in side.runs})
     outcomes: dict[int, dict[float, str]] = {}
@@ -183,7 +186,7 @@ def choosers(measure: str, runs: Sequence[Result], tune: Sequence[str]) -> tuple
     return runs, ("lr",) if MEASURES[measure].over == "lr" else tune
 
 
-FUNCTIONS: dict[str, Callable[[Side, Rates], Readings]] = {
+FUNCTIONS: dict[str, Read] = {
     "loss": loss,
     "failure": failure,
     "largest rate": largest_rate,

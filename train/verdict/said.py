@@ -1,22 +1,22 @@
 """What the seeds of an arm say in one cell, each judged at rates that the others chose."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
 from train.verdict.choice import Choice, Rates, but_one_or_two
-from train.verdict.measures import Reading, Readings, Side
+from train.verdict.measures import Read, Reading, Readings, Side
 from train.verdict.spread import weighed
 
 
 class Said:
     """A measure of an arm. S: seeds, R: rates, L: choices."""
 
-    def __init__(self, measure: Callable[[Side, Rates], Readings], side: Side, choice: Choice) -> None:
+    def __init__(self, read: Read, side: Side, choice: Choice) -> None:
         self.choice = choice
-        self._at = cache(lambda rates: measure(side, rates))
+        self._at = cache(lambda rates: read(side, rates))
 
     def readings(self, seeds: Sequence[int]) -> Readings:
         """Of the seeds that say something: a mean over what the other seeds vote for."""
@@ -47,7 +47,7 @@ class Said:
 
 
 def _mixed(parts: Sequence[tuple[float, Reading]]) -> Reading | None:
-    """The mean of some readings by their shares; None of none."""
+    """The mean of some readings by their shares; where there are none, None."""
     if len(parts) < 2:
         return parts[0][1] if parts else None
     shares = np.array([share for share, _ in parts])

@@ -6,8 +6,9 @@ independent, since each has a voice in what the other is judged at. With -st for
     E e_s(-s) e_t(-t) = E [e_s(-s) - e_s(-st)] [e_t(-t) - e_t(-st)]
 
 exactly: in e_s(-st) the noise of t has no part, and given all else it is of mean zero in both terms of t.
-So only what two seeds change in each other counts, and nothing does where the choice is clear. Over all pairs it is the
-variance that a sample variance does not see: a third of the whole where rates are as good as equal.
+So only what two seeds change in each other counts, and nothing does where the choice is clear. Over all pairs it is
+the variance that a sample variance does not see: a quarter to a half of the whole where rates are as good as equal. It
+needs seeds that are independent, and noise whose mean does not depend on which runs live.
 """
 
 import itertools
@@ -17,8 +18,8 @@ import numpy as np
 
 
 class Spread(NamedTuple):
-    """How seeds differ in a cell. away_S: of each seed how far it is from the others, so that the sum of squares over
-    n - 1 is the variance of one; mutual: the covariance of two."""
+    """How the errors of seeds spread in a cell. away_S: how far each is from the mean of all, so that their sum of
+    squares over n - 1 is the variance of one error; mutual: the covariance of two."""
 
     away_S: np.ndarray
     mutual: float
@@ -28,7 +29,8 @@ def spread(said_SL: np.ndarray) -> Spread:
     """From what each seed says [S] at what all seeds but some choose [L]: but each one, then but each two.
 
     NaN: a seed says nothing there. A seed is compared with the mean of the others at the rates that it is judged at
-    itself, where the true loss is the same. Of a covariance that part is taken off which the noise of that mean gives.
+    itself, where the true loss is the same. They chose these, so they look good there: by how much on average is taken
+    off. Of a covariance that part is taken off which the noise of the mean of the others gives.
     """
     n = len(said_SL)
     if n < 2:
@@ -37,6 +39,8 @@ def spread(said_SL: np.ndarray) -> Spread:
     own_S = np.diag(alone_SS)
     others_S = _mean_of_known(np.where(np.eye(n, dtype=bool), np.nan, alone_SS))
     away_S = np.where(np.isfinite(others_S), (n - 1) / n * (own_S - others_S), own_S - own_S.mean())
+    if n > 2:
+        away_S -= away_S.mean()
     mutual = [_mutual(alone_SS[:, s] - two_S, alone_SS[:, t] - two_S, s, t)
               for two_S, (s, t) in zip(two_SP.T, itertools.combinations(range(n), 2), strict=True)]  # fmt: skip
     return Spread(away_S, max(0.0, float(np.mean(mutual))) if n > 2 else 0.0)

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from train.reproduce.reading import at_best, difference, exponents, loss_difference, sensitivities
+from train.reproduce.reading import (
+    at_best,
+    difference,
+    difference_at_best,
+    each,
+    exponents,
+    loss_difference,
+    mean_at_best,
+    sensitivities,
+)
 from train.verdict.outcome import WORKED
 from train.verdict.runs import packed
 
@@ -36,8 +45,23 @@ def test_an_interval_for_another_text_is_wider_than_one_for_other_seeds_alone():
     assert other_seeds == pytest.approx(plain, abs=1e-9)  # Student's paired t
 
 
+def test_a_difference_at_best_counts_failed_runs_and_hides_no_seed():
+    """Seed 2 of b is stuck at its best rate, as far above as it can be."""
+    a = [run(s, lr, 2.0 + 0.01 * s + 5 * lr) for s in range(3) for lr in (1e-3, 1e-2)]
+    b = [{**r, "outcome": "stuck", "val_loss": 5.0} if r["args"]["seed"] == 2 else r for r in a]
+    told = difference_at_best(a, b)
+    assert told.value == pytest.approx((2.025 - 5) / 3) and told.low < told.value < 0 < told.high
+    assert difference_at_best(a, a).value == 0
+    gaps = {0: 0.5, 1: 0.7, 2: None}
+    of_all = mean_at_best(a, each(lambda r: gaps[r["args"]["seed"]]))
+    assert np.isnan(of_all.value)
+    of_two = mean_at_best([r for r in a if r["args"]["seed"] < 2], each(lambda r: gaps[r["args"]["seed"]]))
+    assert of_two.value == pytest.approx(0.6) and of_two.low < 0.5 and of_two.high > 0.7
+
+
 def test_one_pair_decides_nothing():
     assert loss_difference([run(0, loss=2.0)], [run(0)]).high == np.inf
+    assert difference_at_best([run(0, loss=2.0)], [run(0)]).high == np.inf
 
 
 def test_an_exponent_and_a_sensitivity_are_of_each_seed():

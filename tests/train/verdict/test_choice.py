@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.train.verdict.simulated import RATES, run, sweep
-from train.verdict.cells import of_one
+from train.verdict.cells import alone
 from train.verdict.choice import Choice, at_best, but_one_or_two, chosen
 
 TUNE = ("lr",)
@@ -19,7 +19,7 @@ def runs_of(losses: dict[float, tuple[float, ...]]) -> list[dict]:
 
 
 def said(runs: list[dict]) -> dict[int, float]:
-    return {seed: reading.value for seed, reading in of_one("loss", runs, runs, TUNE).first.items()}
+    return {seed: reading.value for seed, reading in alone("loss", runs, runs, TUNE).first.items()}
 
 
 def test_a_planted_bowl_gives_back_its_best_rate():
@@ -103,6 +103,23 @@ def test_a_rate_that_a_race_stopped_is_not_chosen_for_the_luck_of_its_seeds(fail
     assert chosen(better, TUNE) == (0.03,)
 
 
+def test_a_rate_with_several_runs_of_a_seed_is_compared_as_any_other():
+    """Two of each seed, as where another setting varies too; one, then three of the six fail at larger rates."""
+    dead = {(0.03, 0, 1), (0.1, 0, 0), (0.1, 1, 0), (0.1, 2, 1)}
+    level = {0.01: 2.51, 0.03: 2.57, 0.1: 2.7}
+    runs = [
+        run(3.3 if (lr, seed, k) in dead else level[lr] + 0.05 * k + 0.1 * seed,
+            "stuck" if (lr, seed, k) in dead else "worked", lr=lr, seed=seed, warmup=k)
+        for lr in level for seed in range(3) for k in range(2)
+    ]  # fmt: skip
+    assert chosen(runs, TUNE) == (0.01,)
+
+
+def test_who_did_not_run_has_no_voice_to_lose():
+    runs = sweep(noise=1e-3, seeds=3)
+    assert Choice(runs, TUNE).without([(7,), (0, 7)]) == Choice(runs, TUNE).without([(), (0,)])
+
+
 def test_where_nothing_works_the_smallest_rate_is_chosen_in_whatever_order_they_ran():
     runs = [run(loss, "stuck", lr=lr) for lr, loss in ((0.03, 3.3), (0.01, 3.4), (0.1, None))]
     for order in itertools.permutations(runs):
@@ -126,4 +143,4 @@ def test_a_seed_that_says_nothing_at_some_of_the_rates_is_judged_at_the_others()
     runs = runs_of({0.01: (2.5, 2.6, 2.55), 0.03: (2.3, 2.7, 2.75)})
     runs = [r for r in runs if (r["args"]["seed"], r["args"]["lr"]) != (1, 0.03)]
     assert said(runs)[1] == 2.6
-    assert math.isfinite(of_one("loss", runs, runs, TUNE).spread.mutual)
+    assert math.isfinite(alone("loss", runs, runs, TUNE).spread.mutual)

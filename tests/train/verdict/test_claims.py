@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.train.verdict.simulated import RATES, run, sweep
-from train.verdict.cells import of_one
+from train.verdict.cells import alone
 from train.verdict.claims import claims, draw
 from train.verdict.question import Question
 from train.verdict.runs import by
@@ -132,7 +132,7 @@ def test_where_rates_are_close_the_choice_of_one_is_paid_for():
         (drawn,) = [each for each in draw(runs, PLACEMENT) if each.evidence is not None]
         low, high = drawn.evidence.interval(0.05)
         held.append(low <= 0 <= high)
-        pre, post = (of_one("loss", own, own, ("lr",)).first for own in by(runs, "placement").values())
+        pre, post = (alone("loss", own, own, ("lr",)).first for own in by(runs, "placement").values())
         differences = [pre[seed].value - post[seed].value for seed in range(8)]
         by_spread_alone.append(stats.ttest_1samp(differences, 0).pvalue > 0.05)
     assert np.mean(held) >= 0.94 > np.mean(by_spread_alone)

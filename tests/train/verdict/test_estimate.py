@@ -1,5 +1,7 @@
 """Contrasts against other paths to the same numbers, and how often their intervals hold what is true."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -62,6 +64,31 @@ def test_the_text_adds_the_variance_of_windows_that_all_seeds_share(rng=np.rando
     expected = d_NW.mean(axis=0).var(ddof=1) / w - interaction / (n * w)
     assert e.text == pytest.approx(expected, rel=1e-6)
     assert e.error == pytest.approx(d_NW.mean(axis=1).std(ddof=1) / np.sqrt(n))
+
+
+def test_errors_that_are_not_the_differences_by_hand():
+    """One cell of 3 blocks: variance 7 of one error, covariance 2 of two. Var of the mean (7 + 2 x 2) / 3."""
+    e = contrast(np.array([[1.0, 2.0, 6.0]]), [1.0], away_CN=np.array([[-2.0, -1.0, 3.0]]), mutual_C=[2.0])
+    assert e.value == 3
+    assert e.error == pytest.approx(math.sqrt((7 + 2 * 2) / 3))
+    assert e.dof == pytest.approx(2)
+
+
+def test_what_seeds_owe_each_other_counts_in_the_degrees_of_freedom(rng=np.random.default_rng(4)):
+    """A cell whose seeds hang together makes most of the error, and has few blocks."""
+    away_CN, seeds_CN = rng.normal(size=(3, 5)), np.arange(15).reshape(3, 5)
+    bare, owing = (contrast(away_CN, pooled(3), seeds_CN=seeds_CN, mutual_C=c) for c in ([0, 0, 0], [9, 0, 0]))
+    spread_C = away_CN.var(axis=1, ddof=1) + np.array([36, 0, 0])
+    assert owing.error == pytest.approx(math.sqrt(spread_C.sum() / 5 / 9))
+    assert owing.dof == pytest.approx(spread_C.sum() ** 2 / np.sum(spread_C**2 / 4))
+    assert owing.dof < bare.dof
+
+
+def test_cells_of_the_same_seeds_share_what_these_owe_each_other():
+    """The same cell twice is that cell."""
+    d_CN = np.array([[1.0, 2.0, 6.0]])
+    once, twice = (contrast(np.tile(d_CN, (n, 1)), pooled(n), mutual_C=[2.0] * n) for n in (1, 2))
+    assert twice.error == pytest.approx(once.error)
 
 
 @pytest.mark.parametrize("level", [0.2, 0.05, 0.001])

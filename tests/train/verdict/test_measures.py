@@ -48,6 +48,12 @@ def test_a_seed_that_did_not_run_at_the_rate_is_left_out():
     assert read("loss", runs).keys() == {0, 1}
 
 
+def test_a_seed_that_a_race_sent_elsewhere_says_nothing_of_the_range_around_the_best_rate():
+    runs = [run(2.4, lr=lr, seed=s) for s in range(3) for lr in (0.01, 0.03)]
+    runs += [run(2.9, lr=0.003, seed=s) for s in range(4)]
+    assert read("largest rate", runs).keys() == read("usable range", runs).keys() == {0, 1, 2}
+
+
 def test_slow_runs_say_nothing_of_failing_and_their_loss_counts():
     runs = [run(3.6, "slow", seed=0), run(2.5, seed=1)]
     assert read("failure", runs) == {1: 0.0}

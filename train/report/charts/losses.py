@@ -19,7 +19,7 @@ from train.report.charts.chart import (
     titled,
     with_room,
 )  # fmt: skip
-from train.verdict.cells import estimate_of, of_one
+from train.verdict.cells import alone, estimate_of
 from train.verdict.choice import alive, chosen, is_usable
 from train.verdict.outcome import FAILED
 from train.verdict.runs import Result, by, loss_of
@@ -163,7 +163,7 @@ def _sensitivity(sweep: Sweep, name: str) -> list[Mark]:
     marks = []
     for size, everyone in sweep.sizes:
         own, at = sweep.arms.of(everyone).get(name, []), sweep.called(size)
-        cell = of_one("lr sensitivity", own, everyone, ("lr",)) if own else None
+        cell = alone("lr sensitivity", own, everyone, ("lr",)) if own else None
         if cell is not None and len(cell.first) > 1:
             estimate = estimate_of([cell], [1.0])
             low, high = estimate.interval()

@@ -4,7 +4,7 @@ from collections import Counter
 
 from train.report.arms import Sweep, categories, rate
 from train.report.charts.chart import Chart, Mark, Panel, Plot, add_marks, log_rates, titled
-from train.verdict.cells import estimate_of, of_one
+from train.verdict.cells import alone, estimate_of
 from train.verdict.outcome import OUTCOMES
 from train.verdict.runs import by
 
@@ -28,7 +28,7 @@ def usable(sweep: Sweep) -> Chart | str:
     for name, runs in sweep.arms.of(sweep.results).items():
         marks = []
         for size, own in sweep.by_size(runs):
-            cell = of_one("largest rate", own, own, ("lr",))
+            cell = alone("largest rate", own, own, ("lr",))
             readings = list(cell.first.values())
             if len(readings) > 1:
                 estimate = estimate_of([cell], [1.0])
