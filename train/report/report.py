@@ -27,6 +27,7 @@ from train.report.record import fault
 from train.report.summary import Summary, summary_of
 from train.verdict.asked import in_words
 from train.verdict.claims import Claim, claims
+from train.verdict.number import number_of
 from train.verdict.outcome import OUTCOMES
 from train.verdict.question import Question
 from train.verdict.runs import Result, by
@@ -40,7 +41,7 @@ METHOD = (
     "learning rates that the other seeds vote for. The intervals of this page hold all together: "
     "Student's t with clusters by seed, the text's own share added, Bonferroni over effects and over cells; p agrees "
     "with them. Better: the interval leaves out zero. The same: it lies within the smallest difference that matters. "
-    "Not separable: neither. Runs that fail are counted, and are in no mean."
+    "Not separable: neither. Runs that fail are number_of, and are in no mean."
 )
 AGAIN = "This question was looked at before with fewer seeds: the intervals are those of a confidence sequence."
 MARKS = {  # of the legend, as paths around 0
@@ -238,7 +239,7 @@ def _answer(results: Sequence[Result], question: Question | None, said: Sequence
     """The lines at the top: how many runs, how they ended, and what can be said over all cells."""
     counts = Counter(r["outcome"] for r in results)
     ended = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
-    lines = [f"{len(results)} runs: {ended}."]
+    lines = [f"{number_of(len(results), 'run')}: {ended}."]
     if question is None:
         return [*lines, "Nothing was compared: only seeds differ."]
     lines[0] += f" Asked: {in_words(question, [r['args'] for r in results])}."

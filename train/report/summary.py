@@ -7,6 +7,7 @@ from typing import Any
 
 from train.report.arms import Sweep
 from train.verdict.claims import Claim
+from train.verdict.number import number_of
 from train.verdict.outcome import OUTCOMES
 from train.verdict.question import MEASURES, RATES, SEED, Question, arms_of, label, values_of
 from train.verdict.runs import Result
@@ -103,7 +104,7 @@ def _scope(results: Sequence[Result]) -> str:
     steps = _range([len(r["loss"]) * r["loss_every"] for r in whole], "steps")
     tokens = _range([r["tokens"] for r in whole], "tokens")
     many = f"up to {seeds} seeds a cell" if seeds > 1 else "one seed a cell"
-    told = f"{len(results)} runs, {many}, of {sizes}; {steps} or {tokens} each: {ended}."
+    told = f"{number_of(len(results), 'run')}, {many}, of {sizes}; {steps} or {tokens} each: {ended}."
     return f"{told} All intervals hold together with 95 %."
 
 

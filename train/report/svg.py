@@ -23,7 +23,7 @@ STYLE = (
 
 
 def losses_by_size(sweep: Sweep) -> str:
-    """Validation loss against the size as SVG; a hollow mark is an arm of which no run worked."""
+    """Validation loss against the size as SVG; a hollow mark is an arm of which every run failed."""
     arms = sweep.arms
     lines = {name: best_of(sweep, runs) for name, runs in arms.of(sweep.results).items()}
     every = [point for points in lines.values() for point in points]
@@ -59,18 +59,18 @@ def losses_by_size(sweep: Sweep) -> str:
     for k, (name, points) in enumerate(lines.items()):
         shift = DODGE * (k - (len(lines) - 1) / 2)
         parts += _arm(
-            [(x(p.size) + shift, y(p.mean), y(p.low), y(p.high), p.worked) for p in points], arms.styles[name]
+            [(x(p.size) + shift, y(p.mean), y(p.low), y(p.high), p.failed) for p in points], arms.styles[name]
         )
-    parts += _legend(arms, legend, any(not point.worked for point in every))
+    parts += _legend(arms, legend, any(point.failed for point in every))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def _arm(places: Sequence[tuple[float, float, float, float, bool]], style: Style) -> Iterator[str]:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, *_ in places)
     yield f'<polyline points="{line}" fill="none" {_stroke(style)}/>'
-    for x, y, low, high, worked in places:
+    for x, y, low, high, failed in places:
         yield f'<path d="M{x:.1f} {low:.1f}V{high:.1f}m-4 0h8M{x - 4:.1f} {low:.1f}h8" stroke="{style.colour}"/>'
-        yield _mark(x, y, style, hollow=not worked)
+        yield _mark(x, y, style, hollow=failed)
 
 
 class Place(NamedTuple):
@@ -101,7 +101,7 @@ def _legend(arms: Arms, places: Sequence[Place], failed: bool) -> Iterator[str]:
         yield _text(x + 33, y + 4, name)
     if failed:
         y = 64 + ROW * places[-1].row
-        yield _text(LEFT, y, "hollow: at no rate did any run learn from context", kind="faint")
+        yield _text(LEFT, y, "hollow: every run failed", kind="faint")
 
 
 def _mark(x: float, y: float, style: Style, *, hollow: bool) -> str:

@@ -29,6 +29,7 @@ from train.sweep.results import Results
 from train.sweep.status import Status, Work, in_words
 from train.sweep.workers import BEAT, Crew, Turn, crew_of, results_of_workers
 from train.trackers import TRACKERS, numbers_in, told
+from train.verdict.number import number_of
 from train.verdict.question import Question, varying
 from train.verdict.runs import Result
 
@@ -68,7 +69,9 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
                 known = known_of(grid.cells, results, question, beside)
                 missing = missing_of(grid.cells, results, question, beside)
                 best = best_of(folder, config, grid.cells, question)
-                bar.say(f"{folder.name}: {len(grid.cells)} cells, {len(known)} known, {len(missing)} to run")
+                bar.say(
+                    f"{folder.name}: {number_of(len(grid.cells), 'cell')}, {len(known)} known, {len(missing)} to run"
+                )
                 if not missing:
                     shelf.clear()
                     status.plan(len(grid.cells), list(known.values()), {})
@@ -114,7 +117,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
                 sweep.check(groups[-1])
                 if ran:
                     programs = {program_of(cell) for cell in missing}
-                    bar.say(f"{len(programs)} training programs for {len(missing)} runs")
+                    bar.say(f"{number_of(len(programs), 'training program')} for {number_of(len(missing), 'run')}")
                 else:
                     bar.say(f"other workers are at the last {len(missing)} cells of {len(grid.cells)}; this one waits")
                     wait_for(groups, sweep, crew, is_done)

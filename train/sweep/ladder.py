@@ -14,6 +14,7 @@ from train.config import Config
 from train.errors import UserError
 from train.sweep.ask import question_for
 from train.verdict.ladder import FEWEST_RUNGS, FEWEST_SEEDS, LEAST_FIT, LEVEL, Gain, Law, fit, gain
+from train.verdict.number import number_of
 from train.verdict.outcome import WORKED
 from train.verdict.question import SEED, Arm, Question, arms_of, pairs_of, place_of
 from train.verdict.runs import Result, by, loss_of
@@ -105,7 +106,7 @@ def _rungs(results: Sequence[Result], arm: Arm, question: Question) -> list[Rung
 
 def _flaw(rate: float, rates: list[float], runs: Sequence[Result]) -> str:
     if len(rates) < FEWEST_RATES:
-        return f"{len(rates)} rates were tried, {FEWEST_RATES} are needed"
+        return f"{number_of(len(rates), 'rate')} tried, {FEWEST_RATES} are needed"
     if rate in (rates[0], rates[-1]):
         return (
             f"no interior optimum: the best rate, {rate:g}, is the {'least' if rate == rates[0] else 'largest'} tried"
@@ -141,7 +142,8 @@ def _worth(arm: Arm, one: Arm, rungs: Mapping[str, list[Rung]], faults: Mapping[
         return Worth(arm.name, one.name, None, f"they have {len(mine)} and {len(others)} sizes")
     seeds = _seeds(mine, others)
     if len(seeds) < FEWEST_SEEDS:
-        return Worth(arm.name, one.name, None, f"{len(seeds)} seeds ran at every rung, {FEWEST_SEEDS} are needed")
+        ran = number_of(len(seeds), "seed")
+        return Worth(arm.name, one.name, None, f"{ran} ran at every rung, {FEWEST_SEEDS} are needed")
     found = gain(_measured(others, seeds), _measured(mine, seeds), level=level)
     return Worth(arm.name, one.name, found, _doubt(found))
 

@@ -11,6 +11,7 @@ from train.sweep.kept import home_of, strangers
 from train.sweep.plans import groups_at_once, plan_for, weight_of
 from train.sweep.results import Results
 from train.sweep.status import PROGRAMS, time_left
+from train.verdict.number import number_of
 
 STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
 
@@ -24,10 +25,11 @@ def preview(config: Config) -> str:
     _, cells, why = grown(config, question, config, corpus, results)
     groups, races = groups_of(missing_of(cells, results)), question is not None and question.run == "racing"
     swept = sorted({name for cell in config.cells for name in cell})
-    lines = [f"{config.name}: {len(cells)} cells over {', '.join(swept) or 'nothing'}"]
+    lines = [f"{config.name}: {number_of(len(cells), 'cell')} over {', '.join(swept) or 'nothing'}"]
     lines += [*said, *why]
     lines += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
-    lines += [f"{len(cells) - sum(len(group.cells) for group in groups)} have results, {len(groups)} compilations"]
+    known = len(cells) - sum(len(group.cells) for group in groups)
+    lines += [f"{known} have results, {number_of(len(groups), 'compilation')}"]
     if groups:
         plan = plan_for(groups[0], corpus)
         a_flop, a_weight = plan.seconds / groups[0].flops_a_step, PROGRAMS * (plan.compilation or 0.0)
@@ -37,6 +39,6 @@ def preview(config: Config) -> str:
         together = held[-groups_at_once() :]
         size = f"at most {sum(together) / 1e6:,.1f} MB for parameters, gradients and moments"
         lines += [plan.reason, f"{size}; groups at once: {len(together)}"]
-        took = f"{training} of training, {compiling} of compilation, {groups_at_once()} groups at once"
+        took = f"{training} of training, {compiling} of compilation, {number_of(groups_at_once(), 'group')} at once"
         lines += [f"{'at most' if races else 'about'} {clock(time_left(parts, groups_at_once()))}: {took}"]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from train.run.progress import clock
 from train.sweep import status
 from train.sweep.kept import answered
 from train.sweep.workers import at_work, results_of_workers, told_of
+from train.verdict.number import number_of
 from train.verdict.outcome import FAILED, WORKED
 from train.verdict.question import Question, arms_of, varying
 
@@ -86,7 +87,7 @@ def _of_sweep(folder: Path) -> View:
             return View(
                 title=folder.name,
                 state=state,
-                far=f"{said['known']} done, {running} running, {_rest(said, running)} left of {said['cells']} runs",
+                far=_far(said["known"], running, said["cells"]),
                 share=said["known"] / max(1, said["cells"]),
                 left=None if left is None else max(0.0, left - time.time() + said["updated"]),
                 counts=said["outcomes"],
@@ -115,8 +116,7 @@ def _of_workers(folder: Path, homes: Sequence[Path]) -> View:
     return View(
         title=folder.name,
         state=status.RUNNING,
-        far=f"{len(results)} done, {running} running, {max(0, cells - len(results) - running)} left of {cells} runs; "
-        f"workers: {len(homes)}",
+        far=f"{_far(len(results), running, cells)}; workers: {len(homes)}",
         share=len(results) / max(1, cells),
         counts=Counter(record["outcome"] for record in results),
         curves=curves,
@@ -124,26 +124,26 @@ def _of_workers(folder: Path, homes: Sequence[Path]) -> View:
     )
 
 
-def _rest(said: Mapping[str, Any], running: int) -> int:
-    """Runs that have not begun; a race may yet leave some of them out."""
-    return max(0, said["cells"] - said["known"] - running)
+def _far(done: int, running: int, cells: int) -> str:
+    """How far a sweep is; of the runs that have not begun, a race may yet leave some out."""
+    return f"{done} done, {running} running, {max(0, cells - done - running)} left of {number_of(cells, 'run')}"
 
 
 def _of_group(group: Mapping[str, Any]) -> Curve:
     if group["phase"] == status.COMPILING:
-        return Curve(group["title"], f"{group['alive']} runs, compiling", group["best"])
+        return Curve(group["title"], f"{number_of(group['alive'], 'run')}, compiling", group["best"])
     known = {name: [loss for loss in group[name] if loss is not None] for name in ("best", "median")}
     losses = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in known.items() if curve)
-    step = f"{group['alive']} runs at step {group['step']} of {group['steps']}"
+    step = f"{number_of(group['alive'], 'run')} at step {group['step']} of {group['steps']}"
     return Curve(group["title"], f"{step}: loss {losses}" if losses else step, group["median"])
 
 
 def _of_results(folder: Path, state: str, cells: int | None) -> View:
     """A sweep that is not at work: its results, with the best run of each arm."""
     if not (folder / "results.jsonl").exists():
-        return View(folder.name, state, f"0 done of {cells} runs" if cells else "no run is done", 0.0)
+        return View(folder.name, state, f"0 done of {number_of(cells, 'run')}" if cells else "no run is done", 0.0)
     question, results = answered(folder)
-    of = "" if cells is None else f" of {cells} runs"
+    of = "" if cells is None else f" of {number_of(cells, 'run')}"
     names = varying([record["args"] for record in results])
     return View(
         title=folder.name,

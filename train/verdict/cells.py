@@ -12,6 +12,7 @@ import numpy as np
 from train.verdict.choice import Choice, at_best, is_usable
 from train.verdict.estimate import Estimate, contrast
 from train.verdict.measures import FUNCTIONS, Read, Reading, Readings, Side, choosers
+from train.verdict.number import number_of
 from train.verdict.question import SIZES, Arm, Question, place_of
 from train.verdict.runs import Result, by
 from train.verdict.said import Said
@@ -24,8 +25,8 @@ BUDGET_TOLERANCE = 0.05  # of each: a norm's bias is within it, a wider layer is
 ROUNDED = 1e-5  # nats: a record has six digits
 
 UNREAD = {  # why too little is read of both arms
-    "loss": "too few runs of both work",
-    "growth": "too few runs of both work",
+    "loss": "too few runs of both did not fail",
+    "growth": "too few runs of both did not fail",
     "seconds": "the seeds of an arm were timed together, which is one timing and has no error",
 }
 
@@ -174,7 +175,7 @@ def _reason(
         return f"the arms were given different grids of {', '.join(tune)}"
     both = _seeds(*pair)
     if len(both) < FEWEST_SEEDS:
-        return f"{len(both)} seeds ran, {FEWEST_SEEDS} are needed"
+        return f"{number_of(len(both), 'seed')} ran, {FEWEST_SEEDS} are needed"
     if question.match is None and not set(question.compare) & set(SIZES):
         for budget in BUDGETS:
             first, second = (max(run[budget] for run in runs) for runs in pair)  # a run that stopped took less
@@ -184,7 +185,7 @@ def _reason(
         return ""
     judged = [list(at_best(runs, tune, choice=c).values()) for runs, c in zip(pair, choices, strict=True)]
     if not any(map(is_usable, judged)):
-        return "no run of either works"
+        return "most runs of both arms fail"
     if tune and len(grids[0]) < 2:
         return "only one rate was tried"
     for runs, choice in zip(judged, choices, strict=True):

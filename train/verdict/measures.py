@@ -50,7 +50,7 @@ Read = Callable[[Side, Rates], Readings]  # a measure: what each seed says if it
 
 
 def loss(side: Side, rates: Rates) -> Readings:
-    """Validation loss of what works."""
+    """Validation loss of what did not fail."""
     runs = side.at(rates).items()
     return {seed: Reading(loss_of(r), windows_of(r)) for seed, r in runs if r["outcome"] not in FAILED}
 
@@ -118,7 +118,7 @@ def _range(outcomes: Mapping[float, str], grid: Sequence[float], best: float) ->
 
 
 def sensitivity(side: Side, rates: Rates) -> Readings:
-    """Mean loss over the rates at which every run of both arms works, less that at the best one, for each seed.
+    """Mean loss over the rates at which no run of either arm fails, less that at the best one, for each seed.
 
     Wortsman et al. 2023, section 2.2.
     """

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import chdtri, ncfdtr, stdtrit
 
 from train.verdict.estimate import LEVEL, Estimate
+from train.verdict.number import number_of
 
 POWER = 0.8  # the chance to see the difference
 SURE = 0.8  # the chance that the spread lies where the range of seeds was taken from
@@ -31,7 +32,7 @@ class Needed(NamedTuple):
         if self.few is None:
             return f"{MOST_SEEDS} seeds or more"
         many = f"more than {MOST_SEEDS}" if self.many is None else f"{self.many}"
-        return f"{self.few} seeds" if self.few == self.many else f"{self.few} to {many} seeds"
+        return number_of(self.few, "seed") if self.few == self.many else f"{self.few} to {many} seeds"
 
 
 class Plan(NamedTuple):

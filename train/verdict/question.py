@@ -41,12 +41,16 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "loss": Measure("validation loss of the runs that worked", "nats"),
-    "failure": Measure("probability that a run does not work", "share of runs"),
-    "largest rate": Measure("the largest rate at which at least half of the seeds work", "octaves", over="lr"),
+    "loss": Measure("validation loss of the runs that did not fail", "nats"),
+    "failure": Measure("probability that a run fails, slow ones aside", "share of runs"),
+    "largest rate": Measure("the largest rate up to which a seed works, from the best one on", "octaves", over="lr"),
     "usable range": Measure("how far apart the smallest and the largest usable rates are", "octaves", over="lr"),
-    "lr sensitivity": Measure("mean loss over the rates at which both arms work, less the best one", "nats", over="lr"),
-    "depth reach": Measure("the largest depth that works at the best rate of the shallowest", "blocks", over="depth"),
+    "lr sensitivity": Measure(
+        "mean loss over the rates at which no run of either arm fails, less that at the best one", "nats", over="lr"
+    ),
+    "depth reach": Measure(
+        "the largest depth up to which a seed does not fail at the best rate of the shallowest", "blocks", over="depth"
+    ),
     "growth": Measure("exponent with which the residual stream grows with depth", "power of depth", over="depth"),
     "seconds": Measure("time of a step, without compilation and evaluation", "seconds"),
     "bytes": Measure("cache that each token adds, in 16 bits", "bytes"),

@@ -21,12 +21,13 @@ from train.errors import UserError
 from train.report import svg
 from train.report.arms import DARK, LIGHT, Sweep
 from train.report.charts import CHARTS, FIRST, Chart
+from train.report.charts.chart import whole
 from train.report.charts.curves import curves
 from train.report.charts.losses import best_of, by_rate, by_size, sensitivities
 from train.report.charts.profile import by_layer, gradients
 from train.report.charts.rates import outcomes
 from train.report.report import BUDGETS, COLUMNS, markdown, row, say_verdicts, write_report
-from train.verdict.question import Question, question_of
+from train.verdict.question import MEASURES, Question, question_of
 from train.verdict.runs import packed
 from train.verdict.words import sentence
 
@@ -440,13 +441,40 @@ def test_the_answer_names_who_fails_everywhere(results, tmp_path):
               for r in results]  # fmt: skip
     answer = report_on(failed, tmp_path).answer
     assert any(line.startswith("pre fails less often than post, 0 of 24 runs against 24 of 24") for line in answer)
-    assert any(line.startswith("pre against post, loss: withheld: too few runs of both work") for line in answer)
+    assert any(
+        line.startswith("pre against post, loss: withheld: too few runs of both did not fail") for line in answer
+    )
+
+
+def test_runs_that_are_slow_count_as_those_that_work_do_and_the_words_say_so(results):
+    slow = [{**r, "outcome": "slow"} if r["outcome"] == "worked" else r for r in results]
+    for key, entry in {"best": FIRST["best"], **{key: CHARTS[key] for key in ("losses", "sensitivity")}}.items():
+        ours, theirs = (entry.draw(swept(runs)) for runs in (slow, results))
+        assert ours.finding == theirs.finding and "work" not in f"{entry.caption} {ours.finding}", key
+        for mine, other in zip(ours.panels, theirs.panels, strict=True):
+            for one, two in zip(mine.plot.traces, other.plot.traces, strict=True):
+                np.testing.assert_array_equal(one["y"], two["y"])
+    for name in ("loss", "failure", "lr sensitivity", "depth reach"):
+        assert "work" not in MEASURES[name].what
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"), [(2, [1, 2]), (12, [*range(1, 13)]), (13, [*range(2, 13, 2)]), (96, [*range(10, 91, 10)])]
+)
+def test_blocks_are_whole_numbers(last, ticks):
+    assert whole(last)["tickvals"] == ticks
+
+
+def test_the_axis_of_blocks_has_the_blocks_of_the_deepest_arm(results):
+    plot = by_layer(swept([r for r in results if r["args"]["depth"] == 2] or results)).panels[0].plot
+    deepest = max(len(trace["x"]) for trace in plot.traces)
+    assert plot.layout["xaxis"]["tickvals"] == whole(deepest)["tickvals"]
 
 
 def test_no_chart_ranks_dead_runs(results, tmp_path):
     """Where post-norm fails at every rate it has no bar, whatever its losses; nor has anybody beside it."""
     failed = [{**r, "outcome": "stuck", "val_loss": 3.3} if r["args"]["placement"] == "post" else r for r in results]
-    assert sensitivities(swept(failed)) == "Nowhere are there two learning rates at which every run of all arms works."
+    assert sensitivities(swept(failed)) == "Nowhere are there two learning rates at which no run of any arm fails."
     report_on(failed, tmp_path)
     assert "sensitivity" not in data_of(tmp_path)["charts"]
     (panel,) = data_of(tmp_path)["charts"]["usable"]["panels"]
@@ -455,7 +483,7 @@ def test_no_chart_ranks_dead_runs(results, tmp_path):
 
 
 def test_the_small_figure_has_a_mark_for_every_arm_and_depth_at_its_place(written, results):
-    """Heights are linear in the loss: from two marks the others follow. Hollow marks are arms that worked nowhere."""
+    """Heights are linear in the loss: from two marks the others follow. Hollow marks failed everywhere."""
     root = ElementTree.fromstring((written[1] / "figure.svg").read_text(encoding="utf8"))
     marks = [m for m in root.findall("{*}circle") if float(m.get("cy")) > 60]  # below the legend
     losses = []
@@ -497,7 +525,7 @@ def test_a_single_rate_leaves_out_what_needs_several_and_withholds_no_verdict_at
 
 def test_a_single_seed_withholds_every_verdict_and_says_why(tmp_path):
     report = report_on(sweep(seed=(0,)), tmp_path)
-    assert {sentence(claim) for claim in report.claims} == {"withheld: 1 seeds ran, 3 are needed"}
+    assert {sentence(claim) for claim in report.claims} == {"withheld: 1 seed ran, 3 are needed"}
 
 
 def test_widths_are_not_averaged_into_one_curve(tmp_path):

@@ -94,7 +94,7 @@ def test_pointing_at_a_run_says_what_it_is(opened):
     )
     page.wait_for_selector("#panels-losses .hoverlayer .hovertext")
     text = " ".join(page.locator("#panels-losses .hoverlayer .hovertext text").all_text_contents())
-    assert re.search(r"learning rate 0\.\d+.*(seed \d|of 3 seeds work)", text)
+    assert re.search(r"learning rate 0\.\d+.*(seed \d|of 3 seeds failed)", text)
 
 
 def test_a_name_of_the_legend_hides_its_arm_in_every_chart_and_in_the_table(opened):

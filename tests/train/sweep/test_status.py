@@ -83,7 +83,7 @@ def test_a_sweep_at_work_is_seen_from_beside(at_work):
     assert seen.counts == {"worked": 2, "stuck": 1}
     assert seen.failures == ["lr=0.1 seed=1: diverged at step 50"]
     (curve,) = seen.curves
-    assert (curve.title, curve.said) == ("norm=a", "1 runs at step 50 of 100: loss best 2.500, median 2.500")
+    assert (curve.title, curve.said) == ("norm=a", "1 run at step 50 of 100: loss best 2.500, median 2.500")
     assert text.startswith(f"{folder.name}  running, about 11:15 left\n") and "lr=0.1 seed=1: diverged" in text
 
 

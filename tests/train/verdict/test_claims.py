@@ -154,7 +154,7 @@ def test_an_arm_that_works_nowhere_is_a_finding_and_no_loss_is_compared():
     assert sentence(the_effect(runs, measure="failure")).startswith(
         "pre fails less often than post, 0 of 8 runs against 8 of 8"
     )
-    assert sentence(the_effect(runs)) == "withheld: too few runs of both work"
+    assert sentence(the_effect(runs)) == "withheld: too few runs of both did not fail"
 
 
 def test_of_two_arms_that_both_fail_everywhere_none_is_called_better():
@@ -226,7 +226,7 @@ def test_cells_that_are_left_out_of_an_effect_are_named_with_the_reason():
     runs = sweep(post_is_worse(0.1), fails=fails, depth=(2, 4, 8), **AXES)
     claim = the_effect(runs, Question(compare=("placement",), across=("depth",)))
     assert (claim.answer, claim.where) == ("better", "depth 2, 4")
-    assert claim.reason == "without depth 8: too few runs of both work"
+    assert claim.reason == "without depth 8: too few runs of both did not fail"
 
 
 def test_what_is_withheld_does_not_burden_the_others():

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 FIRST = {  # on the first screen, beside the answer
     "best": Entry(
         "Loss at the best learning rate",
-        "Mean over seeds with its 95 % interval; hollow where no run worked.",
+        "Mean over the seeds that did not fail with its 95 % interval; hollow where every run failed.",
         by_size,
     ),
     "usable": Entry(
@@ -36,21 +36,21 @@ FIRST = {  # on the first screen, beside the answer
 CHARTS = {
     "losses": Entry(
         "Loss against learning rate",
-        "Mean over the seeds that work with its 95 % interval; a small mark is a run, a cross one that failed. Bars at "
-        "the bottom: rates that at least half of the seeds can use. Dashed: what a model would lose that knows nothing "
-        "(log V), the frequency of tokens, or the one token before.",
+        "Mean over the seeds that did not fail with its 95 % interval; a small mark is a run, a cross one that failed. "
+        "Bars at the bottom: rates at which at least half of the seeds did not fail. Dashed: what a model would lose "
+        "that knows nothing (log V), the frequency of tokens, or the one token before.",
         by_rate,
     ),
     "outcomes": Entry(
         "How runs ended",
         "A bar is an arm at one learning rate, its parts are runs. Slow: still falling, undertrained; stuck: flat at "
-        "what the frequency of tokens gives; spiked: works, after a rise.",
+        "what the frequency of tokens gives; spiked: works, after a rise. Diverged and stuck runs failed.",
         outcomes,
     ),
     "sensitivity": Entry(
         "LR sensitivity",
-        "Mean loss over the learning rates at which every run of all arms works, less that at the best one: lower is "
-        "more forgiving (Wortsman et al. 2023).",
+        "Mean loss over the learning rates at which no run of any arm fails, less that at the best one: lower is more "
+        "forgiving (Wortsman et al. 2023).",
         sensitivities,
     ),
     "layers": Entry(

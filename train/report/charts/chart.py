@@ -4,6 +4,7 @@ A trace says in its `meta` what it is of, so that a page can hide it: `arm`; `ru
 `runs`, that of each of its points.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from train.verdict.runs import Result
 REFERENCES = {"log_vocab": "log V", "unigram_entropy": "unigram entropy", "bigram_entropy": "bigram entropy"}
 FAINT = "rgba(128,128,128,0.6)"
 MOST_LEVEL = 5  # rates whose names fit side by side
+MOST_WHOLE = 12  # ticks of an axis of counts
 FREE: Mapping[str, Any] = {}
 
 
@@ -71,6 +73,14 @@ def log_rates(rates: Sequence[float]) -> dict[str, Any]:
     ends = [float(np.log10(rates[0]) - room), float(np.log10(rates[-1]) + room)]
     ticks = {"tickmode": "array", "tickvals": list(rates), "ticktext": [rate(value) for value in rates]}
     return {"type": "log", "range": ends, "tickangle": -40 if len(rates) > MOST_LEVEL else 0, **ticks}
+
+
+def whole(last: int) -> dict[str, Any]:
+    """Ticks of an axis of counts from 1 to `last`: whole numbers, MOST_WHOLE at most."""
+    apart = next(step for power in itertools.count() for step in (10**power, 2 * 10**power, 5 * 10**power)
+                 if last <= step * MOST_WHOLE)  # fmt: skip
+    ticks = list(range(1, last + 1)) if apart == 1 else list(range(apart, last + 1, apart))
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
 
 
 def titled(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from train.report.arms import Sweep, rate
 from train.report.charts.chart import Chart, Panel, Plot, faint, of_run, references, titled
 from train.report.charts.losses import best_of
 from train.report.charts.profile import mean_of
+from train.verdict.number import number_of
 from train.verdict.outcome import FAILED
 from train.verdict.runs import Result, by
 
@@ -27,13 +28,12 @@ def curves(sweep: Sweep) -> Chart | str:
             panels.append(Panel(place=(sweep.called(size), rate(lr)), plot=_panel(sweep, runs)))
     size, group = sweep.by_size(told)[-1]
     best = [b for runs in sweep.arms.of(group).values() for b in best_of(sweep, runs)]
-    start = (
-        (sweep.called(size), rate(min(best, key=lambda b: (not b.worked, b.mean)).rate)) if best else panels[-1].place
-    )
+    start = (sweep.called(size), rate(min(best, key=lambda b: (b.failed, b.mean)).rate)) if best else panels[-1].place
     failed = sum(r["outcome"] in FAILED for r in told)
+    ran = number_of(len(told), "run")
     return Chart(
         panels=panels, controls=(sweep.size or "runs", "learning rate"), start=start,
-        finding=f"{failed} of {len(told)} runs failed; first those of {start[0]} at its best learning rate",
+        finding=f"{failed} of {ran} failed; first those of {start[0]} at its best learning rate",
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ HEIGHT_OF_MARKS = 0.02  # between the marks of usable rates of two arms, as a sh
 
 
 class Best(NamedTuple):
-    """An arm of one size at its best rate: mean loss over seeds, its 95 % interval, and did any of its runs work."""
+    """An arm of one size at its best rate: mean loss over seeds, its 95 % interval, and did all of its runs fail."""
 
     size: int | None
     rate: float
@@ -38,18 +38,18 @@ class Best(NamedTuple):
     low: float
     high: float
     seeds: int
-    worked: bool
+    failed: bool
 
 
 def best_of(sweep: Sweep, runs: Sequence[Result]) -> list[Best]:
-    """One for each size, the smallest first; of what works at the best rate, or of all where nothing does."""
+    """One for each size, the smallest first; of what did not fail at the best rate, or of all where all did."""
     told = []
     for size, group in sweep.by_size(runs):
         (lr,) = chosen(group, ("lr",))
         at = [r for r in group if r["args"]["lr"] == lr]
         losses = [value for value in map(loss_of, alive(at) or at) if np.isfinite(value)]
         if losses:
-            told.append(Best(size, lr, *mean_interval(losses), len(losses), bool(alive(at))))
+            told.append(Best(size, lr, *mean_interval(losses), len(losses), not alive(at)))
     return told
 
 
@@ -59,25 +59,25 @@ def by_size(sweep: Sweep) -> Chart:
     (axis, places), last_size = sweep.stand(0.5), sweep.sizes[-1][0]
     best = {name: best_of(sweep, runs) for name, runs in arms.items()}
     for name, told in best.items():
-        marks = [Mark(places[name, b.size], b.mean, b.low, b.high, _said(sweep, name, b), not b.worked) for b in told]
+        marks = [Mark(places[name, b.size], b.mean, b.low, b.high, _said(sweep, name, b), b.failed) for b in told]
         add_marks(plot, name, sweep.arms.styles[name], marks)
     references(plot, sweep.results[0])
     heights = [end for told in best.values() for b in told for end in (b.low, b.high)]
     plot.axes(x=axis, y={**titled(LOSS), "range": with_room([*heights, *levels(sweep.results[0], heights)])})
     where = f" at {sweep.called(last_size)}" if sweep.size else ""
-    last = [(b.mean, name) for name, told in best.items() for b in told if b.worked and b.size == last_size]
-    said = f"lowest validation loss{where}: {min(last)[1]} {min(last)[0]:.3f} nats" if last else f"no arm worked{where}"
-    return Chart(panels=[Panel(place=(), plot=plot)], finding=said)
+    last = [(b.mean, name) for name, told in best.items() for b in told if not b.failed and b.size == last_size]
+    least = f"lowest validation loss{where}: {min(last)[1]} {min(last)[0]:.3f} nats" if last else ""
+    return Chart(panels=[Panel(place=(), plot=plot)], finding=least or f"every run failed{where}")
 
 
 def _said(sweep: Sweep, name: str, best: Best) -> str:
     at = f"{sweep.called(best.size)}, best learning rate {rate(best.rate)}"
-    dead = "" if best.worked else "<br>no run worked"
+    dead = "<br>every run failed" if best.failed else ""
     return f"{name}<br>{at}<br>{best.mean:.4f} [{best.low:.4f}, {best.high:.4f}], n = {best.seeds}{dead}"
 
 
 def by_rate(sweep: Sweep) -> Chart | str:
-    """Validation loss against the learning rate, a panel a size: means of what works, every run, and usable rates."""
+    """Validation loss against the learning rate, a panel a size: means of those alive, every run, usable rates."""
     if len(sweep.rates) < 2:
         return f"Only one learning rate was tried, {rate(sweep.rates[0])}."
     panels, said = [], []
@@ -94,19 +94,19 @@ def by_rate(sweep: Sweep) -> Chart | str:
             y={**titled(LOSS), "range": [low - len(arms) * HEIGHT_OF_MARKS * (high - low), high]},
         )
         panels.append(Panel(place=(sweep.called(size),), plot=plot))
-        best = min((b for runs in arms.values() for b in best_of(sweep, runs) if b.worked), default=None,
+        best = min((b for runs in arms.values() for b in best_of(sweep, runs) if not b.failed), default=None,
                    key=lambda b: b.mean)  # fmt: skip
-        said.append(f"{sweep.called(size)}: " + (f"lowest loss at {rate(best.rate)}" if best else "no run worked"))
+        said.append(f"{sweep.called(size)}: " + (f"lowest loss at {rate(best.rate)}" if best else "every run failed"))
     return Chart(panels=panels, controls=(sweep.size or "runs",), together=True, finding="; ".join(said))
 
 
 def _add_arm(plot: Plot, sweep: Sweep, name: str, runs: Sequence[Result]) -> None:
-    """The mean of what works at each rate, with its interval, and each run: a cross where it failed."""
+    """The mean of what did not fail at each rate, with its interval, and each run: a cross where it failed."""
     style, marks = sweep.arms.styles[name], []
     for (lr,), each in sorted(by(runs, "lr").items()):
-        if works := [loss_of(r) for r in alive(each)]:
-            mean, low, high = mean_interval(works)
-            said = f"{mean:.4f} [{low:.4f}, {high:.4f}]<br>{len(works)} of {len(each)} seeds work"
+        if losses := [loss_of(r) for r in alive(each)]:
+            mean, low, high = mean_interval(losses)
+            said = f"{mean:.4f} [{low:.4f}, {high:.4f}]<br>{len(each) - len(losses)} of {len(each)} seeds failed"
             marks.append(Mark(lr, mean, low, high, f"{name}<br>learning rate {rate(lr)}: {said}"))
     add_marks(plot, name, style, marks)
     plot.add(
@@ -126,7 +126,7 @@ def _add_arm(plot: Plot, sweep: Sweep, name: str, runs: Sequence[Result]) -> Non
 
 
 def _add_usable(plot: Plot, sweep: Sweep, name: str, runs: Sequence[Result], height: float) -> None:
-    """A bar over the rates at which at least half of the seeds work."""
+    """A bar over the rates at which at least half of the seeds did not fail."""
     usable = sorted(lr for (lr,), each in by(runs, "lr").items() if is_usable(each))
     if not usable:
         return
@@ -137,14 +137,14 @@ def _add_usable(plot: Plot, sweep: Sweep, name: str, runs: Sequence[Result], hei
         y=[height, height],
         mode="lines",
         line={"color": style.colour, "width": 4},
-        hovertext=f"{name}<br>usable from {rate(usable[0])} to {rate(usable[-1])}",
+        hovertext=f"{name}<br>at least half of the seeds did not fail from {rate(usable[0])} to {rate(usable[-1])}",
         hoverinfo="text",
         meta={"arm": name},
     )
 
 
 def sensitivities(sweep: Sweep) -> Chart | str:
-    """What a wrong learning rate costs an arm, over the rates at which every run of all arms works."""
+    """What a wrong learning rate costs an arm, over the rates at which no run of any arm fails."""
     if len(sweep.rates) < 2:
         return f"Only one learning rate was tried, {rate(sweep.rates[0])}."
     (axis, places), plot, said = sweep.stand(0.5), Plot(), []
@@ -153,7 +153,7 @@ def sensitivities(sweep: Sweep) -> Chart | str:
             add_marks(plot, name, style, marks)
             said.append(f"{name} {marks[-1].y:.2f}")
     if not said:
-        return "Nowhere are there two learning rates at which every run of all arms works."
+        return "Nowhere are there two learning rates at which no run of any arm fails."
     plot.axes(x=axis, y={**titled("LR sensitivity, nats per token"), "rangemode": "tozero"})
     return Chart(panels=[Panel(place=(), plot=plot)], finding=f"in nats, at the largest size it has: {', '.join(said)}")
 

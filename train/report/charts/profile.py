@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.report.arms import Sweep, rate
-from train.report.charts.chart import Chart, Panel, Plot, titled, with_room
+from train.report.charts.chart import Chart, Panel, Plot, titled, whole, with_room
 from train.verdict.choice import chosen
 from train.verdict.runs import Result
 from train.verdict.stats import loglog_slope
@@ -54,7 +54,8 @@ def _of_size(sweep: Sweep, called: str, best: Sequence[Result]) -> Iterator[Pane
             for name, runs in sweep.arms.of(seen).items():
                 profiles = [told[id(run)][step] for run in runs]
                 _add_profile(plot, sweep, name, profiles, rate(runs[0]["args"]["lr"]))
-            plot.axes(x=titled("block"), y={**titled(title), "range": ends})
+            deepest = max(len(trace["x"]) for trace in plot.traces)
+            plot.axes(x={**titled("block"), **whole(deepest)}, y={**titled(title), "range": ends})
             yield Panel(place=(called, title, str(step)), plot=plot)
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from train.report.arms import Sweep, categories, rate
 from train.report.charts.chart import Chart, Mark, Panel, Plot, add_marks, log_rates, titled
 from train.verdict.cells import alone, estimate_of
+from train.verdict.number import number_of
 from train.verdict.outcome import OUTCOMES
 from train.verdict.runs import by
 
@@ -71,7 +72,7 @@ def outcomes(sweep: Sweep) -> Chart:
                   y={**categories(names), **down})  # fmt: skip
         panels.append(Panel(place=(sweep.called(size),), plot=plot))
     counts = Counter(r["outcome"] for r in sweep.results)
-    finding = f"of {len(sweep.results)} runs " + ", ".join(f"{counts[o]} {o}" for o in LOOKS if counts[o])
+    finding = f"of {number_of(len(sweep.results), 'run')} " + ", ".join(f"{counts[o]} {o}" for o in LOOKS if counts[o])
     return Chart(panels=panels, controls=(sweep.size or "runs",), together=True, finding=finding)
 
 
