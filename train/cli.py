@@ -5,7 +5,7 @@ import os
 import sys
 
 from train.commands.words import app
-from train.errors import UserError
+from train.errors import UserError, refusal
 from train.run.signals import INTERRUPTED
 
 # isort: off
@@ -24,7 +24,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {refusal(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:  # where whoever calls this has not said what a signal does, as __main__ has
         print("\ninterrupted; nothing that was saved is lost", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from train.errors import UserError
+from train.errors import UserError, WriteError, refusal, writing
 
 UNNAMED = "another process"
 OWNER = re.compile(r"process \d+ on \S+ since \S+")
@@ -94,8 +94,8 @@ def append_lines(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
 
     An end that was torn when its writer was killed is moved to a file beside it whose name ends in .torn.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with settled([path]):
+    make_folder(path.parent)
+    with writing(path), settled([path]):
         if path.exists() and _is_torn(path):
             content = path.read_bytes()
             finished = content.rfind(b"\n") + 1
@@ -126,14 +126,21 @@ def _is_torn(path: Path) -> bool:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that whoever reads it, after a crash too, finds all of it or what was there before."""
     partial = path.with_name(f"{path.name}.{gethostname()}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it is in, where they are not there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -143,7 +150,10 @@ def alone(folder: Path) -> Iterator[None]:
     The system holds the lock, and lets go of it when the process ends, however it ends; who holds it is written beside
     it for people to read. Raises UserError that says who, and where the folder cannot be locked.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        make_folder(folder)
+    except WriteError as error:
+        raise UserError(f"{refusal(error)}; choose another run.out") from error
     lock, owner = FileLock(folder / ".lock", timeout=0), folder / ".owner"
     try:
         lock.acquire()

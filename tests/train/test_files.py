@@ -1,5 +1,6 @@
 """Files of runs and sweeps: a reader writes nothing, a writer is alone, what is damaged is one sentence."""
 
+import errno
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from train.errors import UserError
+from train.errors import UserError, refusal
 from train.files import COUNT, alone, append_lines, read_lines, read_object, write_whole
 
 WHO = re.compile(r"is being used by process (\d+) on \S+ since \S+; wait for it, or choose another name or run.out")
@@ -96,9 +97,33 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as refused:
         write_whole(file, b"after")
+    assert refusal(refused.value) == f"cannot write {file}: no space left on device"
     assert everything(tmp_path) == {"whole.json": b"before"}
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "readable", "said"),
+    [
+        (errno.EACCES, "there.txt", True, "cannot write {}: permission denied"),
+        (errno.EACCES, "there.txt", False, "cannot read {}: permission denied"),
+        (errno.EACCES, "new/new.txt", True, "cannot write {}: permission denied"),
+        (errno.EACCES, "new/new.txt", False, "cannot read {}: permission denied"),
+        (errno.EROFS, "new.txt", True, "cannot write {}: read-only file system"),
+        (errno.ENOENT, "new.txt", True, "cannot read {}: no such file or directory"),
+    ],
+)
+def test_what_the_system_refuses_is_told_without_its_number(tmp_path, monkeypatch, number, name, readable, said):
+    monkeypatch.setattr(os, "access", lambda path, rights: readable)
+    (tmp_path / "there.txt").touch()
+    file = str(tmp_path / name)
+    assert refusal(OSError(number, os.strerror(number), file)) == said.format(file)
+
+
+def test_a_refusal_of_no_file_is_told_as_it_is():
+    assert refusal(OSError("disk full")) == "disk full"
+    assert refusal(OSError(errno.EIO, "Input/output error")) == "Input/output error"
 
 
 @pytest.mark.parametrize(

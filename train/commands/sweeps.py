@@ -48,10 +48,10 @@ def ablate(
     devices.use_host_devices(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     resolved = load(config, settings, Edits(seeds=seeds, add_rates=add_rates, only=only, exclude=exclude))
     folder = home_of(resolved)
-    devices.keep_compiled(Path(resolved.run.out))
     if dry_run:
         print(preview(resolved) if detect is None else planning.preview_detection(resolved, detect))
         return 0
+    devices.keep_compiled(Path(resolved.run.out))
     try:
         if launcher:
             given = {"--set": settings, "--only": only, "--exclude": exclude}

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from fxformer.lookup import nearest
 from train.config import Config, load
 from train.errors import user_input
-from train.files import write_whole
+from train.files import make_folder, write_whole
 from train.report.arms import DASHES, LIGHT
 from train.report.page import packed_figures, rendered
 from train.reproduce.claim import Claim
@@ -113,7 +113,7 @@ def write_report(sections: Sequence[Section], folder: Path) -> Path:
         data=packed_figures({section.name: _figure(section.found) for section in sections}),
     )
     file = folder / "report.html"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_whole(file, page.encode())
     return file
 

@@ -1,6 +1,7 @@
 """What a command says to JAX before anything runs: how many devices there are, and where programs are kept."""
 
 import os
+import warnings
 from pathlib import Path
 
 import jax
@@ -13,7 +14,11 @@ def use_host_devices(count: int) -> None:
 
 
 def keep_compiled(out: Path) -> None:
-    """Keep compiled programs between calls, beside the runs where JAX_COMPILATION_CACHE_DIR does not say where."""
+    """Keep compiled programs between calls, beside the runs where JAX_COMPILATION_CACHE_DIR does not say where.
+
+    Where nothing can be written they are not kept, which costs time and nothing else: JAX is not to warn of each.
+    """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str((out / ".compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

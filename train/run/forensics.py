@@ -23,7 +23,7 @@ from fxformer.layers.context import Execution
 from fxformer.table import columns
 from train.config import Config
 from train.errors import UserError
-from train.files import COUNT, Kind, damaged, read_object, write_whole
+from train.files import COUNT, Kind, damaged, make_folder, read_object, write_whole
 from train.run.checkpoint import restore_at_most
 from train.run.layout import layout_of
 from train.run.log import read_settings, write_home
@@ -120,7 +120,7 @@ def examine(steps: Steps, home: Path, *, step: int, name: str = "") -> tuple[Cas
         state, _ = steps.advance(state, steps.tokens(step - 1))
     case = _case(taps, state, steps.tokens(step), before)
     folder = home / FOLDER / name / f"step_{step}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _write(folder, case, steps)
     return case, folder
 

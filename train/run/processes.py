@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fxformer.sharding import mesh_size
 from train.config.values import short
-from train.errors import UserError, user_input
+from train.errors import UserError, refusal, user_input
 from train.run import devices
 
 AUTO = "auto"  # the cluster says who is who
@@ -294,7 +294,7 @@ def _leave(error: BaseException) -> None:
     who = f"process {jax.process_index() + 1} of {jax.process_count()}: " if found else ""
     code = 1
     if isinstance(error, UserError | OSError):
-        print(f"error: {who}{error}", file=sys.stderr)
+        print(f"error: {who}{refusal(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         code = 2
     elif isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
         what = str(error).partition("\n")[0]

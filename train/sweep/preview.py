@@ -1,7 +1,12 @@
-"""What a sweep would do, in words."""
+"""What a sweep would do, in words; a look ahead writes nothing."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import fxformer as fx
 from train.config import Config
+from train.data.corpus import Corpus, load_corpus
 from train.run.progress import clock
 from train.run.provenance import source_digest
 from train.sweep.ask import question_for
@@ -19,7 +24,7 @@ STATE_COPIES = 4  # of the parameters: themselves, their gradients, two moments
 def preview(config: Config) -> str:
     """What `ablate` would do, in words: cells, compilations, memory, and the time that one timed step suggests."""
     folder = home_of(config)
-    corpus = config.corpus()
+    corpus = _corpus(config)
     corpus.check(config.text_length)
     results, (question, said) = Results(folder / "results.jsonl"), question_for(config)
     _, cells, why = grown(config, question, config, corpus, results)
@@ -42,3 +47,12 @@ def preview(config: Config) -> str:
         took = f"{training} of training, {compiling} of compilation, {number_of(groups_at_once(), 'group')} at once"
         lines += [f"{'at most' if races else 'about'} {clock(time_left(parts, groups_at_once()))}: {took}"]
     return "\n".join(lines)
+
+
+def _corpus(config: Config) -> Corpus:
+    """The text in tokens; a tokenizer that is learned for it is forgotten."""
+    data, kept = config.data, Path(config.run.out) / ".tokenizers"
+    with TemporaryDirectory() as aside:
+        if kept.is_dir():
+            shutil.copytree(kept, aside, dirs_exist_ok=True)
+        return load_corpus(data.path, data.task, data.tokenizer, Path(aside))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import orbax.checkpoint as ocp
 import pytest
@@ -175,6 +176,39 @@ def test_a_full_disk_is_one_sentence(file, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert told.startswith("error: a checkpoint in ") and told.count("\n") == 1
     assert told.endswith("could not be written: No space left on device; none was complete before\n")
+
+
+def test_what_the_system_refuses_is_one_sentence_with_the_file(file, tmp_path, monkeypatch, capsys):
+    """Root may read and write everything, so the refusal is planted where it is not of the kind of file."""
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "out"
+    for command in ("run", "ablate"):
+        assert called(monkeypatch, command, file, "--set", f"out={place}") == 2
+        assert capsys.readouterr().err == (
+            f"error: cannot write {place / 'small'}: not a directory; choose another run.out\n"
+        )
+    text = tmp_path / "text.txt"
+    text.write_text("letters " * 500)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: denied(path))
+    monkeypatch.setattr(os, "access", lambda path, rights: False)
+    assert called(monkeypatch, "run", file, "--set", "task=text", "--set", f"path={text}") == 2
+    assert capsys.readouterr().err == f"error: cannot read {text}: permission denied\n"
+
+
+def denied(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_dry_run_writes_nothing(file, tmp_path, monkeypatch, capsys):
+    kept = []
+    monkeypatch.setattr(devices, "keep_compiled", kept.append)
+    (tmp_path / "text.txt").write_text("letters and words " * 500)
+    settings = ("task=text", f"path={tmp_path / 'text.txt'}", "tokenizer=bpe:258", "length=8")
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert called(monkeypatch, "ablate", file, "--dry-run", *words) == 0
+    told = capsys.readouterr()
+    assert "1 cell over nothing" in told.out and told.err == ""
+    assert kept == [] and sorted(each.name for each in tmp_path.iterdir()) == ["small.toml", "text.txt"]
 
 
 LEAVES = "from train.run.signals import leave_at_once, stop_signals\nimport os, signal, time\nleave_at_once()\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fxformer.lookup import nearest
 from train.errors import UserError, user_input
+from train.files import make_folder
 from train.run.signals import raised_signals
 from train.sweep.launch import ray, submitit
 from train.sweep.launch.work import LAUNCHED, Launcher
@@ -24,7 +25,7 @@ def launch_workers(name: str, workers: int, resources: Sequence[str], words: Seq
         raise UserError(f"workers={workers} does nothing; use 1 or more")
     given = _named(resources)
     commands = [["-m", "train", *words, "--worker", f"{k}/{workers}"] for k in range(1, workers + 1)]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / LAUNCHED).touch()
     try:
         with raised_signals(folder.name):
