@@ -3,9 +3,11 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
+from fxformer.lookup import nearest
 from train.commands.words import app
-from train.errors import UserError, refusal
+from train.errors import UserError, refusal, user_input
 from train.run.signals import INTERRUPTED
 
 # isort: off
@@ -19,6 +21,7 @@ def main() -> None:
     """The command line: what a user can put right is one sentence and exit code 2, a bug keeps its traceback."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of a failed write by itself, at great length
     try:
+        check_command(sys.argv[1:])
         code = app.cli(prog="python -m train", description="Train, compare and sample small transformers.")
     except BrokenPipeError:  # who reads has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -30,3 +33,10 @@ def main() -> None:
         print("\ninterrupted; nothing that was saved is lost", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
+
+
+def check_command(words: Sequence[str]) -> None:
+    """Raise UserError where the command line begins with a command that there is not."""
+    if words and not words[0].startswith("-"):
+        with user_input():
+            nearest(dict.fromkeys(app.names), words[0], "command")

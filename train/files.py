@@ -137,6 +137,12 @@ def write_whole(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
+def check_there(folder: Path) -> None:
+    """Raise UserError where there is no such folder."""
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those that it is in, where they are not there."""
     with writing(folder):

@@ -7,16 +7,17 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from train.commands.words import RunFolder, app
+from train.commands.words import Number, RunFolder, SweepFolder, app
 from train.config import defaults
 from train.errors import UserError, user_input
 
 
 @app.command
-def report(folder: RunFolder) -> int:
+def report(folder: SweepFolder) -> int:
     """Write report.html and report.md of a sweep again, from its results.jsonl."""
-    if not (folder / "results.jsonl").exists():
-        raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
+    from train.sweep.kept import check_sweep
+
+    check_sweep(folder)
     return say_report(folder)
 
 
@@ -35,7 +36,7 @@ def say_report(folder: Path) -> int:
 @app.command
 def watch(
     folder: RunFolder,
-    every: Annotated[float, arg(help="seconds from one look to the next")] = 2.0,
+    every: Annotated[Number, arg(help="seconds from one look to the next")] = 2.0,
     once: Annotated[bool, arg(help="look once, as where there is no terminal")] = False,
     html: Annotated[bool, arg(help="write report.html again whenever there are new results")] = False,
 ) -> int:

@@ -12,9 +12,10 @@ from tyro.conf import Positional, arg
 from fxformer.commands.generate import Pace
 from fxformer.decode import check_decodable
 from fxformer.model import Transformer
-from train.commands.words import ConfigFile, RunFolder, Settings, app
+from train.commands.words import ConfigFile, MaybeNumber, MaybeWhole, Number, RunFolder, Settings, Whole, app
 from train.config import load
 from train.errors import UserError, user_input
+from train.files import check_there
 from train.run import devices
 from train.run.signals import exit_code
 
@@ -61,11 +62,11 @@ def run(config: ConfigFile, settings: Settings = ()) -> int:
 def sample(
     folder: RunFolder,
     prompt: Annotated[str, arg(help="the text to go on from")] = "\n",
-    tokens: Annotated[int, arg(help="tokens to add, which are bytes without a tokenizer")] = 400,
-    temperature: Annotated[float, arg(help="0 takes the most likely byte each time")] = 0.8,
-    top_k: Annotated[int | None, arg(help="draw from the k most likely bytes")] = None,
-    top_p: Annotated[float | None, arg(help="draw from the fewest bytes of this probability")] = None,
-    seed: Annotated[int, arg(help="of the draws")] = 0,
+    tokens: Annotated[Whole, arg(help="tokens to add, which are bytes without a tokenizer")] = 400,
+    temperature: Annotated[Number, arg(help="0 takes the most likely byte each time")] = 0.8,
+    top_k: Annotated[MaybeWhole, arg(help="draw from the k most likely bytes")] = None,
+    top_p: Annotated[MaybeNumber, arg(help="draw from the fewest bytes of this probability")] = None,
+    seed: Annotated[Whole, arg(help="of the draws")] = 0,
     cell: Annotated[str, arg(help="of a sweep that keeps the best run of each arm: its key, or how it begins")] = "",
 ) -> int:
     """Continue a prompt with a trained model, printing as it goes."""
@@ -91,9 +92,9 @@ def sample(
 @app.command
 def probe(
     folders: Annotated[Positional[tuple[Path, ...]], arg(help="folders of runs on one text, of any objectives")],
-    length: Annotated[int, arg(help="bytes in a row")] = 48,
-    size: Annotated[int, arg(help="bytes in the hole")] = 8,
-    count: Annotated[int, arg(help="rows of held-out text")] = 256,
+    length: Annotated[Whole, arg(help="bytes in a row")] = 48,
+    size: Annotated[Whole, arg(help="bytes in the hole")] = 8,
+    count: Annotated[Whole, arg(help="rows of held-out text")] = 256,
 ) -> int:
     """Ask trained models what fills a hole in a row: in its middle (cloze) and at its end; bits per byte."""
     from train.run.probe import probe as ask
@@ -119,6 +120,7 @@ def replay(
 
     with user_input():
         wanted = split(settings)
+    check_there(folder)
     devices.keep_compiled(runs_around(folder))
     if (folder / "results.jsonl").exists():
         record = Results(folder / "results.jsonl").one(cell, wanted)

@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from train.commands.reports import say_report
-from train.commands.words import Cells, ConfigFile, Resources, Settings, app
+from train.commands.words import Cells, ConfigFile, MaybeNumber, MaybeWhole, Resources, Settings, Whole, app
 from train.config import Edits, load
 from train.errors import UserError
 from train.run import devices
@@ -22,14 +22,14 @@ def ablate(
     config: ConfigFile,
     settings: Settings = (),
     dry_run: Annotated[bool, arg(help="print cells, compilations, memory and estimated time; train nothing")] = False,
-    seeds: Annotated[int | None, arg(help="how many a cell gets, beginning with its own")] = None,
+    seeds: Annotated[MaybeWhole, arg(help="how many a cell gets, beginning with its own")] = None,
     add_rates: Annotated[str, arg(metavar="RATES", help="like 1e-4,3e-4, beside the grid's")] = "",
     only: Cells = (),
     exclude: Cells = (),
-    detect: Annotated[float | None, arg(metavar="NATS", help="plan seeds and windows that find this effect")] = None,
+    detect: Annotated[MaybeNumber, arg(metavar="NATS", help="plan seeds and windows that find this effect")] = None,
     worker: Annotated[str, arg(metavar="K/N", help="be one of N processes over one folder: 3/8 is the third")] = "",
     launcher: Annotated[str, arg(help="ray or submitit: starts workers, and waits for them")] = "",
-    workers: Annotated[int, arg(help="how many a launcher starts")] = 2,
+    workers: Annotated[Whole, arg(help="how many a launcher starts")] = 2,
     resources: Resources = (),
 ) -> int:
     """Run a sweep and report on it; started again, it runs only what is missing."""
@@ -100,7 +100,7 @@ def ladder(config: ConfigFile, settings: Settings = ()) -> int:
 def coords(
     config: ConfigFile,
     settings: Settings = (),
-    steps: Annotated[int, arg(help="to train before looking again")] = 4,
+    steps: Annotated[Whole, arg(help="to train before looking again")] = 4,
     as_json: Annotated[bool, arg(name="json", help="print JSON")] = False,
 ) -> int:
     """Check coordinates: how the size of every activation, and its change in a few steps, go with width and depth."""

@@ -93,10 +93,13 @@ DOES = {"give", "keep"}  # what a rule does
 
 def parse(node: Any) -> Grid:
     """The grid that a TOML table describes. Raises ValueError with one sentence where it describes none."""
-    if not isinstance(node, Mapping) or len(node) != 1 or next(iter(node)) not in GRIDS:
+    if not isinstance(node, Mapping) or not node:
         raise ValueError(f"a grid is one of {', '.join(GRIDS)}, not {short(node)}")
-    kind, body = next(iter(node.items()))
-    return GRIDS[kind](body)
+    parts = [(nearest(GRIDS, kind, "grid"), body) for kind, body in node.items()]
+    if len(parts) > 1:
+        raise ValueError(f"a grid is one of {', '.join(GRIDS)}, not {' and '.join(node)}; join them by chain or of")
+    ((grid, body),) = parts
+    return grid(body)
 
 
 def _parse_product(body: Any) -> Grid:

@@ -17,7 +17,7 @@ from train.config import Config
 from train.config.values import check_number
 from train.data.tokenizer import BYTES, VOCAB, Tokenizer
 from train.errors import UserError, user_input
-from train.files import damaged
+from train.files import check_there, damaged
 from train.run.checkpoint import restore_best
 from train.run.log import TOKENIZER, read_settings
 from train.step import numbers_of, recipe_of, start
@@ -28,6 +28,7 @@ def load_run(folder: Path) -> tuple[Config, fx.Transformer, dict]:
 
     Raises UserError where `folder` holds none.
     """
+    check_there(folder)
     home = folder / "config.json"
     if not home.exists():
         raise UserError(f"{folder} is not a run: it has no config.json")

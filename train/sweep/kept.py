@@ -13,15 +13,18 @@ from typing import Any
 from fxformer.lookup import nearest
 from train.config import Config
 from train.errors import UserError, user_input
-from train.files import TEXT, Kind, damaged, read_object, write_whole
+from train.files import TEXT, Kind, check_there, damaged, read_object, write_whole
 from train.sweep.results import Results
+from train.sweep.workers import results_of_workers
 from train.verdict.question import Question, arms_of, question_of
 
 REMEDY = "remove it, and run the sweep again"
+AGAIN = "to have them in it give ablate the same --add-rates, --seeds, … again, or write them into the configuration"
 OLDER = "of an older edition, without the loss of each window: they stay there, and are no part of the answer"
 QUESTION = Kind("a question or null", lambda value: value is None or isinstance(value, dict))
 ARMS = Kind("names of arms by the keys of cells", lambda value: isinstance(value, dict)
             and all(isinstance(each, str) for each in value.values()))  # fmt: skip
+OF_SWEEPS = ("results.jsonl", "question.json", "status.json", "plan.json")
 KEPT = {"question": QUESTION, "arms": ARMS, "code": TEXT}
 
 
@@ -72,8 +75,7 @@ def standing(folder: Path) -> list[str]:
 def arm_at(place: str) -> list[dict[str, Any]]:
     """The results of FOLDER or FOLDER:ARM. Raises UserError where there is no sweep, no such arm, or several arms."""
     folder, colon, name = place.partition(":")
-    if not (Path(folder) / "results.jsonl").exists():
-        raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
+    check_sweep(Path(folder))
     question, results = answered(Path(folder))
     settings = [record["args"] for record in results]
     arms = [] if question is None else arms_of(settings, question)
@@ -84,6 +86,22 @@ def arm_at(place: str) -> list[dict[str, Any]]:
     with user_input():
         arm = nearest({arm.name: arm for arm in arms}, name, "arm")
     return [record for record in results if arm.has(record["args"])]
+
+
+def check_sweep(folder: Path) -> None:
+    """Raise UserError, which says what a folder is, where it has no results of a sweep."""
+    check_there(folder)
+    file = folder / "results.jsonl"
+    if any(each.exists() and each.stat().st_size for each in (file, *results_of_workers(file))):
+        return
+    if (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is a run and no sweep; its losses are in {folder / 'log.jsonl'}, and shown by python -m train "
+            f"watch {folder}"
+        )
+    if any((folder / name).exists() for name in OF_SWEEPS):
+        raise UserError(f"{folder} is a sweep without results yet; the command that it ran by goes on with it")
+    raise UserError(f"{folder} is not a sweep: it has no results.jsonl")
 
 
 def is_of(record: Mapping[str, Any], code: str) -> bool:
@@ -105,7 +123,7 @@ def strangers(results: Results, keys: Sequence[str], corpus: str, code: str) -> 
             name = f"{text.get('name')}, SHA-256 {str(text.get('sha256'))[:12]}"
             said.append(f"of another text ({name}): they stay there, and are no part of the answer")
         else:
-            said.append("of cells that are not in this grid: they stay there, and are no part of the answer")
+            said.append(f"of cells that are not in this grid: they stay there, and are no part of the answer; {AGAIN}")
     counts = {each: said.count(each) for each in dict.fromkeys(said)}
     return [f"{results.path} has results {each} ({count})" for each, count in counts.items()]
 

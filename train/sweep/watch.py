@@ -16,13 +16,13 @@ from rich.text import Text
 from train.config import Config
 from train.config.config import defaults
 from train.errors import UserError
-from train.files import read_object, worker_in
+from train.files import check_there, read_object, worker_in
 from train.report.report import write_report
 from train.run import log
 from train.run.braille import picture
 from train.run.progress import clock
 from train.sweep import status
-from train.sweep.kept import answered
+from train.sweep.kept import OF_SWEEPS, answered
 from train.sweep.workers import at_work, results_of_workers, told_of
 from train.verdict.number import number_of
 from train.verdict.outcome import FAILED, WORKED
@@ -63,9 +63,10 @@ class View:
 
 def view_of(folder: Path) -> View:
     """What there is to see of a folder. Raises UserError where it holds neither a run nor a sweep, or is damaged."""
+    check_there(folder)
     if (folder / "config.json").exists():
         return _of_run(folder)
-    if any((folder / name).exists() for name in ("status.json", "results.jsonl", "plan.json")):
+    if any((folder / name).exists() for name in OF_SWEEPS):
         return _of_sweep(folder)
     raise UserError(f"{folder} holds no run and no sweep: it has neither config.json nor results.jsonl")
 

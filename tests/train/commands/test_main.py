@@ -56,6 +56,7 @@ def file(tmp_path):
         (("run", "FILE", "--set", "position=learned", "--set", "tiny=gpt2"), "tiny names a whole model"),
         (("run", "FILE", "--set", "length=200000"), "a sequence needs 200001"),
         (("run", "FILE", "--set", "task=text", "--set", "path=nowhere"), "there is no corpus at nowhere"),
+        (("ablat", "FILE"), "command='ablat' is unknown; did you mean 'ablate'?"),
         (("run", "nowhere.toml"), "there is no configuration nowhere.toml"),
         (("ablate", "FILE", "--set", "steps=0"), "steps=0 is out of range; use 1 to 2147483647"),
         (("ablate", "FILE", "--detect", "0"), "detect=0 is no effect; give nats, more than 0"),
@@ -81,9 +82,10 @@ def file(tmp_path):
         ),
         (("run", "docs"), "docs is a folder; give a TOML file; a folder of text is read by --set path=docs"),
         (("settings", "n_layer"), "setting='n_layer' is unknown; did you mean 'depth'?"),
-        (("report", "nowhere"), "nowhere is not a sweep"),
-        (("sample", "nowhere"), "nowhere is not a run"),
-        (("replay", "nowhere"), "nowhere is no case and no sweep"),
+        (("report", "nowhere"), "nowhere does not exist"),
+        (("replay", "nowhere"), "nowhere does not exist"),
+        (("watch", "nowhere"), "nowhere does not exist"),
+        (("sample", "nowhere"), "nowhere does not exist"),
         (("replay", "nowhere", "--set", "lr"), "--set 'lr' has no value"),
         (("sample", "nowhere", "--tokens", "0"), "tokens=0 asks for nothing"),
     ],
@@ -109,6 +111,21 @@ def test_a_bug_inside_the_step_keeps_its_traceback(file, monkeypatch, command, l
     with pytest.raises(ValueError, match="do not fit") as raised:
         command_line.main()
     assert not isinstance(raised.value, UserError)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("ablate", "FILE", "--seeds", "five"), "Error parsing --seeds: 'five' is no whole number"),
+        (("ablate", "FILE", "--detect", "much"), "Error parsing --detect: 'much' is no number"),
+        (("sample", "FILE", "--tokens", "1.5"), "Error parsing --tokens: '1.5' is no whole number"),
+        (("watch", "FILE", "--every", "day"), "Error parsing --every: 'day' is no number"),
+    ],
+)
+def test_what_is_no_number_is_said_without_types(file, monkeypatch, capsys, words, sentence):
+    assert called(monkeypatch, *(file if word == "FILE" else word for word in words)) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and not any(jargon in told for jargon in ("None}", "<class", "base 10", "convert"))
 
 
 def test_only_input_is_the_user_s(monkeypatch, capsys):
@@ -306,7 +323,7 @@ def test_an_interrupt_that_nothing_else_hears_is_one_sentence(monkeypatch, capsy
         monkeypatch.setattr(f"train.sweep.{place}", interrupted)
     monkeypatch.setattr("train.combine.combinations.verify_combinations", interrupted)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "results.jsonl").write_text("")
+    (tmp_path / "results.jsonl").write_text("\n")
     assert called(monkeypatch, *words) == 130
     told = capsys.readouterr()
     assert told.err == "\ninterrupted; nothing that was saved is lost\n" and told.out == ""
@@ -320,6 +337,30 @@ def test_a_folder_of_nothing_cannot_be_watched(monkeypatch, capsys, tmp_path):
     )
     assert called(monkeypatch, "watch", tmp_path, "--every", "0") == 2
     assert capsys.readouterr().err.startswith("error: every=0.0 is no time to wait")
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ((), "is not a sweep: it has no results.jsonl"),
+        (
+            ("config.json", "log.jsonl"),
+            "is a run and no sweep; its losses are in {}/log.jsonl, and shown by python -m",
+        ),
+        (
+            ("status.json", "question.json"),
+            "is a sweep without results yet; the command that it ran by goes on",
+        ),
+        (("results.jsonl",), "is a sweep without results yet; "),
+    ],
+    ids=str,
+)
+def test_where_there_is_nothing_to_report_on_it_is_said_what_there_is(monkeypatch, capsys, tmp_path, files, sentence):
+    for file in files:
+        (tmp_path / file).touch()
+    for words in (("report", tmp_path), ("judge", tmp_path, tmp_path)):
+        assert called(monkeypatch, *words) == 2
+        assert capsys.readouterr().err.startswith(f"error: {tmp_path} {sentence.format(tmp_path)}")
 
 
 def test_devices_are_decided_before_a_configuration_is_read(file, monkeypatch, capsys):

@@ -94,7 +94,7 @@ def test_chains_nest_in_products_and_products_in_chains():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[grid.prodcut]\nlr = [1]", "one of product, zip, chain, sample"),
+        ("[grid.prodcut]\nlr = [1]", "did you mean 'product'?"),
         ("[grid]\nlr = [1, 2]", "one of product, zip, chain, sample"),
         ("grid = 3", "one of product, zip, chain, sample"),
         ("[grid.product]\nlr = [1]\n[grid.zip]\nwidth = [2]", "one of product, zip, chain, sample"),

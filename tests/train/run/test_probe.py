@@ -124,7 +124,7 @@ def test_what_cannot_be_compared_is_refused(runs):
         probe([runs / "causal", runs / "other"])
     with pytest.raises(UserError, match="there is no run to ask"):
         probe([])
-    with pytest.raises(UserError, match="is not a run"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         probe([runs / "nowhere"])
     with pytest.raises(UserError, match="leaves nothing before it"):
         probe([runs / "causal"], length=8, size=8)

@@ -27,7 +27,7 @@ from train.sweep.ablate import STRANGE, ablate
 from train.sweep.best import run_of
 from train.sweep.cells import cells_of, groups_of
 from train.sweep.due import missing_of
-from train.sweep.kept import answered, standing
+from train.sweep.kept import AGAIN, answered, standing
 from train.sweep.plans import kept_plan
 from train.sweep.population import Plan
 from train.sweep.preview import preview
@@ -357,10 +357,10 @@ def test_what_else_lies_in_a_folder_is_named_whoever_asks(swept, tmp_path, capsy
     few = config(tmp_path)
     ablate(replace(few, cells=few.cells[:3]))
     said = standing(home)
-    others = "has results of cells that are not in this grid: they stay there, and are no part of the answer (5)"
+    others = f"has results of cells that are not in this grid: they stay there, and are no part of the answer; {AGAIN}"
     assert said == [
         f"{home} has results of 3 of the 3 cells of its configuration",
-        f"{home / 'results.jsonl'} {others}",
+        f"{home / 'results.jsonl'} {others} (5)",
     ]
     assert said[1] in capsys.readouterr().out and len(answered(home)[1]) == 3
     (home / "question.json").unlink()

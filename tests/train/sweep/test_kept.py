@@ -58,7 +58,8 @@ def test_results_of_other_text_code_and_grids_are_named(tmp_path):
         f"{results.path} has results of other code (fxformer 0.1.0, git abc123 (dirty)): they stay there, their cells "
         "run again (2)",
         f"{results.path} has results of cells that are not in this grid: they stay there, and are no part of the "
-        "answer (1)",
+        "answer; to have them in it give ablate the same --add-rates, --seeds, … again, or write them into the "
+        "configuration (1)",
         f"{results.path} has results of another text (book.txt, SHA-256 feed): they stay there, and are no part of "
         "the answer (3)",
     ]

@@ -75,5 +75,5 @@ def test_the_command_exits_with_its_answer_and_says_it_as_json(tmp_path, capsys)
         command(str(tmp_path), arms[0])
     with pytest.raises(UserError, match="arm='pots' is unknown; did you mean 'post'"):
         command(f"{tmp_path}:pots", arms[0])
-    with pytest.raises(UserError, match="is not a sweep"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         command(str(tmp_path / "nowhere"), arms[0])
