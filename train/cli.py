@@ -28,7 +28,7 @@ def main() -> None:
         code = 0
     except (UserError, OSError) as error:
         print(f"error: {refusal(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        code = 2
+        code = error.exit_code if isinstance(error, UserError) else UserError.exit_code
     except KeyboardInterrupt:  # where whoever calls this has not said what a signal does, as __main__ has
         print("\ninterrupted; nothing that was saved is lost", file=sys.stderr)
         code = INTERRUPTED

@@ -16,6 +16,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what only a wri
 class UserError(ValueError):
     """Something asked for cannot be done; the message is one sentence that says what, and the remedy."""
 
+    exit_code = 2
+
+
+class NoComparisonError(UserError):
+    """Of two arms none can be judged by the other; 0 to 3 are the answers of `judge`."""
+
+    exit_code = 4
+
 
 class WriteError(OSError):
     """The system refused to write a file, or to make a folder."""

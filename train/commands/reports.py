@@ -1,15 +1,16 @@
 """Commands that say how a sweep stands and what it answers."""
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from train.commands.words import Number, RunFolder, SweepFolder, app
 from train.config import defaults
-from train.errors import UserError, user_input
+from train.errors import NoComparisonError, UserError, user_input
 
 
 @app.command
@@ -62,20 +63,35 @@ def judge(
     smallest: Annotated[float, arg(help="the smallest difference of losses that matters, nats")] = 0.02,
     in_json: Annotated[bool, arg(name="json", help="print one JSON object")] = False,
 ) -> int:
-    """Is the first arm better than the second? Exit code 0: better, 1: worse, 2: it cannot be told, 3: the same."""
+    """Is the first arm better than the second? Exit code 0: better, 1: worse, 2: it cannot be told, 3: the same, 4: no
+    comparison."""
     from train.report.looks import looked_at
     from train.sweep.kept import arm_at
-    from train.verdict.judge import ANSWERS, asked
+    from train.verdict.judge import ANSWERS, asked, differ
     from train.verdict.judge import judge as decide
     from train.verdict.words import sentence
 
-    with user_input():
-        runs, question = asked(arm_at(first), arm_at(second), smallest)
-    answer, said = decide(runs, question, looks=looked_at(Path(first.partition(":")[0]), question, runs))
+    try:
+        with user_input():
+            arms = arm_at(first), arm_at(second)
+            runs, question = asked(*arms, smallest)
+    except UserError as error:
+        raise NoComparisonError(str(error)) from error
+    compared = replace(question, compare=differ(*arms))
+    folders = {Path(place.partition(":")[0]): None for place in (first, second)}
+    looks = max(looked_at(folder, compared, runs) for folder in folders)
+    answer, said = decide(runs, question, looks=looks)
     if in_json:
-        claims = [{**asdict(claim), "sentence": sentence(claim)} for claim in said]
+        claims = [_plain({**asdict(claim), "sentence": sentence(claim)}) for claim in said]
         print(json.dumps({"answer": answer, "first": first, "second": second, "claims": claims}))
     else:
         print(f"{answer}: A is {first}, B is {second}")
         print(*(f"  {sentence(claim)}" for claim in said), sep="\n")
     return ANSWERS[answer]
+
+
+def _plain(said: dict[str, Any]) -> dict[str, Any]:
+    """What JSON can say: null for an infinite end, and for what is no number."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in said.items()
+    }

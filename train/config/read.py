@@ -46,7 +46,13 @@ def load(path: Path | str, settings: Sequence[str] = (), edits: Edits = UNCHANGE
             cells = solved(config, cells, question)
         if edits.only or edits.exclude:
             cells = narrowed(config, cells, edits)
-            question = None if question is None else asked_of(question, rows_of(config, cells))
+            part = None if question is None else asked_of(question, rows_of(config, cells))
+            if question is not None and part is None:
+                raise ValueError(
+                    "--only and --exclude leave nothing of what is asked: "
+                    f"{' and '.join(question.compare)} is compared; leave two values of it"
+                )
+            question = part
         for cell in cells:
             config.cell(cell)
         return replace(config, cells=tuple(cells), question=question)

@@ -13,6 +13,7 @@ from train.config.config import BEST
 from train.config.grid import cell_key
 from train.data.corpus import Corpus, entropies, unigram_nats
 from train.files import settled
+from train.report.looks import seeds_in, too_few
 from train.run.progress import Progress
 from train.run.provenance import provenance, source_digest
 from train.run.signals import Interrupted, exit_code, stop_signals
@@ -54,6 +55,7 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
     with crew_of(folder, turn, {} if turn is None else agreed(config, question, corpus)) as crew:
         results = Results(folder / "results.jsonl", crew.home / "results.jsonl")
         grid = grown(config, question, config, corpus, results, beside)
+        said += too_few(folder, question, seeds_in(cell.config.settings() for cell in grid.cells))
         said += strangers(results, [cell.key for cell in grid.cells], corpus.sha256, source_digest())
         status = Status(crew.home, workers=groups_at_once())
         with Progress(config.name, total=0) as bar, stop_signals() as stopped, status:

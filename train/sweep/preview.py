@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import fxformer as fx
 from train.config import Config
 from train.data.corpus import Corpus, load_corpus
+from train.report.looks import seeds_in, too_few
 from train.run.progress import clock
 from train.run.provenance import source_digest
 from train.sweep.ask import question_for
@@ -31,7 +32,7 @@ def preview(config: Config) -> str:
     groups, races = groups_of(missing_of(cells, results)), question is not None and question.run == "racing"
     swept = sorted({name for cell in config.cells for name in cell})
     lines = [f"{config.name}: {number_of(len(cells), 'cell')} over {', '.join(swept) or 'nothing'}"]
-    lines += [*said, *why]
+    lines += [*said, *why, *too_few(folder, question, seeds_in(cell.config.settings() for cell in cells))]
     lines += strangers(results, [cell.key for cell in cells], corpus.sha256, source_digest())
     known = len(cells) - sum(len(group.cells) for group in groups)
     lines += [f"{known} have results, {number_of(len(groups), 'compilation')}"]

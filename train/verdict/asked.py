@@ -1,8 +1,10 @@
 """A question held against the grid it is asked of: what cannot be answered, and what is asked in words."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from train.verdict.cells import FEWEST_SEEDS
 from train.verdict.question import (
     MEASURES,
     MOST_ARMS,
@@ -34,6 +36,17 @@ def objections(question: Question, cells: Sequence[Cell]) -> Iterator[str]:
         return  # what follows looks at each two of them
     for find in (_nothing, _unpaired, _unequal, _edges):
         yield from find(question, cells)
+
+
+def thin(question: Question, cells: Sequence[Cell]) -> list[str]:
+    """That too few seeds are given for a verdict, where that is so; one sentence, or none."""
+    given = places_of(cells, question, (*question.across, SEED))
+    shared = [Counter(place[:-1] for place in given[a.name] & given[b.name]) for a, b in pairs_of(cells, question)]
+    most = max((count for counts in shared for count in counts.values()), default=0)
+    if not 0 < most < FEWEST_SEEDS:
+        return []
+    seeds = "1 seed is" if most == 1 else f"{most} seeds are"
+    return [f"{seeds} given, and a verdict would be withheld: it needs {FEWEST_SEEDS}, --seeds {FEWEST_SEEDS}"]
 
 
 def in_words(question: Question, cells: Sequence[Cell]) -> str:

@@ -176,11 +176,8 @@ def _reason(
     both = _seeds(*pair)
     if len(both) < FEWEST_SEEDS:
         return f"{number_of(len(both), 'seed')} ran, {FEWEST_SEEDS} are needed"
-    if question.match is None and not set(question.compare) & set(SIZES):
-        for budget in BUDGETS:
-            first, second = (max(run[budget] for run in runs) for runs in pair)  # a run that stopped took less
-            if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
-                return f"the budgets differ: {first:g} and {second:g} {budget}"
+    if question.match is None and not set(question.compare) & set(SIZES) and (apart := budgets_apart(pair)):
+        return apart
     if measure not in ("loss", "growth") or question.at != "best rate":
         return ""
     judged = [list(at_best(runs, tune, choice=c).values()) for runs, c in zip(pair, choices, strict=True)]
@@ -198,4 +195,13 @@ def _reason(
             best = choice.rates[axis]
             if len(values) > 1 and name == "lr" and best in (values[0], values[-1]):
                 return f"a best rate, {best:g}, lies on the edge of the grid"
+    return ""
+
+
+def budgets_apart(pair: Sequence[Sequence[Result]]) -> str:
+    """That two arms had unequal budgets, where they had."""
+    for budget in BUDGETS:
+        first, second = (max(run[budget] for run in runs) for runs in pair)  # a run that stopped took less
+        if abs(first - second) > BUDGET_TOLERANCE * max(first, second):
+            return f"the budgets differ: {first:g} and {second:g} {budget}"
     return ""

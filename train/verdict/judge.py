@@ -7,6 +7,7 @@ and none the other, "same" where losses are the same and no arm fails more often
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from train.verdict.cells import budgets_apart
 from train.verdict.claims import Claim, claims
 from train.verdict.question import SEED, Question, varying
 from train.verdict.runs import Result
@@ -25,13 +26,14 @@ class Judged(NamedTuple):
 def asked(first: Sequence[Result], second: Sequence[Result], smallest: float) -> tuple[list[dict[str, Any]], Question]:
     """The runs of two arms as one sweep, and its question: what differs between the arms makes the arms.
 
-    Raises ValueError where the arms differ in nothing but seeds, or read other text.
+    Raises ValueError where the arms differ in nothing but seeds, read other text, or had other budgets.
     """
     texts = [{r["corpus"]["sha256"] for r in side} for side in (first, second)]
     if len(texts[0] | texts[1]) > 1:
         raise ValueError("the arms read other text: losses on two texts cannot be compared; give runs on one")
-    own = [_values(side) for side in (first, second)]
-    apart = [name for name in own[0] | own[1] if own[0].get(name) != own[1].get(name) and name != SEED]
+    if unequal := budgets_apart((first, second)):
+        raise ValueError(f"{unequal}; give arms of equal ones")
+    apart = differ(first, second)
     if not apart:
         raise ValueError(
             "the arms differ in nothing but seeds: neither can be better; give two that differ in a setting"
@@ -44,6 +46,12 @@ def asked(first: Sequence[Result], second: Sequence[Result], smallest: float) ->
     at = "best rate" if tune else "the same rate"
     kept = [{**r, "args": {name: v for name, v in r["args"].items() if name not in apart}} for r in runs]
     return kept, Question(compare=(SIDE,), across=across, tune=tune, at=at, smallest=smallest)
+
+
+def differ(first: Sequence[Result], second: Sequence[Result]) -> tuple[str, ...]:
+    """The settings in which two arms differ, beside seeds."""
+    own = [_values(side) for side in (first, second)]
+    return tuple(name for name in own[0] | own[1] if own[0].get(name) != own[1].get(name) and name != SEED)
 
 
 def _values(runs: Sequence[Result]) -> dict[str, set[str]]:

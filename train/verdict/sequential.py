@@ -7,6 +7,7 @@ exceeds 1 / level at any time with chance `level` at most (Ville 1939). Lai 1976
 t-tests and confidence sequences for Gaussian means with unknown variance", section 4.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ def critical(dof: float, level: float) -> float:
     ratio = 1 + n * PRIOR
     bound = (math.sqrt(ratio) / level) ** (2 / n)
     return math.inf if bound >= ratio else math.sqrt((n - 1) * (bound - 1) / (1 - bound / ratio))
+
+
+def fewest(level: float) -> int:
+    """The fewest seeds whose interval is finite."""
+    return next(n for n in itertools.count(2) if math.isfinite(critical(n - 1, level)))
 
 
 def _seeds(dof: float) -> int:

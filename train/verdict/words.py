@@ -1,5 +1,6 @@
 """Claims in words: one sentence each, with the numbers that it rests on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -102,6 +103,8 @@ def phrase(claim: Claim) -> str:
 def interval(claim: Claim) -> str:
     """The difference and its interval: "-0.470 nats [-0.534, -0.412]"."""
     said = WORDS[claim.measure].said
+    if not math.isfinite(claim.low):
+        return f"{said(claim.value)}, and too few seeds for an interval that holds for looking again"
     number, _, unit = said(claim.value).partition(" ")
     low, high = (said(end).partition(" ")[0] for end in (claim.low, claim.high))
     return f"{number}{' ' * bool(unit)}{unit} [{low}, {high}]"

@@ -66,11 +66,11 @@ def test_more_rates_are_given_to_all_arms_and_none_twice(file):
 @pytest.mark.parametrize(
     ("edits", "kept"),
     [
-        ({"only": ("placement=pre",)}, lambda p, d, r, s: p == "pre"),
+        ({"only": ("placement=pre,post",)}, lambda p, d, r, s: True),
         ({"only": ("depth=2", "lr=1e-2,0.1")}, lambda p, d, r, s: d == 2 and r > 1e-3),
         ({"exclude": ("depth=2",)}, lambda p, d, r, s: d == 1),
-        ({"exclude": ("train.seed=3", "lr=0.1"), "only": ("placement=post",)},
-         lambda p, d, r, s: p == "post" and s == 4 and r < 0.1),
+        ({"exclude": ("train.seed=3", "lr=0.1"), "only": ("depth=1",)},
+         lambda p, d, r, s: d == 1 and s == 4 and r < 0.1),
     ],
 )  # fmt: skip
 def test_a_part_of_the_grid(file, edits, kept):
@@ -78,10 +78,9 @@ def test_a_part_of_the_grid(file, edits, kept):
 
 
 def test_a_part_is_asked_what_it_can_answer(file):
-    """One depth has nothing to pool over and no reach; one placement compares nothing; one rate is the same for all."""
+    """One depth has nothing to pool over and no reach; one rate is the same for all."""
     shallow = load(file, (), Edits(only=("depth=1",))).question
     assert (shallow.across, shallow.measure, shallow.versus) == ((), ("loss",), "pre")
-    assert load(file, (), Edits(only=("placement=pre",))).question is None
     fixed = load(file, (), Edits(only=("lr=1e-2",))).question
     assert (fixed.tune, fixed.at) == ((), "the same rate")
 
@@ -99,6 +98,7 @@ def test_a_part_is_asked_what_it_can_answer(file):
         ({"only": ("placement=res",)}, "--only placement=res is the value of no cell; placement is pre, post"),
         ({"exclude": ("norm=layer",)}, "--exclude norm=layer is the value of no cell; norm is rms"),
         ({"exclude": ("depth=1,2",)}, "--only and --exclude leave no cell of the grid"),
+        ({"only": ("placement=pre",)}, "--only and --exclude leave nothing of what is asked: placement is compared"),
     ],
 )  # fmt: skip
 def test_edits_that_are_none(file, edits, sentence):

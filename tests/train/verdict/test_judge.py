@@ -1,15 +1,18 @@
 """One answer for scripts: which of two arms is better, and what is no comparison."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tests.train.report.test_report import sweep as records
 from tests.train.verdict.simulated import sweep
 from train.commands.reports import judge as command
-from train.errors import UserError
+from train.errors import NoComparisonError
+from train.report.looks import looked_at, too_few
 from train.sweep.results import Results
 from train.verdict.judge import asked, judge
+from train.verdict.question import question_of
 
 
 def side(placement, *args, **more):
@@ -54,8 +57,8 @@ def test_arms_that_differ_in_seeds_only_or_read_other_text_are_refused():
 
 
 def test_other_budgets_are_no_comparison():
-    (claim,) = judge(*asked(side("pre"), [{**r, "tokens": 102_400} for r in side("post")], 0.02)).claims
-    assert claim.reason == "the budgets differ: 51200 and 102400 tokens"
+    with pytest.raises(ValueError, match="the budgets differ: 51200 and 102400 tokens; give arms of equal ones"):
+        asked(side("pre"), [{**r, "tokens": 102_400} for r in side("post")], 0.02)
 
 
 def test_the_command_exits_with_its_answer_and_says_it_as_json(tmp_path, capsys):
@@ -71,9 +74,48 @@ def test_the_command_exits_with_its_answer_and_says_it_as_json(tmp_path, capsys)
     told = json.loads(capsys.readouterr().out)
     assert told["answer"] == "worse"
     assert told["claims"][0]["sentence"].startswith("A is worse than B: 0.")
-    with pytest.raises(UserError, match=f"has 2 arms; name one, like {tmp_path}:pre"):
+    with pytest.raises(NoComparisonError, match=f"has 2 arms; name one, like {tmp_path}:pre"):
         command(str(tmp_path), arms[0])
-    with pytest.raises(UserError, match="arm='pots' is unknown; did you mean 'post'"):
+    with pytest.raises(NoComparisonError, match="arm='pots' is unknown; did you mean 'post'"):
         command(f"{tmp_path}:pots", arms[0])
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(NoComparisonError, match="nowhere does not exist"):
         command(str(tmp_path / "nowhere"), arms[0])
+
+
+def test_who_asks_in_other_words_has_still_looked(tmp_path, capsys):
+    """A report with three seeds, then one more: that is a second look, whatever matters and is measured."""
+    runs = [{**r, "outcome": "worked"} for r in records(norm=("rms",), depth=(2,), seed=range(6))]
+    for r in runs:
+        r["val_loss"] = 2.5 + 0.1 * (r["args"]["lr"] != 3e-3) + 0.02 * (r["args"]["placement"] == "post")
+        r["val_loss"] += 0.001 * r["args"]["seed"] * (r["args"]["placement"] == "pre")
+    first = [r for r in runs if r["args"]["seed"] < 3]
+    question = question_of([r["args"] for r in runs])
+    assert question is not None
+    assert looked_at(tmp_path, question, first) == 0
+    for worded in (question, replace(question, smallest=0.5), replace(question, measure=("loss", "largest rate"))):
+        assert looked_at(tmp_path, worded, runs) == 1
+    assert looked_at(tmp_path, replace(question, compare=("norm",)), runs) == 0
+    Results(tmp_path / "results.jsonl").add(runs)
+    command(f"{tmp_path}:pre", f"{tmp_path}:post", in_json=True)
+    plain, again = capsys.readouterr().out, judge(*asked(*([r for r in runs if r["args"]["placement"] == p]
+                                                       for p in ("pre", "post")), 0.02), looks=1)  # fmt: skip
+    (told,) = json.loads(plain)["claims"]
+    assert (told["low"], told["high"]) == pytest.approx((again.claims[0].low, again.claims[0].high))
+
+
+def test_what_is_infinite_is_said_in_words_and_is_null_in_json(tmp_path, capsys):
+    runs = [{**r, "outcome": "worked"} for r in records(norm=("rms",), depth=(2,), seed=range(4))]
+    for r in runs:
+        r["val_loss"] = (
+            2.5 + 0.1 * (r["args"]["lr"] != 3e-3) + 0.01 * r["args"]["seed"] * (r["args"]["placement"] == "pre")
+        )
+    Results(tmp_path / "results.jsonl").add(runs)
+    question = question_of([r["args"] for r in runs])
+    looked_at(tmp_path, question, [r for r in runs if r["args"]["seed"] < 3])
+    (said,) = too_few(tmp_path, question, 4)
+    assert said.startswith("this was looked at with 3 seeds before") and said.endswith("give at least 5: --seeds 5")
+    assert too_few(tmp_path, question, 5) == too_few(tmp_path, question, 3) == []
+    assert command(f"{tmp_path}:pre", f"{tmp_path}:post", in_json=True) == 2
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["claims"][0]
+    assert told["low"] is told["high"] is None
+    assert "too few seeds for an interval that holds for looking again" in told["sentence"]
