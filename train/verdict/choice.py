@@ -44,23 +44,29 @@ class Choice:
 
     def without(self, left_out: Sequence[Collection[int]]) -> list[Rates]:
         """What all seeds but those of each set choose; who leaves all out leaves none out."""
-        return [self.tried[best] for best in self._best(self._kept(left_out))]
+        kept_LS = self._kept(left_out)
+        return [self.tried[best] for best in self._best(kept_LS, self._usable(kept_LS))]
 
     def votes(self, left_out: Sequence[Collection[int]]) -> np.ndarray:
         """The share of votes for each rate [L, R], by all seeds but those of each set.
 
-        The seeds that choose stand on a circle, and every two thirds that stand together have one vote. Where none of
-        their runs is alive they have it only if nobody else has: they say nothing of which rate is best.
+        All that choose say which rates are usable. They stand on a circle, and every two thirds that stand together
+        have a vote, unless others know more: whose runs live at a usable rate, or else at any.
         """
         if not left_out:
             return np.zeros((0, len(self.tried)))
-        parties = [_parties(kept_S) for kept_S in self._kept(left_out)]
+        kept_LS = self._kept(left_out)
+        parties = [_parties(kept_S) for kept_S in kept_LS]
         parties_KS = np.concatenate(parties)
         of_L = np.repeat(np.arange(len(parties)), [len(each) for each in parties])
-        lives_K = (parties_KS @ self.count_alive_loss_RS[1].sum(axis=0)) > 0
-        lives_K |= ~np.bincount(of_L, lives_K).astype(bool)[of_L]
+        alive_KR = np.einsum("ks,rs->kr", parties_KS, self.count_alive_loss_RS[1]) > 0
+        known_KR = self._usable(kept_LS)[of_L] & alive_KR
+        knows_K = known_KR.any(axis=1).astype(int) + alive_KR.any(axis=1)
+        most_L = np.zeros(len(parties), int)
+        np.maximum.at(most_L, of_L, knows_K)
+        votes_K = knows_K == most_L[of_L]
         votes_LR = np.zeros((len(parties), len(self.tried)))
-        np.add.at(votes_LR, (of_L[lives_K], self._best(parties_KS[lives_K])), 1.0)
+        np.add.at(votes_LR, (of_L[votes_K], self._best(parties_KS[votes_K], known_KR[votes_K])), 1.0)
         return votes_LR / votes_LR.sum(axis=1, keepdims=True)
 
     def _kept(self, left_out: Sequence[Collection[int]]) -> np.ndarray:
@@ -70,15 +76,19 @@ class Choice:
         kept_LS[~kept_LS.any(axis=1)] = 1
         return kept_LS
 
-    def _best(self, chooses_KS: np.ndarray) -> np.ndarray:
-        """The place of what each set of seeds chooses [K].
+    def _usable(self, chooses_KS: np.ndarray) -> np.ndarray:
+        """At which rates at least half of the runs of each set of seeds are alive [K, R]."""
+        count_KR, alive_KR = np.einsum("ks,crs->ckr", chooses_KS, self.count_alive_loss_RS[:2])
+        return (count_KR > 0) & (2 * alive_KR >= count_KR)
 
-        Where no rate is usable: the one with most runs alive, of those the one of their least mean loss; where nothing
-        lives the smallest, with which training is calmest.
+    def _best(self, chooses_KS: np.ndarray, usable_KR: np.ndarray) -> np.ndarray:
+        """The place of what each set of seeds chooses [K], among rates that are usable.
+
+        Where none is: the one with most runs alive, of those the one of their least mean loss; where nothing lives the
+        smallest, with which training is calmest.
         """
         # einsum sums every row alike, so that rates that are equal to the bit stay equal; BLAS need not.
         count_KR, alive_KR, loss_KR = np.einsum("ks,crs->ckr", chooses_KS, self.count_alive_loss_RS)
-        usable_KR = (count_KR > 0) & (2 * alive_KR >= count_KR)
         mean_KR = (loss_KR - self._lead(chooses_KS)) / np.maximum(alive_KR, 1)
         best_K = np.argmin(np.where(usable_KR, mean_KR, np.inf), axis=1)
         bad_K = ~usable_KR.any(axis=1)

@@ -126,6 +126,12 @@ def test_where_nothing_works_the_smallest_rate_is_chosen_in_whatever_order_they_
         assert chosen(order, TUNE) == (0.01,)
 
 
+def test_all_that_choose_say_which_rates_are_usable():
+    """At the best rate seeds 1 and 2 fail, half of those that choose: their own two thirds call it usable too."""
+    runs = sweep(noise=1e-3, seeds=5, fails=lambda cell: cell["lr"] == 0.01 and cell["seed"] in (1, 2))
+    assert Choice(runs, TUNE).votes([(0,)])[0].tolist() == [0, 0, 1, 0, 0]
+
+
 def test_who_is_dead_has_no_vote():
     """Seeds 1 to 3 live nowhere: without seed 0 the four votes are of 123, 234, 341 and 412."""
     runs = sweep(noise=1e-3, seeds=5, fails=lambda cell: cell["seed"] in (1, 2, 3))
