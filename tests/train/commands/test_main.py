@@ -358,8 +358,8 @@ def test_a_folder_of_nothing_cannot_be_watched(monkeypatch, capsys, tmp_path):
 def test_where_there_is_nothing_to_report_on_it_is_said_what_there_is(monkeypatch, capsys, tmp_path, files, sentence):
     for file in files:
         (tmp_path / file).touch()
-    for words in (("report", tmp_path), ("judge", tmp_path, tmp_path)):
-        assert called(monkeypatch, *words) == 2
+    for words, code in ((("report", tmp_path), 2), (("judge", tmp_path, tmp_path), 4)):
+        assert called(monkeypatch, *words) == code
         assert capsys.readouterr().err.startswith(f"error: {tmp_path} {sentence.format(tmp_path)}")
 
 
