@@ -18,6 +18,7 @@ from train.verdict.outcome import FAILED
 from train.verdict.runs import Result, by, loss_of
 
 Rates = tuple  # values of the tuned settings
+MOST_VOTES, MOST_PAIRS = 20, 200  # all that there are of 20 seeds; more would cost their square and tell little
 
 
 class Choice:
@@ -118,12 +119,12 @@ class Choice:
 
 
 def _parties(kept_S: np.ndarray) -> np.ndarray:
-    """Two thirds, rounded up, of the seeds that are kept [K, S]: each run of neighbours on a circle."""
+    """Two thirds, rounded up, of the seeds that are kept [K, S]: each run of neighbours on a circle, of many some."""
     (seeds,) = np.nonzero(kept_S)
-    n = len(seeds)
-    together = np.add.outer(np.arange(n), np.arange(math.ceil(2 * n / 3))) % n
-    parties_KS = np.zeros((n, len(kept_S)))
-    parties_KS[np.arange(n)[:, None], seeds[together]] = 1
+    n, count = len(seeds), min(len(seeds), MOST_VOTES)
+    together = np.add.outer(np.arange(count) * n // count, np.arange(math.ceil(2 * n / 3))) % n
+    parties_KS = np.zeros((count, len(kept_S)))
+    parties_KS[np.arange(count)[:, None], seeds[together]] = 1
     return parties_KS
 
 
@@ -146,8 +147,15 @@ def at_best(runs: Sequence[Result], tune: Sequence[str], *, choice: Choice | Non
 
 
 def but_one_or_two(seeds: Sequence[int]) -> list[tuple[int, ...]]:
-    """Each seed alone, then each two: who is left out of a choice to judge them."""
-    return [*((seed,) for seed in seeds), *itertools.combinations(seeds, 2)]
+    """Each seed alone, then pairs: who is left out of a choice to judge them."""
+    return [*((seed,) for seed in seeds), *((seeds[s], seeds[t]) for s, t in pairs_among(len(seeds)))]
+
+
+def pairs_among(n: int) -> list[tuple[int, int]]:
+    """Places of each two of n seeds; of very many seeds the pairs of those that stand close on a circle."""
+    if n * (n - 1) // 2 <= MOST_PAIRS:
+        return list(itertools.combinations(range(n), 2))
+    return [(s, (s + apart) % n) for apart in range(1, max(1, MOST_PAIRS // n) + 1) for s in range(n)]
 
 
 def alive(runs: Sequence[Result]) -> list[Result]:

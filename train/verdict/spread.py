@@ -11,10 +11,11 @@ the variance that a sample variance does not see: a quarter to a half of the who
 needs seeds that are independent, and noise whose mean does not depend on which runs live.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
+
+from train.verdict.choice import pairs_among
 
 
 class Spread(NamedTuple):
@@ -42,7 +43,7 @@ def spread(said_SL: np.ndarray) -> Spread:
     if n > 2:
         away_S -= away_S.mean()
     mutual = [_mutual(alone_SS[:, s] - two_S, alone_SS[:, t] - two_S, s, t)
-              for two_S, (s, t) in zip(two_SP.T, itertools.combinations(range(n), 2), strict=True)]  # fmt: skip
+              for two_S, (s, t) in zip(two_SP.T, pairs_among(n), strict=True)]  # fmt: skip
     return Spread(away_S, max(0.0, float(np.mean(mutual))) if n > 2 else 0.0)
 
 

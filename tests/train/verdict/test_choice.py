@@ -8,7 +8,7 @@ import pytest
 
 from tests.train.verdict.simulated import RATES, run, sweep
 from train.verdict.cells import alone
-from train.verdict.choice import Choice, at_best, but_one_or_two, chosen
+from train.verdict.choice import Choice, at_best, but_one_or_two, chosen, pairs_among
 
 TUNE = ("lr",)
 
@@ -113,6 +113,18 @@ def test_a_rate_with_several_runs_of_a_seed_is_compared_as_any_other():
         for lr in level for seed in range(3) for k in range(2)
     ]  # fmt: skip
     assert chosen(runs, TUNE) == (0.01,)
+
+
+@pytest.mark.parametrize("seeds", [20, 21, 100])
+def test_many_seeds_cost_little_and_each_is_left_out_as_often(seeds):
+    pairs = pairs_among(seeds)
+    assert len(set(map(frozenset, pairs))) == len(pairs) <= 200
+    assert len({sum(s in pair for pair in pairs) for s in range(seeds)}) == 1
+    runs = sweep(noise=0.3, seeds=seeds)
+    shares_LR = Choice(runs, TUNE).votes(but_one_or_two(range(seeds)))
+    assert len(shares_LR) == seeds + len(pairs)
+    assert np.allclose(shares_LR.sum(axis=1), 1)
+    assert math.isfinite(alone("loss", runs, runs, TUNE).spread.mutual)
 
 
 def test_who_did_not_run_has_no_voice_to_lose():
