@@ -41,7 +41,7 @@ def test_the_page_is_followed_to_an_answer(folder):
     assert "\nheads 1 " in said[2], "an answer of the two, which is not withheld"
     assert said[2].rstrip().endswith("report: runs/study/report.html")
     assert "24" in said[3]
-    assert "32 runs:" in said[4], "a fourth seed for two arms at four rates"
+    assert "64 runs:" in said[4], "five more seeds for two arms at four rates"
     assert "looked at before" in (folder / "runs" / "study" / "report.md").read_text()
 
 

@@ -17,12 +17,14 @@ LEVEL = 0.05  # the chance that any interval of a family misses what is true
 
 class Estimate(NamedTuple):
     """A number and its standard error, with degrees of freedom. text: the variance that the windows of text add to it,
-    of which there are many: more seeds do not lessen it."""
+    of which there are many: more seeds do not lessen it. fair: the degrees of freedom without the bias by which `dof`
+    is too few where many cells have few seeds each: that is the safe side for an interval, and wrong for a plan."""
 
     value: float
     error: float
     dof: float
     text: float = 0.0
+    fair: float | None = None
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """What it may be, wrong with chance `level`: Student's t, and the normal distribution for the text.
@@ -98,20 +100,22 @@ def contrast(
     by_seed = float(np.sum(scores**2)) * (1 + beside / own if own else 1.0)
     spread_C = np.maximum(own_C + beside_C, resolution**2)
     floor = resolution**2 * float(np.sum(w_C1[:, 0] ** 2 / counts_C))
-    by_seed, dof = max(by_seed, floor), _dof(share_CN, known_CN, cluster_CN, spread_C)
+    by_seed, (dof, fair) = max(by_seed, floor), _dof(share_CN, known_CN, cluster_CN, spread_C)
     value = float(np.sum(w_C1 * means_C1))
     if windows_CNW is None:
-        return Estimate(value, math.sqrt(by_seed), dof)
-    return Estimate(
-        value, math.sqrt(by_seed), dof, _by_window(windows_CNW, known_CN, w_C1 / n_C1, share_CN, cluster_CN)
-    )
+        return Estimate(value, math.sqrt(by_seed), dof, fair=fair)
+    text = _by_window(windows_CNW, known_CN, w_C1 / n_C1, share_CN, cluster_CN)
+    return Estimate(value, math.sqrt(by_seed), dof, text, fair)
 
 
-def _dof(share_CN: np.ndarray, known_CN: np.ndarray, cluster_CN: np.ndarray, spread_C: np.ndarray) -> float:
+def _dof(
+    share_CN: np.ndarray, known_CN: np.ndarray, cluster_CN: np.ndarray, spread_C: np.ndarray
+) -> tuple[float, float]:
     """Satterthwaite's degrees of freedom of the sum of squared scores, for independent differences of these variances.
 
     The scores are linear in the differences: with B their covariance, 2 E^2 / Var = tr(B)^2 / tr(B^2), and B is the sum
-    over cells of a variance times a matrix.
+    over cells of a variance times a matrix. The second number takes each squared variance without its bias: n seeds
+    tell it (n + 1) / (n - 1) times too large on average (Welch 1947).
     """
     cells, columns = np.nonzero(known_CN)
     n_C = known_CN.sum(axis=1)
@@ -121,8 +125,13 @@ def _dof(share_CN: np.ndarray, known_CN: np.ndarray, cluster_CN: np.ndarray, spr
     trace_C = (share_CS**2).sum(axis=1) * (1 - 1 / n_C)
     apart_CC = share_CS**2 @ (share_CS**2).T * (1 - np.add.outer(1 / n_C, 1 / n_C))
     square_CC = apart_CC + (share_CS @ share_CS.T) ** 2 / np.outer(n_C, n_C)
-    square = float(spread_C @ square_CC @ spread_C)
-    return float(spread_C @ trace_C) ** 2 / square if square > 0 else 1.0
+    products_CC = np.outer(spread_C, spread_C)
+    if not np.sum(products_CC * square_CC) > 0:
+        return 1.0, 1.0
+    fair_CC = products_CC * np.where(np.eye(len(n_C), dtype=bool), (n_C - 1) / (n_C + 1), 1.0)
+    squares_CC = np.outer(trace_C, trace_C)
+    safe, fair = (np.sum(each_CC * squares_CC) / np.sum(each_CC * square_CC) for each_CC in (products_CC, fair_CC))
+    return float(safe), float(fair)
 
 
 def _by_window(

@@ -27,6 +27,16 @@ def test_cells_with_seeds_of_their_own_add_their_variances(rng=np.random.default
     parts = weights**2 * d_CN.var(axis=1, ddof=1) / 5
     assert e.error == pytest.approx(np.sqrt(parts.sum()))
     assert e.dof == pytest.approx(parts.sum() ** 2 / np.sum(parts**2 / 4))  # Welch and Satterthwaite
+    assert e.fair == pytest.approx(parts.sum() ** 2 / np.sum(parts**2 / 6) - 2)  # Welch 1947
+
+
+def test_the_fair_degrees_of_freedom_are_those_of_equal_cells_on_average(rng=np.random.default_rng(6)):
+    """8 cells of 3 seeds have 16. What intervals are made of has fewer."""
+    drawn = [contrast(rng.normal(size=(8, 3)), pooled(8), seeds_CN=np.arange(24).reshape(8, 3)) for _ in range(300)]
+    shares = np.mean([[16 / e.fair, 16 / e.dof] for e in drawn], axis=0)
+    assert 0.9 < shares[0] < 1.25 < 1.5 < shares[1]
+    (one,) = (contrast(rng.normal(size=(1, 5)), [1.0]),)
+    assert one.fair == pytest.approx(one.dof) == pytest.approx(4)
 
 
 def test_cells_that_share_their_seeds_are_the_t_of_the_seeds_means(rng=np.random.default_rng(2)):
