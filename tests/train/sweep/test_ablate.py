@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -178,6 +179,8 @@ def test_an_interrupted_sweep_goes_on_within_its_groups_to_the_same_bits(swept, 
         if course.step == 4 and not signals:
             signals.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
+            while not crew.sweep.stopped():  # the main thread hears it when it gets its turn
+                time.sleep(0.001)
         done.append(tokens.shape[1])
         return advance(crew, course, tokens)
 
