@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from train.commands.words import Number, RunFolder, SweepFolder, app
 from train.config import defaults
-from train.errors import NoComparisonError, UserError, user_input
+from train.errors import NoComparisonError, UserError, refusal, user_input
 
 
 @app.command
@@ -75,11 +75,10 @@ def judge(
         with user_input():
             arms = arm_at(first), arm_at(second)
             runs, question = asked(*arms, smallest)
-    except UserError as error:
-        raise NoComparisonError(str(error)) from error
-    compared = replace(question, compare=differ(*arms))
-    folders = {Path(place.partition(":")[0]): None for place in (first, second)}
-    looks = max(looked_at(folder, compared, runs) for folder in folders)
+        compared = replace(question, compare=differ(*arms))
+        looks = max(looked_at(Path(place.partition(":")[0]), compared, runs) for place in (first, second))
+    except (UserError, OSError) as error:
+        raise NoComparisonError(refusal(error) if isinstance(error, OSError) else str(error)) from error
     answer, said = decide(runs, question, looks=looks)
     if in_json:
         claims = [_plain({**asdict(claim), "sentence": sentence(claim)}) for claim in said]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from train.verdict.cells import FEWEST_SEEDS
+from train.verdict.number import number_of
 from train.verdict.question import (
     MEASURES,
     MOST_ARMS,
@@ -45,8 +46,8 @@ def thin(question: Question, cells: Sequence[Cell]) -> list[str]:
     most = max((count for counts in shared for count in counts.values()), default=0)
     if not 0 < most < FEWEST_SEEDS:
         return []
-    seeds = "1 seed is" if most == 1 else f"{most} seeds are"
-    return [f"{seeds} given, and a verdict would be withheld: it needs {FEWEST_SEEDS}, --seeds {FEWEST_SEEDS}"]
+    given_are = f"{number_of(most, 'seed')} {'is' if most == 1 else 'are'} given"
+    return [f"{given_are}, and a verdict would be withheld: it needs {FEWEST_SEEDS}, --seeds {FEWEST_SEEDS}"]
 
 
 def in_words(question: Question, cells: Sequence[Cell]) -> str:

@@ -1,7 +1,9 @@
 """One answer for scripts: which of two arms is better, and what is no comparison."""
 
+import errno
 import json
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -61,7 +63,7 @@ def test_other_budgets_are_no_comparison():
         asked(side("pre"), [{**r, "tokens": 102_400} for r in side("post")], 0.02)
 
 
-def test_the_command_exits_with_its_answer_and_says_it_as_json(tmp_path, capsys):
+def test_the_command_exits_with_its_answer_and_says_it_as_json(tmp_path, capsys, monkeypatch):
     runs = [{**r, "outcome": "worked"} for r in records(norm=("rms",), depth=(2, 4), seed=(0, 1, 2, 3, 4))]
     for r in runs:
         r["val_loss"] = 2.5 + 0.1 * (r["args"]["lr"] != 3e-3) + 0.3 * (r["args"]["placement"] == "post")
@@ -80,6 +82,14 @@ def test_the_command_exits_with_its_answer_and_says_it_as_json(tmp_path, capsys)
         command(f"{tmp_path}:pots", arms[0])
     with pytest.raises(NoComparisonError, match="nowhere does not exist"):
         command(str(tmp_path / "nowhere"), arms[0])
+    full = OSError(errno.ENOSPC, "No space left on device", "looks.jsonl")
+    (tmp_path / "looks.jsonl").unlink()
+    with monkeypatch.context() as patch, pytest.raises(NoComparisonError, match=r"looks\.jsonl: no space left"):
+        patch.setattr("train.report.looks.append_lines", Mock(side_effect=full))  # what the system refuses is no answer
+        command(*arms)
+    (tmp_path / "looks.jsonl").mkdir()
+    with pytest.raises(NoComparisonError, match=r"looks\.jsonl is not a file"):
+        command(*arms)
 
 
 def test_who_asks_in_other_words_has_still_looked(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from train.config.grid import chain, product, zipped
-from train.verdict.asked import in_words, objections
+from train.verdict.asked import in_words, objections, thin
 from train.verdict.question import Arm, Question, arms_of, completed, pairs_of, question_of
 
 RATES, SEEDS = [1e-3, 1e-2, 1e-1], [0, 1, 2]
@@ -194,3 +194,14 @@ def test_two_rates_may_be_asked_about_where_they_extend_or_are_fixed():
     cells = product(norm=["rms", "layer"], lr=RATES[:2])
     assert not list(objections(completed({"extend": 3}, cells), cells))
     assert not list(objections(completed({"at": "each rate"}, cells), cells))
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "1 seed is given"), (2, "2 seeds are given"), (3, ""), (5, "")])
+def test_fewer_seeds_than_a_verdict_needs_are_told_and_pairs_of_one_cell_are_enough(seeds, said):
+    cells = product(placement=["pre", "post"], depth=[2, 4], lr=[1e-3, 1e-2, 1e-1], seed=list(range(seeds)))
+    question = question_of(cells)
+    assert question is not None
+    told = thin(question, cells)
+    assert [each.partition(",")[0] for each in told] == [said] * bool(said)
+    more = [*cells, *product(placement=["pre", "post"], depth=[2], lr=[1e-3, 1e-2, 1e-1], seed=[7, 8])]
+    assert thin(question, more) == []
