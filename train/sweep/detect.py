@@ -26,7 +26,8 @@ from train.sweep.preview import preview
 from train.sweep.results import Results
 from train.verdict.cells import FEWEST_SEEDS
 from train.verdict.claims import Effect, draw, effects
-from train.verdict.plan import MOST_SEEDS, POWER, Critical, Plan, plan, student
+from train.verdict.estimate import student
+from train.verdict.plan import MOST_SEEDS, POWER, Critical, Plan, plan
 from train.verdict.question import SEED, Question
 from train.verdict.runs import Result
 from train.verdict.sequential import critical

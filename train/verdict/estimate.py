@@ -18,7 +18,7 @@ LEVEL = 0.05  # the chance that any interval of a family misses what is true
 class Estimate(NamedTuple):
     """A number and its standard error, with degrees of freedom. text: the variance that the windows of text add to it,
     of which there are many: more seeds do not lessen it. fair: the degrees of freedom without the bias by which `dof`
-    is too few where many cells have few seeds each: that is the safe side for an interval, and wrong for a plan."""
+    is too few where many cells have few seeds each; None: there is none."""
 
     value: float
     error: float
@@ -27,9 +27,12 @@ class Estimate(NamedTuple):
     fair: float | None = None
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """What it may be, wrong with chance `level`: Student's t, and the normal distribution for the text.
+        """What it may be, wrong with chance `level`: Student's t, exact for one cell whose text adds nothing.
 
-        The two are not one t of some dof between: few seeds may agree by chance, and the text says nothing of that.
+        Where few seeds tell several variances, or a known one of the text is added, no interval is exact. One errs on
+        the safe side: seeds and text each with its own quantile, their squares added (Howe 1974). One t for the whole
+        of the variance (Welch 1947) errs on the other, since few seeds that agree by chance then look like many. Half
+        of the interval is the mean of both, and never less than without the text.
         """
         half = self._half(level)
         return self.value - half, self.value + half
@@ -40,8 +43,18 @@ class Estimate(NamedTuple):
         return level_at(self._half, self.value)
 
     def _half(self, level: float) -> float:
-        seeds = float(stdtrit(self.dof, 1 - level / 2)) * self.error
-        return math.hypot(seeds, float(ndtri(1 - level / 2)) * math.sqrt(self.text))
+        text = float(ndtri(1 - level / 2)) * math.sqrt(self.text)
+        if self.error == 0:
+            return text
+        whole, fair = self.error**2 + self.text, self.dof if self.fair is None else self.fair
+        seeds, unbiased = (student(dof, level) * self.error for dof in (self.dof, fair))
+        together = student(fair * (whole / self.error**2) ** 2, level) * math.sqrt(whole)
+        return max(math.hypot(seeds, text) + together, seeds + unbiased) / 2
+
+
+def student(dof: float, level: float) -> float:
+    """Half of Student's interval, in standard errors."""
+    return float(stdtrit(dof, 1 - level / 2))
 
 
 SMALLEST = 1e-12  # of all p

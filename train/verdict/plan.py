@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtri, ncfdtr, stdtrit
+from scipy.special import chdtri, ncfdtr
 
-from train.verdict.estimate import LEVEL, Estimate
+from train.verdict.estimate import LEVEL, Estimate, student
 from train.verdict.number import number_of
 
 POWER = 0.8  # the chance to see the difference
@@ -41,11 +41,6 @@ class Plan(NamedTuple):
     seeds: int | None
     needed: Needed
     windows: int
-
-
-def student(dof: float, level: float) -> float:
-    """Half of Student's interval, in standard errors."""
-    return float(stdtrit(dof, 1 - level / 2))
 
 
 def power(effect: float, error: float, dof: float, level: float = LEVEL) -> float:

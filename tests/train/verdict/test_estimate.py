@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ndtr
 
 from train.verdict.estimate import Estimate, contrast, pooled
 
@@ -107,6 +108,28 @@ def test_p_and_interval_agree(level):
         e = Estimate(float(value), 0.8, 4.3, 0.1)
         low, high = e.interval(level)
         assert (e.p < level) == (not low <= 0 <= high)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("spread", [[1], [1] * 4, [1] * 8, [4, 1, 1, 1] * 2], ids=str)
+@pytest.mark.parametrize("text", [0.0, 0.02, 0.1, 0.4])
+def test_intervals_hold_the_truth_in_94_to_96_of_100(seeds, spread, text):
+    """Normal differences, cells with seeds of their own; text: its share of the variance. Half of an interval does not
+    depend on the mean, so the chance to hold the truth is known for each that is drawn."""
+    rng, cells = np.random.default_rng(0), len(spread)
+    unit = np.sqrt((1 - text) * seeds * cells**2 / np.sum(np.square(spread)))  # the variance of the mean: 1 - text
+    seeds_CN = np.arange(cells * seeds).reshape(cells, seeds)
+    held = []
+    for _ in range(1000):
+        d_CN = unit * np.array(spread)[:, None] * rng.normal(size=(cells, seeds))
+        low, high = contrast(d_CN, pooled(cells), seeds_CN=seeds_CN)._replace(text=text).interval()
+        held.append(1 - 2 * ndtr((low - high) / 2))
+    assert 0.94 <= np.mean(held) <= 0.9625
+
+
+def test_text_makes_no_interval_shorter():
+    halves = [np.diff(Estimate(0.0, 1.0, 2.0, text, 2.5).interval()) for text in np.linspace(0, 4, 50)]
+    assert (np.diff(halves, axis=0) >= 0).all()
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
