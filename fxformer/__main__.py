@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
@@ -21,6 +22,7 @@ PARAMETERS = "9,999,999,999,999"  # there is room for in a table
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 1 where a law is broken, 2 for what is mistyped."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # and not which line of ours gave it
     parser = argparse.ArgumentParser(prog="python -m fxformer", description="Published transformers, by name.")
     commands = parser.add_subparsers(required=True, metavar="command")
 

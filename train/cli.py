@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from fxformer.lookup import nearest
@@ -19,6 +20,7 @@ __all__ = ["app", "main", "models", "reports", "runs", "sweeps"]
 
 def main() -> None:
     """The command line: what a user can put right is one sentence and exit code 2, a bug keeps its traceback."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # and not which line of ours gave it
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells of a failed write by itself, at great length
     try:
         check_command(sys.argv[1:])

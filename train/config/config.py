@@ -22,7 +22,7 @@ from fxformer.lookup import nearest, renamed
 from train.config.elsewhere import hint
 from train.config.fit import check_objective
 from train.config.values import COUNT, RANGES, check_number, check_text, short, typed
-from train.data.corpus import Corpus, load_corpus
+from train.data.corpus import Corpus, check_apart, load_corpus
 from train.data.synthetic import TASKS
 from train.data.tokenizer import BYTES, vocab_of
 from train.objectives import OBJECTIVES, Objective, objective_of
@@ -237,9 +237,13 @@ class Config:
         """What is predicted of text in this tokenizer's tokens."""
         return objective_of(self.train.objective, self.vocab)
 
-    def corpus(self) -> Corpus:
-        """The text in tokens. Raises UserError where it, or its tokenizer, cannot be had."""
-        return load_corpus(self.data.path, self.data.task, self.data.tokenizer, Path(self.run.out) / ".tokenizers")
+    def corpus(self, kept: Path | None = None) -> Corpus:
+        """The text in tokens; kept: where tokenizers are that were learned for it, None: in `out`. Raises UserError
+        where text or tokenizer cannot be had, and where what the run writes would be text too."""
+        data, out = self.data, Path(self.run.out)
+        if data.task == "text":
+            check_apart(data.path, out)
+        return load_corpus(data.path, data.task, data.tokenizer, out / ".tokenizers" if kept is None else kept)
 
     @property
     def text_length(self) -> int:

@@ -17,6 +17,7 @@ from train.data.tokenizer import BYTES, VOCAB, Tokenizer, tokenizer_of, warn_unl
 from train.errors import UserError
 
 SKIPPED = ("site-packages", "test", "tests", "idlelib", "__pycache__")  # folders of the standard library left out
+STANDARD = ("", "stdlib")  # paths of the standard library
 COUNTED = 2**24  # kinds of pairs, at most, of which each has a counter
 HELD_OUT = 10  # one part in so many is for validation
 
@@ -136,7 +137,7 @@ def load_bytes(path: str, task: str = "text") -> Corpus:
     if task != "text":
         train, validation = TASKS[task]()
         return _corpus(task, train.tobytes(), validation.tobytes())
-    if path in ("", "stdlib"):
+    if path in STANDARD:
         return _standard_library()
     place = Path(path)
     if place.is_file():
@@ -145,6 +146,15 @@ def load_bytes(path: str, task: str = "text") -> Corpus:
         raise UserError(f"there is no corpus at {path}; give a file, a folder or stdlib")
     found = (file for file in place.rglob("*") if file.is_file())
     return _of_files(path, place, [file for file in found if not _hidden(file.relative_to(place))])
+
+
+def check_apart(path: str, out: Path) -> None:
+    """Raise UserError where files written in `out` would be text of the folder `path` when it is read again."""
+    text, written = Path(path).resolve(), out.resolve()
+    if path in STANDARD or not text.is_dir() or not written.is_relative_to(text):
+        return
+    if not _hidden(written.relative_to(text)):
+        raise UserError(f"out={out} lies in path={path}, a folder whose files are all text; give an out elsewhere")
 
 
 @lru_cache(maxsize=1)

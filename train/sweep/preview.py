@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import fxformer as fx
 from train.config import Config
-from train.data.corpus import Corpus, load_corpus
+from train.data.corpus import Corpus
 from train.report.looks import seeds_in, too_few
 from train.run.progress import clock
 from train.run.provenance import source_digest
@@ -52,8 +52,8 @@ def preview(config: Config) -> str:
 
 def _corpus(config: Config) -> Corpus:
     """The text in tokens; a tokenizer that is learned for it is forgotten."""
-    data, kept = config.data, Path(config.run.out) / ".tokenizers"
+    kept = Path(config.run.out) / ".tokenizers"
     with TemporaryDirectory() as aside:
         if kept.is_dir():
             shutil.copytree(kept, aside, dirs_exist_ok=True)
-        return load_corpus(data.path, data.task, data.tokenizer, Path(aside))
+        return config.corpus(Path(aside))

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 import pytest
 
+from fxformer import __main__ as library
 from train import cli as command_line
 from train.commands import runs, sweeps
 from train.config import Config, load
@@ -133,6 +135,15 @@ def test_only_input_is_the_user_s(monkeypatch, capsys):
         Config(name="x", model={"width": 16, "heads": 3})
     with pytest.raises(KeyError), user_input():
         {}["a bug"]
+
+
+@pytest.mark.parametrize("main", [command_line.main, lambda: sys.exit(library.main(["count", "gpt2"]))])
+def test_a_warning_is_one_sentence(monkeypatch, main):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # as it was, afterwards
+    monkeypatch.setattr(sys, "argv", ["train", "settings", "lr"])
+    with pytest.raises(SystemExit):
+        main()
+    assert warnings.formatwarning(UserWarning("no text"), UserWarning, "ours.py", 7) == "warning: no text\n"
 
 
 def test_all_settings_are_printed(monkeypatch, capsys):

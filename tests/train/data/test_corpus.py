@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data.corpus import Corpus, batches, entropies, load_corpus, opening, validation_windows
+from train.data.corpus import Corpus, batches, check_apart, entropies, load_corpus, opening, validation_windows
 
 
 def corpus_of(train: bytes, validation: bytes) -> Corpus:
@@ -108,6 +108,22 @@ def test_bytes_that_are_not_text_warn_and_are_used(tmp_path):
     with pytest.warns(UserWarning, match=r"latin.txt is not UTF-8 \(byte 3\)"):
         corpus = load_corpus(str(tmp_path / "latin.txt"))
     assert corpus.train.tobytes() + corpus.validation.tobytes() == b"caf\xe9 " * 4
+
+
+def test_what_is_written_is_no_text(tmp_path):
+    """A run within its text would read its own checkpoints, and train on them when it goes on."""
+    text = str(folder_of(tmp_path, {"a.txt": b"some text"}))
+    for out in (tmp_path, tmp_path / "runs"):
+        with pytest.raises(ValueError, match=r"^out=.* lies in path=.*, a folder whose files are all text; "):
+            check_apart(text, out)
+    for path, out in (
+        (text, tmp_path / ".runs"),
+        (text, tmp_path.parent / "runs"),
+        (f"{text}/a.txt", tmp_path),
+        ("stdlib", Path("runs")),
+        ("", Path("runs")),
+    ):
+        check_apart(path, out)
 
 
 def test_a_corpus_shorter_than_a_sequence_is_refused():
