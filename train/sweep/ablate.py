@@ -71,16 +71,15 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
                 known = known_of(grid.cells, results, question, beside)
                 missing = missing_of(grid.cells, results, question, beside)
                 best = best_of(folder, config, grid.cells, question)
-                bar.say(
-                    f"{folder.name}: {number_of(len(grid.cells), 'cell')}, {len(known)} known, {len(missing)} to run"
-                )
+                racing = question is not None and question.run == "racing"
+                count = f"{number_of(len(grid.cells), 'cell')}, {len(known)} known, {len(missing)} to run"
+                bar.say(f"{folder.name}: {count}{', then the race says what else' if racing and missing else ''}")
                 if not missing:
                     shelf.clear()
                     status.plan(len(grid.cells), list(known.values()), {})
                     for line in () if best is None else best.lacking(list(known.values())):
                         bar.say(line)
                     return list(known.values())
-                racing = question is not None and question.run == "racing"
                 groups = groups_of(missing, grid.cells if racing else ())
                 bar.expect(sum(group.work for group in groups))
                 if sweep is None:

@@ -409,7 +409,7 @@ def test_questions_of_the_repository_are_asked(name, arms, pairs):
     assert cells_over(rows, asked.question) == list(asked.question.across)  # in all of these, arms meet
 
 
-def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """Rates far from each arm's best get one seed; killed after the first rung, the same runs follow."""
     file = tmp_path / "mini.toml"
     config(tmp_path)
@@ -438,6 +438,9 @@ def test_a_race_runs_rung_by_rung_and_goes_on_where_it_was(tmp_path, monkeypatch
     seeds = Counter((r["args"]["placement"], r["args"]["depth"], r["args"]["lr"]) for r in results)
     assert all(count == (4 if lr == 1e-2 else 1) for (_, _, lr), count in seeds.items()) and len(seeds) == 16
     assert len(trained) == len(set(trained)) == len(results) == 28
+    said = capsys.readouterr().out
+    assert "64 cells, 0 known, 16 to run, then the race says what else\n" in said
+    assert "64 cells, 28 known, 0 to run\n" in said
     written = tmp_path / "out" / "mini" / "results.jsonl"
     lines = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(b"".join(lines[:19]))
