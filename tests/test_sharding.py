@@ -215,10 +215,11 @@ def test_groups_of_every_kind_stand_beside_a_pipeline():
         read = {"encoder_tokens": TOKENS[:, :7], "encoder_coords": PACKED.slice(0, 7)}
         return fx.ops.cross_entropy(fx.apply(spec, params, TOKENS[:, :-1], **read).logits, TOKENS[:, 1:]).mean()
 
-    expected = jax.jit(jax.value_and_grad(value))(params)
+    expected_loss, expected = jax.jit(jax.value_and_grad(value))(params)
     with sharding.use(mesh, rules):
-        found = jax.jit(jax.value_and_grad(value))(params)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[1]))
+        loss, found = jax.jit(jax.value_and_grad(value))(params)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5 * largest), found, expected)
 
 
