@@ -72,8 +72,8 @@ def ablate(config: Config, *, beside: Mapping[str, Look] = {}, turn: Turn | None
                 missing = missing_of(grid.cells, results, question, beside)
                 best = best_of(folder, config, grid.cells, question)
                 racing = question is not None and question.run == "racing"
-                cells = f"{number_of(len(grid.cells), 'cell')}, {len(known)} known, {len(missing)} to run"
-                bar.say(f"{folder.name}: {cells}{', then the race says what else' if racing and missing else ''}")
+                size, more = number_of(len(grid.cells), "cell"), ", then the race says what else" if racing else ""
+                bar.say(f"{folder.name}: {size}, {len(known)} known, {len(missing)} to run{more if missing else ''}")
                 if not missing:
                     shelf.clear()
                     status.plan(len(grid.cells), list(known.values()), {})

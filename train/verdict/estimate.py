@@ -18,13 +18,18 @@ LEVEL = 0.05  # the chance that any interval of a family misses what is true
 class Estimate(NamedTuple):
     """A number and its standard error, with degrees of freedom. text: the variance that the windows of text add to it,
     of which there are many: more seeds do not lessen it. fair: the degrees of freedom without the bias by which `dof`
-    is too few where many cells have few seeds each; None: there is none."""
+    is too few where many cells have few seeds each; None: there is no such bias."""
 
     value: float
     error: float
     dof: float
     text: float = 0.0
     fair: float | None = None
+
+    @property
+    def unbiased_dof(self) -> float:
+        """`fair`, or `dof` where that has no bias."""
+        return self.dof if self.fair is None else self.fair
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """What it may be, wrong with chance `level`: Student's t, exact for one cell whose text adds nothing.
@@ -46,9 +51,9 @@ class Estimate(NamedTuple):
         text = float(ndtri(1 - level / 2)) * math.sqrt(self.text)
         if self.error == 0:
             return text
-        whole, fair = self.error**2 + self.text, self.dof if self.fair is None else self.fair
-        seeds, unbiased = (student(dof, level) * self.error for dof in (self.dof, fair))
-        together = student(fair * (whole / self.error**2) ** 2, level) * math.sqrt(whole)
+        whole = self.error**2 + self.text
+        seeds, unbiased = (student(dof, level) * self.error for dof in (self.dof, self.unbiased_dof))
+        together = student(self.unbiased_dof * (whole / self.error**2) ** 2, level) * math.sqrt(whole)
         return max(math.hypot(seeds, text) + together, seeds + unbiased) / 2
 
 

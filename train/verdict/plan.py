@@ -92,7 +92,7 @@ def plan(
     def text(n: int) -> float:
         return min(max(own / n * TEXT_SHARE / (1 - TEXT_SHARE), floor), estimate.text)
 
-    middles, dof = (np.arange(SPREADS) + 0.5) / SPREADS, _fair(estimate)
+    middles, dof = (np.arange(SPREADS) + 0.5) / SPREADS, estimate.unbiased_dof
     spreads = own * dof / chdtri(dof, middles)
     found = _least(spreads, estimate, seeds, effect, level, critical, text)
     least = text(found) if found else floor
@@ -101,15 +101,11 @@ def plan(
     return Plan(found, needed, min(max(wanted, windows), max(available, windows)))
 
 
-def _fair(estimate: Estimate) -> float:
-    return estimate.dof if estimate.fair is None else estimate.fair
-
-
 def _needed(
     estimate: Estimate, seeds: float, effect: float, level: float, critical: Critical, text: Callable[[int], float]
 ) -> Needed:
     own = estimate.error**2 * seeds
-    dof = _fair(estimate)
+    dof = estimate.unbiased_dof
     few, many = (dof / float(chdtri(dof, tail)) for tail in ((1 - SURE) / 2, (1 + SURE) / 2))
     few_likely_many = (np.array([own * times]) for times in (few, 1.0, many))
     return Needed(*(_least(each, estimate, seeds, effect, level, critical, text) for each in few_likely_many))
@@ -127,7 +123,7 @@ def _least(
     """The fewest seeds that find it with POWER on average over these variances of one seed; text: its variance."""
 
     def enough(n: int) -> bool:
-        dof = _fair(estimate) * (n - 1) / (seeds - 1)
+        dof = estimate.unbiased_dof * (n - 1) / (seeds - 1)
         found = _found(effect, np.sqrt(spreads / n + text(n)), dof, critical(dof, level))
         return float(found.sum()) >= POWER * len(spreads)
 

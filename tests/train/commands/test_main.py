@@ -146,6 +146,13 @@ def test_a_warning_is_one_sentence(monkeypatch, main):
     assert warnings.formatwarning(UserWarning("no text"), UserWarning, "ours.py", 7) == "warning: no text\n"
 
 
+@pytest.mark.parametrize("command", [("run",), ("ablate", "--dry-run"), ("ablate",)])
+def test_a_run_within_its_text_is_refused(file, monkeypatch, capsys, command):
+    assert called(monkeypatch, *command, file, "--set", "task=text", "--set", f"path={file.parent}") == 2
+    assert f"lies in path={file.parent}, a folder whose files are all text" in capsys.readouterr().err
+    assert not (file.parent / "out").exists()
+
+
 def test_all_settings_are_printed(monkeypatch, capsys):
     assert called(monkeypatch, "settings") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -111,7 +111,7 @@ def test_bytes_that_are_not_text_warn_and_are_used(tmp_path):
 
 
 def test_what_is_written_is_no_text(tmp_path):
-    """A run within its text would read its own checkpoints, and train on them when it goes on."""
+    """A run within its text would make its checkpoints part of it, for whatever reads it next."""
     text = str(folder_of(tmp_path, {"a.txt": b"some text"}))
     for out in (tmp_path, tmp_path / "runs"):
         with pytest.raises(ValueError, match=r"^out=.* lies in path=.*, a folder whose files are all text; "):

@@ -32,7 +32,7 @@ def test_cells_with_seeds_of_their_own_add_their_variances(rng=np.random.default
 
 
 def test_the_fair_degrees_of_freedom_are_those_of_equal_cells_on_average(rng=np.random.default_rng(6)):
-    """8 cells of 3 seeds have 16. What intervals are made of has fewer."""
+    """8 cells of 3 seeds have 16; Satterthwaite's are fewer."""
     drawn = [contrast(rng.normal(size=(8, 3)), pooled(8), seeds_CN=np.arange(24).reshape(8, 3)) for _ in range(300)]
     shares = np.mean([[16 / e.fair, 16 / e.dof] for e in drawn], axis=0)
     assert 0.9 < shares[0] < 1.25 < 1.5 < shares[1]
